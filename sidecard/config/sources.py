@@ -182,11 +182,15 @@ class SettingsCollector:
 
         # The most frequent mistakes are a missing unit suffix, and a setting in the wrong section.
         known = list(dict.fromkeys(known))
-        longer = [candidate for candidate in known if candidate.startswith(name)]
+        with_unit = [candidate for candidate in known if candidate.startswith(name)]
         ends = _ends_of(name)
-        elsewhere = [] if longer else [candidate for candidate in known if ends and candidate.endswith(ends)]
-        # Cutoff 0: the nearest name is shown however far it is.
-        nearest = elsewhere[:MAX_SHOWN] or difflib.get_close_matches(name, longer or known, n=1, cutoff=0.0)
+        in_other_sections = [candidate for candidate in known if ends and candidate.endswith(ends)]
+        if in_other_sections and not with_unit:
+            nearest = in_other_sections[:MAX_SHOWN]
+        else:
+            # Cutoff 0: the nearest name is shown however far it is.
+            nearest = difflib.get_close_matches(name, with_unit or known, n=1, cutoff=0.0)
+
         are = "one is" if len(nearest) == 1 else "ones are"
         self.problems.append(
             f"{_place(where, name)}: there is no setting {name}; the nearest known {are} {' and '.join(nearest)}"

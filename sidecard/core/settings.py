@@ -115,8 +115,8 @@ class BudgetSettings(Struct, frozen=True):
     hard: bool = False
     """Whether paid calls that no longer fit are rejected; otherwise a spent budget is only logged. A call fits if its expected
     cost does: the mean of the latest calls without the dearest, or on a backend with a price, before the first one, that of
-    1,000 prompt and 250 completion tokens. The first call of a period is admitted whatever is expected, and if ten minutes
-    have brought no news of an expected cost above half of the budget, one call at a time."""
+    1,000 prompt and 250 completion tokens. The first call of a period is always admitted. An expected cost
+    above half of the budget that no call has confirmed for ten minutes is tested by one call at a time."""
 
 
 class TaskSettings(Struct, frozen=True):

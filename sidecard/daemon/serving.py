@@ -45,7 +45,7 @@ from sidecard_client import __version__
 from sidecard_client.protocol import wire
 
 AGING_SECONDS = 5.0
-"""How often the engine is told that time has passed."""
+"""How often the engine looks for names to forget: its clock is the time that events carry."""
 
 FLUSH_SECONDS = 2.0
 """How long peers may take to read their last replies when the daemon stops."""

@@ -92,7 +92,7 @@ class AppMetrics:
         self._sessions: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()
         """The last sequence number of each sender, and how many measurements of that batch have been recorded."""
         self._progress: dict[int, _Progress] = {}
-        """Batches of which a part has been recorded, by peer."""
+        """The batch of each peer that is recorded in parts, and how far that is."""
         self._changes = 0
         self._search_at = float("-inf")
         """When it is worthwhile to search for metrics to forget."""

@@ -31,7 +31,7 @@ _SLOTS = tuple(f"entry_{offset}" for offset in range(PAGE))
 
 
 def _page(name: str, slots: tuple[str, ...]) -> type[Any]:
-    """Return the type of an array of fixed size: what a list would be if the collector could be told not to visit it."""
+    """Return the type of an array of fixed size. Unlike a list, it is never visited by the collector."""
     return defstruct(name, [(slot, Any, None) for slot in slots], gc=False, eq=False)
 
 

@@ -67,7 +67,7 @@ class ExpiryWheel:
     def __init__(self) -> None:
         self.buckets: dict[int, Bucket] = {}
         self.heap: list[int] = []
-        """Seconds, some of which have no bucket any more, or are there twice."""
+        """The seconds of the buckets. It also holds seconds whose bucket is gone, and may hold one twice."""
         self._old_heap: list[int] = []
         """What is left of the previous heap: its seconds move to the new one, in steps, without those that have no bucket."""
         self._heap_number = 0

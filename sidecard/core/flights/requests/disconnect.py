@@ -40,7 +40,7 @@ class DisconnectOperation(Struct, frozen=True, eq=False):
     hung_calls: HungCalls
 
     lost: deque[Peer] = field(default_factory=deque)
-    """Lost peers of which something is left."""
+    """Lost peers that still have leases or waiting requests to be removed."""
 
     def peer_lost(self, peer: Peer, now: float) -> list[Effect]:
         """Remove all that belongs to a lost peer, or leave most of it to batches; its flights go to the next callers."""
