@@ -142,8 +142,7 @@ class PeerOutput(PeerTimers):
         queued = self._queued
         # Checked before and not after writing: one reply larger than the bound can still be delivered.
         if self._behind and self._transport.get_write_buffer_size() > self._limits.max_outbox_bytes:
-            max_bytes = self._limits.max_outbox_bytes
-            self._abort_for("max_outbox_bytes", f"it left more than limits.max_outbox_bytes ({max_bytes}) unread")
+            self._abort_for_outbox()
         elif queued and not self._transport.is_closing():
             # A transport whose last write failed is closing already; `connection_lost` follows.
             self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
@@ -169,7 +168,10 @@ class PeerOutput(PeerTimers):
     def _enqueue_lines(self) -> None:
         """Request turns to write waiting lines, unless they are too many."""
         if self._outbox.held_bytes > self._limits.max_outbox_bytes and len(self._outbox.lines) > 1:
-            max_bytes = self._limits.max_outbox_bytes
-            self._abort_for("max_outbox_bytes", f"it left more than limits.max_outbox_bytes ({max_bytes}) unread")
+            self._abort_for_outbox()
         else:
             self._scheduler.enqueue(self, self._peer.uid)
+
+    def _abort_for_outbox(self) -> None:
+        max_bytes = self._limits.max_outbox_bytes
+        self._abort_for("max_outbox_bytes", f"it left more than limits.max_outbox_bytes ({max_bytes}) unread")

@@ -12,7 +12,7 @@ from sidecard.server.json_lines.text import DECODE_FAULTS, TooManyElements, from
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import FrameBuffer, LineBuffer
-from sidecard_client.protocol.nesting import EXTENSIONS, FIXED_BYTES, LENGTH_BYTES, MAPS, count_of
+from sidecard_client.protocol.nesting import MAPS, count_of, end_of_scalar
 
 _WHITE_SPACE = b" \t\r\n"
 _HEADER = wire.FRAME_HEADER_BYTES
@@ -198,30 +198,6 @@ class RequestReader:
             f"a connection cannot begin with {first!r}.",
         )
 
-    # -- for readers that decode all messages at once -------------------------------------------------------------------
-
-    def feed(self, data: bytes) -> list[Incoming]:
-        """Take received bytes and return complete messages, as many as `take_more` does. Raises as that does."""
-        return self.receive(data) or self.take_more()
-
-    def take_more(self) -> list[Incoming]:
-        """Return further complete messages, decoded; raise as `split_more` does, with decoded messages."""
-        try:
-            messages = list(map(self.decode, self.split_more()))
-        except FramingError as fault:
-            fault.before = tuple(map(self.decode, fault.before))
-            raise
-
-        if not self._buffer.complete:
-            self.note_partial()
-
-        return messages
-
-    def finish(self) -> list[Incoming]:
-        """At the end of the stream, return as many messages as `take_more`. The last line may lack its line feed."""
-        self.end()
-        return self.take_more()
-
 
 def requests_of_frames(payloads: Iterable[bytes]) -> Iterator[Incoming]:
     """Decode msgpack messages, each just before it is served. A generator, which costs a batch of hits less than calls."""
@@ -263,15 +239,14 @@ def _request_of_line(line: bytes) -> Incoming:
 
 def _explain_overflow(line: bytes) -> BadMessage:
     """Explain which number of a line has more than 64 bits."""
-    if len(line) > _SHORT_BYTES:
-        return _explain_fields(from_json(line), OverflowError("an integer of the line has more than 64 bits"))
+    fault: Exception = OverflowError("an integer of the line has more than 64 bits")
+    if len(line) <= _SHORT_BYTES:
+        try:
+            _request_from_json(line)
+        except DECODE_FAULTS as place_of_it:
+            fault = place_of_it
 
-    try:
-        _request_from_json(line)
-    except DECODE_FAULTS as fault:
-        return _explain_fields(from_json(line), fault)
-
-    return _explain_fields(from_json(line), OverflowError("an integer of the line has more than 64 bits"))
+    return _explain_fields(from_json(line), fault)
 
 
 def _unknown_line(line: bytes) -> BadMessage | None:
@@ -354,8 +329,8 @@ def _first_fields(data: bytes) -> dict[str, Any]:
     with suppress(IndexError, *DECODE_FAULTS):
         count, at = count_of(data, data[0], 0) if data[0] in MAPS else (0, 1)
         for _ in range(count // 2):
-            value_at = _end_of_scalar(data, at)
-            name, at = _plain(data[at:value_at]), _end_of_scalar(data, value_at)
+            value_at = end_of_scalar(data, at)
+            name, at = _plain(data[at:value_at]), end_of_scalar(data, value_at)
             if name in {"id", "op"}:
                 fields[name] = _plain(data[value_at:at])
 
@@ -363,21 +338,6 @@ def _first_fields(data: bytes) -> dict[str, Any]:
                 break
 
     return fields
-
-
-def _end_of_scalar(data: bytes, at: int) -> int:
-    """Return where a msgpack value ends. Raises `IndexError` for lists, maps, and values that are incomplete."""
-    head = data[at]
-    if head in LENGTH_BYTES:
-        begins_at = at + 1 + LENGTH_BYTES[head]
-        end = begins_at + int.from_bytes(data[at + 1 : begins_at], "big") + (head in EXTENSIONS)
-    else:
-        end = at + FIXED_BYTES.get(head, len(data))
-
-    if end > len(data):
-        raise IndexError
-
-    return end
 
 
 def _short_fields(head: _Head) -> Iterator[tuple[str, msgspec.Raw]]:

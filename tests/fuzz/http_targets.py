@@ -9,13 +9,13 @@ from sidecard.observe.call_log.redaction_process import redacted_json
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import HostNames
 from sidecard.observe.push.target import Postponed, Refused, Sent, result_of
-from sidecard.server.reader import RequestReader
 from sidecard_client.http.request import ENDPOINTS, parse_request
 from sidecard_client.http.response import AnswerParser
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 from tests.fuzz.target import Target, fields, pieces
+from tests.readers import WholeReader
 
 FAMILIES = sorted(set(ENDPOINTS.values()))
 URL = b"https://api.openai.com/v1/chat/completions"
@@ -30,7 +30,7 @@ def posted(data: bytes) -> None:
         return
 
     request = http_posted.measurements(call)
-    assert RequestReader().feed(frame(wire.pack(request))) == [request]
+    assert WholeReader().feed(frame(wire.pack(request))) == [request]
 
 
 def asked(data: bytes) -> None:
@@ -43,7 +43,7 @@ def asked(data: bytes) -> None:
 
     key = fingerprint("general", request.model or None, "http", (), request.parts, ())
     begin = wire.Begin(key, id=1, backends=(request.backend,))
-    assert RequestReader().feed(frame(wire.pack(begin))) == [begin]
+    assert WholeReader().feed(frame(wire.pack(begin))) == [begin]
 
 
 def answered(data: bytes) -> None:
@@ -62,7 +62,7 @@ def answered(data: bytes) -> None:
     assert whole == cut_up
     assert whole.complete or not whole.keep
     complete = wire.Complete("boot-1", msgspec.Raw(b"\xc0"), id=1, usage=whole.usage)
-    assert RequestReader().feed(frame(wire.pack(complete))) == [complete]
+    assert WholeReader().feed(frame(wire.pack(complete))) == [complete]
 
 
 def push_answers(data: bytes) -> None:

@@ -7,12 +7,13 @@ import msgspec
 
 from sidecard.config.schema import LimitSettings
 from sidecard.server.json_lines.text import json_line
-from sidecard.server.reader import BadMessage, Incoming, RequestReader
+from sidecard.server.reader import BadMessage, Incoming
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.errors import FramingError, ProtocolError
 from sidecard_client.protocol.frames import FrameBuffer, LineBuffer, frame
 from tests.fuzz.target import Target, pieces
+from tests.readers import WholeReader
 from tests.unit.server.harness import FakePeer, ServerHarness
 
 MAX_FRAME_BYTES = 2048
@@ -54,8 +55,8 @@ REPLIES: tuple[bytes, ...] = (
 def requests(data: bytes) -> None:
     """Any bytes, cut anywhere, are messages, or a `FramingError` after the messages before it."""
     cut, data = data[:1], data[1:]
-    whole = _read(RequestReader(MAX_FRAME_BYTES, MAX_FRAME_BYTES), [data])
-    cut_up = _read(RequestReader(MAX_FRAME_BYTES, MAX_FRAME_BYTES), pieces(data, cut[0] if cut else 1))
+    whole = _read(WholeReader(MAX_FRAME_BYTES, MAX_FRAME_BYTES), [data])
+    cut_up = _read(WholeReader(MAX_FRAME_BYTES, MAX_FRAME_BYTES), pieces(data, cut[0] if cut else 1))
     assert whole == cut_up, f"{whole} and, in pieces, {cut_up}"
     for message in whole[0]:
         if isinstance(message, BadMessage):
@@ -64,7 +65,7 @@ def requests(data: bytes) -> None:
             _comes_back(message)
 
 
-def _read(reader: RequestReader, data: Any) -> tuple[list[Incoming], str]:
+def _read(reader: WholeReader, data: Any) -> tuple[list[Incoming], str]:
     messages: list[Incoming] = []
     try:
         for piece in data:

@@ -7,11 +7,11 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecard.server.reader import RequestReader
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import frame
 from sidecard_client.protocol.wire import AnyRequest, Begin, Cancel, Ping
+from tests.readers import WholeReader
 
 REQUESTS = st.one_of(
     st.builds(Ping, id=st.integers(-(2**63), 2**63 - 1)),
@@ -35,7 +35,7 @@ def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
 @given(st.lists(REQUESTS, min_size=1, max_size=8), st.lists(st.integers(0, 2000), max_size=12))
 def test_frames_are_the_same_under_any_split(requests: list[AnyRequest], cuts: list[int]) -> None:
     """However the kernel cuts the stream, the requests come out."""
-    reader = RequestReader()
+    reader = WholeReader()
     data = b"".join(frame(wire.pack(request)) for request in requests)
 
     assert [request for piece in pieces(data, cuts) for request in reader.feed(piece)] == requests
@@ -44,7 +44,7 @@ def test_frames_are_the_same_under_any_split(requests: list[AnyRequest], cuts: l
 @given(st.lists(REQUESTS, min_size=1, max_size=8), st.lists(st.integers(0, 2000), max_size=12), st.booleans())
 def test_lines_are_the_same_under_any_split(requests: list[AnyRequest], cuts: list[int], ended: bool) -> None:
     """The same for JSON lines, with or without the last line feed."""
-    reader = RequestReader()
+    reader = WholeReader()
     data = b"\n".join(msgspec.json.encode(request) for request in requests) + b"\n" * ended
     read = [request for piece in pieces(data, cuts) for request in reader.feed(piece)]
 
@@ -55,7 +55,7 @@ def test_lines_are_the_same_under_any_split(requests: list[AnyRequest], cuts: li
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=6), st.booleans())
 def test_random_bytes_are_answered_or_end_the_connection(chunks: list[bytes], framed: bool) -> None:
     """Nothing but `FramingError` ever comes out, whatever comes in."""
-    reader = RequestReader(max_frame_bytes=1000, max_line_bytes=1000)
+    reader = WholeReader(max_frame_bytes=1000, max_line_bytes=1000)
     try:
         for chunk in chunks:
             reader.feed(frame(chunk) if framed else chunk)

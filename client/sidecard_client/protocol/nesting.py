@@ -137,6 +137,21 @@ def _examine(value: bytes, max_depth: int) -> str | None:
             raise IndexError
 
 
+def end_of_scalar(value: bytes, at: int) -> int:
+    """Return where a part that is no list or map ends. Raises `IndexError` for lists, maps, and parts that are incomplete."""
+    head = value[at]
+    if head in LENGTH_BYTES:
+        begins_at = at + 1 + LENGTH_BYTES[head]
+        end = begins_at + int.from_bytes(value[at + 1 : begins_at], "big") + (head in EXTENSIONS)
+    else:
+        end = at + FIXED_BYTES.get(head, len(value))
+
+    if end > len(value):
+        raise IndexError
+
+    return end
+
+
 def count_of(value: bytes, head: int, at: int) -> tuple[int, int]:
     """Return how many parts a list or map has, and where they begin."""
     if head < 0xA0:  # noqa: PLR2004 - the first byte of a short list or map has its length

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from sidecard.server.json_lines.text import json_text, to_json
-from sidecard_client.protocol.nesting import EXTENSIONS, FIXED_BYTES, LENGTH_BYTES, MAPS, SINGLE_BYTES, count_of
+from sidecard_client.protocol.nesting import (
+    EXTENSIONS,
+    FIXED_BYTES,
+    LENGTH_BYTES,
+    MAPS,
+    SINGLE_BYTES,
+    count_of,
+    end_of_scalar,
+)
 
 PIECE_BYTES: Final = 48 * 1024
 """Bytes of msgpack in a piece, which takes about 1 ms. A multiple of three, as base64 requires."""
@@ -137,20 +145,15 @@ class _Walk:
 
     def _scalar(self) -> Iterator[bytes]:
         """Convert the next part, which has no parts itself."""
-        packed, head = self._packed, self._packed[self._at]
-        if head in FIXED_BYTES:
-            begins_at, ends_at = self._at + 1, self._at + FIXED_BYTES[head]
-        else:
-            begins_at = self._at + 1 + LENGTH_BYTES[head]
-            ends_at = begins_at + int.from_bytes(packed[self._at + 1 : begins_at], "big") + (head in EXTENSIONS)
-
-        if ends_at > len(packed):
-            raise IndexError
-
-        start, self._at = self._at, ends_at
+        packed, start = self._packed, self._at
+        self._at = ends_at = end_of_scalar(packed, start)
+        head = packed[start]
         if ends_at - start <= PIECE_BYTES or head not in _CUTTABLE:
             yield json_text(packed[start:ends_at])
-        elif head in _BINARY:
+            return
+
+        begins_at = start + 1 + LENGTH_BYTES.get(head, 0)
+        if head in _BINARY:
             yield b'{"$bytes":"'
             for at in range(begins_at, ends_at, PIECE_BYTES):
                 yield base64.b64encode(packed[at : min(at + PIECE_BYTES, ends_at)])

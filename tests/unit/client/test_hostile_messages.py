@@ -5,16 +5,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard.server.reader import BadMessage, RequestReader
+from sidecard.server.reader import BadMessage
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
+from tests.readers import WholeReader
 
 MEASUREMENT = {"name": "m", "kind": "counter"}
 
 
 def rejection_of(message: dict[Any, Any]) -> BadMessage:
     """Read one message, which is rejected."""
-    (read,) = RequestReader().feed(frame(msgspec.msgpack.encode(message)))
+    (read,) = WholeReader().feed(frame(msgspec.msgpack.encode(message)))
     assert isinstance(read, BadMessage), read
     return read
 
@@ -63,6 +64,6 @@ def test_an_oversized_id_is_not_echoed() -> None:
 def test_the_maximum_of_measurements_is_accepted() -> None:
     """A message with `MAX_MEASUREMENTS` is decoded. The client sends 500."""
     fields = {"op": "record", "metrics": [MEASUREMENT] * wire.MAX_MEASUREMENTS}
-    (read,) = RequestReader().feed(frame(msgspec.msgpack.encode(fields)))
+    (read,) = WholeReader().feed(frame(msgspec.msgpack.encode(fields)))
     assert isinstance(read, wire.RecordMetrics)
     assert len(read.metrics) == wire.MAX_MEASUREMENTS

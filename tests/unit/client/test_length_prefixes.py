@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from sidecard.observe.push.spool_records import FILE_MAGIC, MAX_BODY_BYTES, decode_records
-from sidecard.server.reader import BadMessage, RequestReader
+from sidecard.server.reader import BadMessage
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.frames import FrameBuffer, frame
+from tests.readers import WholeReader
 
 FEW_BYTES = 100_000
 
@@ -28,7 +29,7 @@ def array_in_a_frame() -> None:
     """Send requests with lists, maps and texts of four billion elements."""
     for head in (b"\xdd", b"\xdf", b"\xdb", b"\xc6"):
         for before in (b"", b"\x82\xa2op\xa5begin\xa8backends"):
-            (message,) = RequestReader().feed(frame(before + head + b"\xff\xff\xff\xff"))
+            (message,) = WholeReader().feed(frame(before + head + b"\xff\xff\xff\xff"))
             assert isinstance(message, BadMessage)
 
 

@@ -4,10 +4,11 @@ import tracemalloc
 
 import pytest
 
-from sidecard.server.reader import TURN_BYTES, BadMessage, RequestReader
+from sidecard.server.reader import TURN_BYTES, BadMessage
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import frame
+from tests.readers import WholeReader
 
 
 def framed(request: wire.Request) -> bytes:
@@ -24,7 +25,7 @@ FRAMES = b"".join(map(framed, PINGS))
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_requests_are_the_same_however_bytes_arrive(data: bytes, size: int) -> None:
     """In both encodings."""
-    reader = RequestReader()
+    reader = WholeReader()
     received = [request for at in range(0, len(data), size) for request in reader.feed(data[at : at + size])]
     assert received == PINGS
     assert not reader.has_more
@@ -34,7 +35,7 @@ def test_requests_are_the_same_however_bytes_arrive(data: bytes, size: int) -> N
 @pytest.mark.parametrize(("data", "at_once"), [(LINES, 1), (FRAMES, 3)])
 def test_a_reader_for_turns_returns_few_requests_at_once(data: bytes, at_once: int) -> None:
     """One line, because a line may take 20 ms; as many frames as a batch has."""
-    reader = RequestReader(at_once=3)
+    reader = WholeReader(at_once=3)
     counts = [len(reader.feed(data))]
     while reader.has_more:
         counts.append(len(reader.take_more()))
@@ -45,7 +46,7 @@ def test_a_reader_for_turns_returns_few_requests_at_once(data: bytes, at_once: i
 
 def test_a_reader_for_turns_splits_few_bytes_at_once() -> None:
     """Each frame is decoded as well."""
-    reader = RequestReader(at_once=64)
+    reader = WholeReader(at_once=64)
     large = framed(wire.Put(key="k", value=wire.pack("v" * (TURN_BYTES // 2))))  # type: ignore[arg-type]  # packed
     assert len(reader.feed(large * 8)) == 2
     assert reader.has_more
@@ -53,7 +54,7 @@ def test_a_reader_for_turns_splits_few_bytes_at_once() -> None:
 
 def test_held_bytes_wait_until_they_are_taken() -> None:
     """Only their encoding is judged when they arrive."""
-    reader = RequestReader(at_once=1)
+    reader = WholeReader(at_once=1)
     reader.hold(LINES)
     assert reader.json
     assert reader.held_bytes == len(LINES)
@@ -62,7 +63,7 @@ def test_held_bytes_wait_until_they_are_taken() -> None:
 
 def test_single_frames_take_the_fast_path_once_all_are_served() -> None:
     """And not while part of another is held."""
-    reader = RequestReader()
+    reader = WholeReader()
     assert reader.feed(framed(PINGS[0])) == PINGS[:1]
     reader.mark_served()
     assert reader.single_frames
@@ -74,7 +75,7 @@ def test_single_frames_take_the_fast_path_once_all_are_served() -> None:
 
 def test_lines_never_take_the_fast_path_of_frames() -> None:
     """A first line may look like anything."""
-    reader = RequestReader()
+    reader = WholeReader()
     reader.feed(LINES)
     reader.mark_served()
     assert not reader.single_frames
@@ -82,7 +83,7 @@ def test_lines_never_take_the_fast_path_of_frames() -> None:
 
 def test_messages_before_a_fault_are_returned_with_it() -> None:
     """They must still be served."""
-    reader = RequestReader(max_line_bytes=100)
+    reader = WholeReader(max_line_bytes=100)
     with pytest.raises(FramingError) as raised:
         reader.feed(b'{"op":"ping","id":1}\n' + b"x" * 200)
 
@@ -97,21 +98,21 @@ def test_messages_before_a_fault_are_returned_with_it() -> None:
 def test_other_encodings_are_rejected_by_their_first_byte(data: bytes, code: str) -> None:
     """With a sentence that says what is spoken here."""
     with pytest.raises(FramingError) as raised:
-        RequestReader().feed(data)
+        WholeReader().feed(data)
 
     assert raised.value.code == code
 
 
 def test_the_end_completes_the_last_line() -> None:
     """`echo -n` sends none."""
-    reader = RequestReader()
+    reader = WholeReader()
     assert reader.feed(b'{"op":"ping","id":1}') == []
     assert reader.finish() == PINGS[:1]
 
 
 def test_each_incomplete_message_has_its_own_number() -> None:
     """So a timer can tell whether the same one is still incomplete."""
-    reader = RequestReader()
+    reader = WholeReader()
     reader.feed(framed(PINGS[0])[:5])
     first = reader.partial
     reader.feed(framed(PINGS[0])[5:6])
@@ -140,7 +141,7 @@ LARGE = b",".join([b"1e308"] * 30_000)
 )
 def test_invalid_lines_are_explained(line: bytes, code: str, about: str) -> None:
     """The connection stays open."""
-    (bad,) = RequestReader().feed(line + b"\n")
+    (bad,) = WholeReader().feed(line + b"\n")
     assert isinstance(bad, BadMessage)
     assert bad.code == code
     assert about in bad.message
@@ -156,7 +157,7 @@ def test_invalid_lines_are_explained(line: bytes, code: str, about: str) -> None
 )
 def test_invalid_frames_are_answered_with_their_id(payload: bytes, code: str) -> None:
     """A client finds the call that failed."""
-    (bad,) = RequestReader().feed(frame(payload))
+    (bad,) = WholeReader().feed(frame(payload))
     assert isinstance(bad, BadMessage)
     assert (bad.id, bad.code) == (3, code)
 
@@ -170,7 +171,7 @@ def test_a_wrong_message_of_many_fields_is_rejected_without_making_them(op: byte
     packed = b"\xdf" + (fields + bool(op)).to_bytes(4, "big") + named
     packed += b"".join(b"\xa5%05d\x01" % number for number in range(fields))
     for data in (line, len(packed).to_bytes(4, "big") + packed):
-        reader = RequestReader()
+        reader = WholeReader()
         reader.hold(data)
         (whole,) = reader.split_more()
         reader.decode(whole)  # makes what every message of this kind needs
@@ -202,7 +203,7 @@ def test_a_large_wrong_message_is_read_no_further_than_its_op(
     head: bytes, code: str, request_id: int, about: str
 ) -> None:
     """Skipping 15 MiB of small integers takes 60 ms in one go."""
-    (bad,) = RequestReader().feed(frame(head + REST))
+    (bad,) = WholeReader().feed(frame(head + REST))
     assert isinstance(bad, BadMessage)
     assert (bad.code, bad.id) == (code, request_id)
     assert about in bad.message
@@ -211,14 +212,14 @@ def test_a_large_wrong_message_is_read_no_further_than_its_op(
 def test_the_op_of_a_large_wrong_message_may_follow_a_list() -> None:
     """Clients in other languages send fields in any order."""
     packed = wire.pack({"list": [1] * 100_000, "id": 3, "op": "nop"})
-    (bad,) = RequestReader().feed(frame(packed))
+    (bad,) = WholeReader().feed(frame(packed))
     assert isinstance(bad, BadMessage)
     assert (bad.id, bad.code) == (3, "unknown_op")
 
 
 def test_a_large_malformed_message_is_explained() -> None:
     """With the decoder's words."""
-    (bad,) = RequestReader().feed(frame(b"\x83\xa2op\xa4ping\xa2id\x07\xa1v" + REST))
+    (bad,) = WholeReader().feed(frame(b"\x83\xa2op\xa4ping\xa2id\x07\xa1v" + REST))
     assert isinstance(bad, BadMessage)
     assert (bad.id, bad.code) == (0, "bad_request")
     assert "cannot be decoded as a msgpack map: Input data was truncated" in bad.message

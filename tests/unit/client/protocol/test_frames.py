@@ -6,11 +6,12 @@ import msgspec
 import pytest
 
 from sidecard.server.json_lines.text import json_line
-from sidecard.server.reader import BadMessage, RequestReader
+from sidecard.server.reader import BadMessage
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import FrameBuffer, LineBuffer, frame
 from sidecard_client.protocol.wire import Begin, Ping
+from tests.readers import WholeReader
 
 PING = frame(wire.pack(Ping(id=7)))
 
@@ -104,7 +105,7 @@ def test_a_length_of_zero_is_refused() -> None:
 def test_messages_before_a_fault_in_the_same_bytes_come_with_it(data: bytes, served: tuple[object, ...]) -> None:
     """Complete messages must be answered, even if a fault follows in the same read."""
     with pytest.raises(FramingError) as caught:
-        RequestReader(max_frame_bytes=100, max_line_bytes=100).feed(data)
+        WholeReader(max_frame_bytes=100, max_line_bytes=100).feed(data)
 
     got = caught.value.before
     assert len(got) == len(served)
@@ -115,7 +116,7 @@ def test_messages_before_a_fault_in_the_same_bytes_come_with_it(data: bytes, ser
 
 def test_no_bytes_choose_no_encoding() -> None:
     """The first byte chooses the encoding."""
-    reader = RequestReader()
+    reader = WholeReader()
 
     assert reader.feed(b"") == []
     assert reader.json is None
@@ -141,7 +142,7 @@ def test_a_line_above_the_limit_is_refused_before_it_ends(data: bytes) -> None:
 
 def test_reader_detects_msgpack_by_the_first_byte() -> None:
     """A length below 16 MiB begins with 0 or 1."""
-    reader = RequestReader()
+    reader = WholeReader()
 
     assert reader.feed(PING[:2]) == []
     assert reader.feed(PING[2:]) == [Ping(id=7)]
@@ -151,7 +152,7 @@ def test_reader_detects_msgpack_by_the_first_byte() -> None:
 @pytest.mark.parametrize("start", [b"", b" ", b"\t", b"\n", b"\r\n"])
 def test_reader_detects_json_by_the_first_byte(start: bytes) -> None:
     """A brace or white space."""
-    reader = RequestReader()
+    reader = WholeReader()
 
     assert reader.feed(start + b'{"op":"begin","key":"k"}\n') == [Begin("k")]
     assert reader.json is True
@@ -159,7 +160,7 @@ def test_reader_detects_json_by_the_first_byte(start: bytes) -> None:
 
 def test_reader_takes_the_last_line_without_its_line_feed() -> None:
     """As ``printf`` writes it."""
-    reader = RequestReader()
+    reader = WholeReader()
 
     assert reader.feed(b'{"op":"ping"}') == []
     assert reader.finish() == [Ping()]
@@ -169,7 +170,7 @@ def test_reader_takes_the_last_line_without_its_line_feed() -> None:
 def test_reader_refuses_other_encodings(data: bytes, word: str) -> None:
     """The error names the encodings."""
     with pytest.raises(FramingError, match=word):
-        RequestReader().feed(data)
+        WholeReader().feed(data)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_a_wrong_line_is_explained_and_the_connection_goes_on(
     line: bytes, code: str, request_id: int, word: str
 ) -> None:
     """The error has code, id if readable, and the correction."""
-    reader = RequestReader()
+    reader = WholeReader()
     (bad,) = reader.feed(line + b"\n")
 
     assert isinstance(bad, BadMessage)
@@ -220,7 +221,7 @@ def test_a_wrong_line_is_explained_and_the_connection_goes_on(
 )
 def test_a_wrong_frame_is_explained_and_the_connection_goes_on(payload: bytes) -> None:
     """Malformed, nested too deep, claiming huge sizes, not UTF-8, no map."""
-    reader = RequestReader()
+    reader = WholeReader()
     (bad,) = reader.feed(frame(payload))
 
     assert isinstance(bad, BadMessage)
@@ -230,7 +231,7 @@ def test_a_wrong_frame_is_explained_and_the_connection_goes_on(payload: bytes) -
 
 def test_bytes_travel_through_json() -> None:
     """As base64 under ``$bytes``, in and out, at any depth."""
-    (request,) = RequestReader().feed(b'{"op":"put","key":"k","value":[{"$bytes":"AP8="}]}\n')
+    (request,) = WholeReader().feed(b'{"op":"put","key":"k","value":[{"$bytes":"AP8="}]}\n')
     assert isinstance(request, wire.Put)
     assert msgspec.msgpack.decode(request.value) == [b"\x00\xff"]
 
@@ -268,7 +269,7 @@ def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: b
 )
 def test_a_read_returns_a_bounded_number_of_messages_and_keeps_the_rest(data: bytes, at_once: int) -> None:
     """The rest keeps its order before later messages. Lines are decoded one at a time."""
-    reader = RequestReader(at_once=4)
+    reader = WholeReader(at_once=4)
     read = [message.id for message in reader.feed(data)]
     assert read == [1, 2, 3, 4][:at_once]
     assert reader.has_more
@@ -283,7 +284,7 @@ def test_a_read_returns_a_bounded_number_of_messages_and_keeps_the_rest(data: by
 def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:
     """The next incomplete message has another number."""
     one = frame(wire.pack(wire.Ping(id=1)))
-    reader = RequestReader()
+    reader = WholeReader()
     reader.feed(one[:3])
     first = reader.partial
     reader.feed(one[3:6])
@@ -298,7 +299,7 @@ def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:
 def test_complete_frames_are_decoded_directly_once_all_are_served() -> None:
     """Not while earlier messages wait."""
     one = frame(wire.pack(wire.Ping(id=1)))
-    reader = RequestReader(at_once=1)
+    reader = WholeReader(at_once=1)
     reader.feed(one * 3)
     reader.mark_served()
     assert not reader.single_frames
