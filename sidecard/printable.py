@@ -34,6 +34,23 @@ def printable_json(text: str) -> str:
     return _SUSPECT.sub(_json_escape, text)
 
 
+def printable_exposition(text: str) -> str:
+    r"""Return metrics with each unprintable character but line feeds as an escape that is itself escaped.
+
+    Prometheus' formats know ``\\``, ``\"`` and ``\n`` alone, and a scrape that has ``\x1b`` fails as a whole: readers get
+    the four characters of ``\x1b`` from ``\\x1b``.
+    """
+    if text.isprintable():
+        return text
+
+    return _SUSPECT.sub(_exposition_escape, text)
+
+
+def _exposition_escape(found: re.Match[str]) -> str:
+    shown = printable(found[0])
+    return shown if shown == found[0] else f"\\{shown}"
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     return _SHORT.get(character) or (

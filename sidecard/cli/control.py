@@ -1,7 +1,6 @@
 """Commands that send one request to a running daemon: ``ping``, ``metrics``, ``purge``, ``log-level``, ``reload``."""
 
 import argparse
-import sys
 from time import perf_counter
 from typing import get_args
 
@@ -12,6 +11,7 @@ from sidecard.cli.exit_codes import BAD_CONFIG, OK, UsageError
 from sidecard.cli.output import Verbatim, fields_of, warn, write, write_json, write_reply
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.numbers import plural, seconds
+from sidecard.printable import printable_exposition
 from sidecard_client.protocol import wire
 
 
@@ -54,12 +54,11 @@ def _metrics(arguments: argparse.Namespace) -> int:
     metrics = query(socket_of(arguments), wire.GetMetrics(id=1), wire.Metrics)
 
     def exposition() -> str:
-        """Return the format as it is for programs, but safe for a terminal."""
+        """Return a format for programs that is safe for a terminal too: people pipe it into `grep`."""
         from sidecard.observe.exposition import OPENMETRICS, TEXT  # noqa: PLC0415 - imports prometheus_client
 
         form = OPENMETRICS if arguments.format == "openmetrics" else TEXT
-        scraped = form.text(metrics.families).decode().rstrip("\n")
-        return scraped if sys.stdout.isatty() else Verbatim(scraped)
+        return Verbatim(printable_exposition(form.text(metrics.families).decode().rstrip("\n")))
 
     write_reply(metrics, exposition, as_json=arguments.json)
     return OK

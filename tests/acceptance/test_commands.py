@@ -98,6 +98,7 @@ def test_metrics_are_valid_in_both_formats(daemon: Start, socket_path: str) -> N
     with Client(socket_path) as client:
         client.call(answer, "why?")
         client.counter("pages", "Pages read.").labels(kind='a\n"b\\').inc(2)
+        client.counter("lamps").labels(room="\x1b[2Jhall").inc()
         assert client.flush_metrics(5.0)
 
     text = run("metrics", "--socket", socket_path)
@@ -105,6 +106,8 @@ def test_metrics_are_valid_in_both_formats(daemon: Start, socket_path: str) -> N
     as_json = json.loads(run("metrics", "--socket", socket_path, "--json").stdout)
     assert (text.returncode, openmetrics.returncode) == (0, 0)
     assert 'pages_total{kind="a\\n\\"b\\\\"} 2.0' in text.stdout
+    assert 'lamps_total{room="\\\\x1b[2Jhall"} 1.0' in text.stdout
+    assert "\x1b" not in text.stdout + openmetrics.stdout
     assert openmetrics.stdout.endswith("# EOF\n")
     assert {"pages", "sidecard_requests"} <= {family["name"] for family in as_json["families"]}
     families = text_string_to_metric_families(openmetrics.stdout)  # type: ignore[no-untyped-call]  # it has no types

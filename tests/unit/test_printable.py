@@ -6,12 +6,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from sidecard.cli import output
 from sidecard.cli.status.breakers import breakers_text
 from sidecard.cli.text import tables
 from sidecard.observe.logs import open_log
-from sidecard.printable import printable, printable_json
+from sidecard.printable import printable, printable_exposition, printable_json
 from sidecard_client.protocol import wire
 
 HOSTILE = "a\x1b[2J\x1b]0;t\x07\x7f\x9b1m\u202eb\u2066\u200f\r\nc\u2028"
@@ -50,6 +51,15 @@ def test_json_keeps_its_value(text: str) -> None:
     shown = printable_json(json.dumps({"name": text}, ensure_ascii=False, indent=1))
     assert json.loads(shown) == {"name": text}
     assert is_harmless(shown.replace("\n", ""))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\\"\n')))
+def test_metrics_stay_readable_for_programs(text: str) -> None:
+    """A label's value is what `printable` shows, and the scrape has nothing that controls a terminal."""
+    shown = printable_exposition(f'# TYPE m gauge\nm{{l="{text}"}} 1.0\n')
+    assert is_harmless(shown.replace("\n", ""))
+    (family,) = text_string_to_metric_families(shown)
+    assert [sample.labels["l"] for sample in family.samples] == [printable(text)]
 
 
 @given(st.text())
