@@ -13,8 +13,8 @@ from msgspec import UNSET, Struct
 from sidecard_client.call import options as policies
 from sidecard_client.call.options import Options
 from sidecard_client.keys.explanation import Explanation, explain
-from sidecard_client.keys.fingerprint import fingerprint
-from sidecard_client.keys.naming import name_of
+from sidecard_client.keys.fingerprint import NO_EXTRAS, fingerprint
+from sidecard_client.keys.identity import identity_of
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
@@ -35,6 +35,9 @@ Backends = Mapping[str, Callable[..., T]]
 """Names of backends and their functions, in order of preference."""
 
 Functions = Callable[..., T] | Backends[T]
+
+KeyParts = tuple[str, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]
+"""Name, positional and named arguments, and extras of a key; see `sidecard_client.keys.fingerprint`."""
 
 UNKEYED: Final = ""
 """Key of a call whose normal forms are the task's, until the daemon has named them. No real key is empty."""
@@ -146,14 +149,13 @@ def prepare(
             )
 
     key = options.key
+    call = Call(functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, stream=stream)
     if key is UNSET:
-        name = (options.name or name_of(functions[0])) + STREAM_SUFFIX * stream
         if options.normalize == BY_TASK:
-            key = UNKEYED
+            check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
         else:
-            key = fingerprint(options.task, options.model, name, args, keywords, options.ignore, options.normalize)
+            call.key = _key_of(call, options.normalize)
 
-    call = Call(functions, backends, args, keywords, options, key, stream=stream)
     if options.embed is not None and key is not None:
         call.similar = CAN_EMBED
 
@@ -162,14 +164,44 @@ def prepare(
 
 def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
     """Return an `UNKEYED` call with its key, for its task's normal ``forms``. Raises `UnkeyableRequest`."""
+    return msgspec.structs.replace(call, key=_key_of(call, forms))
+
+
+def check_identity(function: Callable[..., Any], options: Options) -> None:
+    """Raise `UnkeyableRequest` for a function whose name or state has no stable form, unless ``name=`` identifies it."""
+    if options.name is None:
+        identity = identity_of(function)
+        assert identity.name  # noqa: S101 - raises if there is none
+        identity.captured()
+
+
+def key_parts(call: Call) -> KeyParts:
+    """Return what the function and the arguments add to a call's key. Raises `UnkeyableRequest`."""
     options = call.options
-    key = fingerprint(options.task, options.model, key_name(call), call.args, call.kwargs, options.ignore, forms)
-    return msgspec.structs.replace(call, key=key)
+    identity = identity_of(call.functions[0])
+    name = options.name
+    captured = None
+    if name is None:
+        name = identity.name
+        captured = identity.captured()
+
+    if call.stream:
+        name += STREAM_SUFFIX
+
+    args, kwargs = identity.bind(call.args, call.kwargs, options.ignore)
+    extras = NO_EXTRAS
+    if captured is not None or options.sample:
+        extras = {} if captured is None else {"captured": captured}
+        if options.sample:
+            extras = {**extras, "sample": options.sample}
+
+    return name, args, kwargs, extras
 
 
-def key_name(call: Call) -> str:
-    """Return the name in a call's key. Raises `UnkeyableRequest`."""
-    return (call.options.name or name_of(call.functions[0])) + STREAM_SUFFIX * call.stream
+def _key_of(call: Call, forms: tuple[NormalForm, ...]) -> str:
+    options = call.options
+    name, args, kwargs, extras = key_parts(call)
+    return fingerprint(options.task, options.model, name, args, kwargs, options.ignore, forms, extras)
 
 
 def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> Explanation:
@@ -179,15 +211,9 @@ def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> E
         return Explanation(options.key, options.namespace)
 
     normalize = options.normalize if forms is None and not isinstance(options.normalize, str) else forms or ()
+    name, args, kwargs, extras = key_parts(call)
     return explain(
-        options.task,
-        options.model,
-        key_name(call),
-        call.args,
-        call.kwargs,
-        options.ignore,
-        normalize,
-        options.namespace,
+        options.task, options.model, name, args, kwargs, options.ignore, normalize, options.namespace, extras=extras
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import structs
 
-from sidecard_client.call.call import Call, key_name
+from sidecard_client.call.call import Call, key_parts
 from sidecard_client.call.warn import warn_once
 from sidecard_client.keys.fingerprint import group_of
 from sidecard_client.keys.similarity import packed, text_of
@@ -66,8 +66,15 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
     options = call.options
     embedding = options.embed
     assert embedding is not None  # noqa: S101 - only calls that have one are asked; for the type checker
-    found = text_of(call.args, call.kwargs)
-    name = getattr(call.functions[0], "__qualname__", type(call.functions[0]).__qualname__)
+    function = call.functions[0]
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    try:
+        key_name, args, kwargs, extras = key_parts(call)
+    except UnkeyableRequest as error:
+        _warn(name, f"embed= finds no group for {name}: {error}")
+        return None
+
+    found = text_of(args, kwargs)
     if found is None:
         _warn(name, f"embed= finds no text in the arguments of {name} (see sidecard_client.keys.similarity)")
         return None
@@ -76,13 +83,14 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
         group = group_of(
             options.task,
             options.model,
-            key_name(call),
+            key_name,
             found.args,
             found.kwargs,
             options.ignore,
             found.place,
             found.text,
             embedding.name,
+            extras,
         )
     except UnkeyableRequest as error:
         _warn(name, f"embed= finds no group for {name}: {error}")

@@ -1,7 +1,7 @@
 """The policy of a call: the keywords of `call` and `outcome` that do not go to the function.
 
 ``sidecard docs client`` lists them with their defaults. Every other keyword goes to the function, and into the key unless it is
-named in ``ignore=`` or `sidecard_client.keys.fingerprint.IGNORED_KWARGS` (``timeout``, ``request_id``, ``idempotency_key``).
+named in ``ignore=``.
 
 ``retries`` is 0 by default, because SDKs retry by themselves. The daemon decides whether and when: it backs off, honors
 ``Retry-After``, and has one retry budget for all workers of the host. Without a daemon there is no such budget and no
@@ -43,6 +43,7 @@ MAX_TAGS = 16
 MAX_KEY_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 128
 MAX_NAMESPACE_CHARACTERS = 160
+MAX_SAMPLE = 2**31 - 1
 MAX_RETRIES = 10
 """After this many retries the back-off has long been at its maximum."""
 
@@ -62,6 +63,7 @@ class Options(Struct, frozen=True):
     key: str | UnsetType | None = UNSET
     tags: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    sample: int = 0
     normalize: Normalize = ()
     deterministic: bool | None = None
     usage: ReadUsage | None = None
@@ -222,6 +224,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "backend": or_none(text(MAX_NAME_CHARACTERS)),
     "route": or_none(one_of(*get_args(Route))),
     "retries": whole(MAX_RETRIES),
+    "sample": whole(MAX_SAMPLE),
     "sovereign": flag,
 }
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from msgspec import UNSET
 
-from sidecard_client.call.call import Call, prepare
+from sidecard_client.call.call import Call, check_identity, prepare
 from sidecard_client.call.options import Options
-from sidecard_client.keys.naming import name_of
 
 Perform = Callable[[Call], Any]
 
@@ -30,8 +29,10 @@ class CachedFunction:
 
     def __init__(self, perform: Perform, function: Callable[..., Any], options: Options) -> None:
         _refuse_key(options)
-        if options.name is None and options.key is UNSET:
-            name_of(function)  # a function without a stable name is an error here, not at its first call
+        if options.key is UNSET:
+            check_identity(
+                function, options
+            )  # a function without a stable name is an error here, not at its first call
 
         functools.update_wrapper(self, function)
         self._perform = perform

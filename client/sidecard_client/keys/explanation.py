@@ -9,12 +9,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from sidecard_client.keys.fingerprint import canonical, key_of
+from sidecard_client.keys.fingerprint import NO_EXTRAS, canonical, key_of
 from sidecard_client.keys.normal_form import NormalForm, ordered
 from sidecard_client.protocol import wire
 
-PARTS: Final = ("task", "model", "name", "args", "kwargs")
-"""The elements of the canonical array, after its name and version."""
+PARTS: Final = ("task", "model", "name", "args", "kwargs", "captured", "sample")
+"""The elements of the canonical array, after its name and version; of its extras, those that are not shown elsewhere."""
 
 SHOWN_CHARACTERS: Final = 60
 """Length of a text in a difference; of a longer one, that many around the first difference."""
@@ -105,10 +105,12 @@ def explain(
     ignore: tuple[str, ...] = (),
     normalize: tuple[NormalForm, ...] = (),
     namespace: str = wire.DEFAULT_NAMESPACE,
+    *,
+    extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> Explanation:
     """Explain the key of a request. Raises `UnkeyableRequest`."""
-    encoded = canonical(task, model, name, args, kwargs, ignore, normalize)
-    written = canonical(task, model, name, args, kwargs, ignore) if normalize else encoded
+    encoded = canonical(task, model, name, args, kwargs, ignore, normalize, extras)
+    written = canonical(task, model, name, args, kwargs, ignore, (), extras) if normalize else encoded
     return Explanation(key_of(encoded), namespace, ordered(normalize), _parts(encoded), _parts(written), encoded)
 
 
@@ -121,7 +123,9 @@ def text_of(value: Any) -> str:
 
 
 def _parts(encoded: bytes) -> dict[str, Any]:
-    return dict(zip(PARTS, _decode(encoded)[2:7], strict=True))
+    elements = _decode(encoded)[2:]
+    parts = dict(zip(PARTS, elements[:5], strict=False))
+    return parts | {name: part for extras in elements[5:] for name, part in extras.items() if name in PARTS}
 
 
 def _between(one: Any, other: Any, path: str) -> Iterator[Difference]:

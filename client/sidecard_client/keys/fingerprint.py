@@ -4,12 +4,26 @@ The cache, the sharing of calls and the log use the same key, so that they never
 
 Recipe, for other languages
 ===========================
-``key = "k1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the msgpack array::
+``key = "k2-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the msgpack array::
 
-    ["sidecard", 1, task, model, name, args, kwargs]
+    ["sidecard", 2, task, model, name, args, kwargs]
+    ["sidecard", 2, task, model, name, args, kwargs, extras]
 
-``"sidecard"`` and the version ``1`` separate it from other hashes and later recipes. ``task`` and ``name`` are strings,
-``model`` is a string or nil, ``args`` an array of the positional arguments, ``kwargs`` a map of the named ones.
+``"sidecard"`` and the version ``2`` separate it from other hashes and other recipes. ``task`` and ``name`` are strings,
+``model`` is a string or nil, ``args`` an array of the positional arguments, ``kwargs`` a map of the named ones. In Python,
+`sidecard_client.keys.naming` names functions, and `sidecard_client.keys.binding` decides which arguments are positional.
+
+``extras`` is a map. It is left out if it has none of these:
+
+``captured``
+    a map of what the function holds besides its arguments, by name (`sidecard_client.keys.captured`);
+``normalize``
+    the names of the normal forms, see below;
+``sample``
+    which of several answers to the same request is meant, an integer above 0.
+
+Version 1, until 0.1, had the names of normal forms as its eighth element, named functions without their project, kept arguments as
+they were written, and left out ``timeout``, ``request_id`` and ``idempotency_key``. Its entries are not found any more.
 
 Of several msgpack spellings, the canonical one has the shortest form of each integer (positive ones unsigned), string,
 binary, array and map header; every float as float 64; and the entries of each map ordered by key: nil, false, true,
@@ -22,17 +36,16 @@ bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict. For anyth
 Normal forms
 ------------
 If ``normalize`` names forms (`sidecard_client.keys.normal_form`), the texts of ``args`` and ``kwargs`` are normalized first,
-and the array has an eighth element: the names of the forms, each once, in alphabetical order. So callers with different
-forms never share, even if their texts are equal.
+and ``extras`` names the forms, each once, in alphabetical order. So callers with different forms never share, even if their
+texts are equal.
 
 What is left out
 ----------------
-Named arguments in `IGNORED_KWARGS` and in the caller's ``ignore`` are left out; ``ignore`` also leaves out top-level fields
-of a dict that is a positional argument. The built-in list does not, because a field of such a dict may be data.
+Only what the caller's ``ignore`` names: arguments, and top-level fields of a dict that is a positional argument.
 
 Groups
 ------
-The group of a request (`sidecard_client.keys.similarity`) is ``"g1-" + lower-case hex of SHA-256(canonical)``. There,
+The group of a request (`sidecard_client.keys.similarity`) is ``"g2-" + lower-case hex of SHA-256(canonical)``. There,
 ``canonical`` is the array of a key with nil in place of the embedded text. Its ``args`` is an array of four:
 
 1. the positional arguments;
@@ -43,7 +56,7 @@ The group of a request (`sidecard_client.keys.similarity`) is ``"g1-" + lower-ca
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -51,15 +64,12 @@ import msgspec
 from sidecard_client.keys.normal_form import NormalForm, normal_arguments, ordered
 from sidecard_client.protocol.errors import UnkeyableRequest
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 _PREFIX = f"k{KEY_VERSION}-"
 
-GROUP_VERSION = 1
+GROUP_VERSION = 2
 _GROUP_PREFIX = f"g{GROUP_VERSION}-"
 _NUMBERS = re.compile(r"\d+")
-
-IGNORED_KWARGS = frozenset({"timeout", "request_id", "idempotency_key"})
-"""Named arguments that do not change the answer."""
 
 MAX_DEPTH = 200
 """Nesting that is always supported. JSON parsers of other languages stop between 100 and 1,000.
@@ -70,7 +80,9 @@ _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 one, so the comparison misses it. A string may contain these bytes too; then `_walk` finds no fault and returns the same."""
 
 _NOTHING: frozenset[str] = frozenset()
-_ONLY_TEXT = frozenset({str})
+NO_EXTRAS: Mapping[str, Any] = {}
+_SCALARS = frozenset({str, int, bool, type(None)})
+"""Types that the encoder takes in one way. So it does float, but NaN has no place in a key."""
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
@@ -90,9 +102,17 @@ def fingerprint(
     kwargs: Mapping[str, Any],
     ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
     normalize: tuple[NormalForm, ...] = (),
+    extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> str:
     """Return the key of a request. Raises `UnkeyableRequest` for a part without a stable form."""
-    return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore, normalize)).hexdigest()
+    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize or extras):
+        # `canonical`, without its call: most requests are a prompt alone.
+        try:
+            return _PREFIX + _sha256(_encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs))).hexdigest()
+        except (ValueError, OverflowError):
+            pass  # the general path names the place
+
+    return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore, normalize, extras)).hexdigest()
 
 
 def key_of(encoded: bytes) -> str:
@@ -110,6 +130,7 @@ def group_of(  # noqa: PLR0917 - the parts of a key, and those of the text
     place: str,
     text: str,
     embedder: str | None,
+    extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> str:
     """Return the group of a request whose ``args`` and ``kwargs`` have None in place of ``text``.
 
@@ -119,7 +140,7 @@ def group_of(  # noqa: PLR0917 - the parts of a key, and those of the text
         args = tuple(_without(value, ignore) if isinstance(value, dict) else value for value in args)
 
     parts = (list(args), place, _NUMBERS.findall(text), embedder)
-    return _GROUP_PREFIX + _sha256(canonical(task, model, name, parts, kwargs, ignore)).hexdigest()
+    return _GROUP_PREFIX + _sha256(canonical(task, model, name, parts, kwargs, ignore, (), extras)).hexdigest()
 
 
 def canonical(
@@ -130,12 +151,11 @@ def canonical(
     kwargs: Mapping[str, Any],
     ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
     normalize: tuple[NormalForm, ...] = (),
+    extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> bytes:
-    """Return the bytes that are hashed. Raises `UnkeyableRequest` for a part without a stable form."""
-    if kwargs:
-        kwargs = {name: value for name, value in kwargs.items() if name not in IGNORED_KWARGS and name not in ignore}
-
+    """Return the bytes that are hashed; ``extras`` without the normal forms. Raises `UnkeyableRequest` as `fingerprint` does."""
     if ignore:
+        kwargs = {name: value for name, value in kwargs.items() if name not in ignore}
         args = tuple(_without(value, ignore) if isinstance(value, dict) else value for value in args)
 
     parts: tuple[Any, ...] = ("sidecard", KEY_VERSION, task, model, name, args, kwargs)
@@ -145,17 +165,22 @@ def canonical(
         except RecursionError as error:
             raise _too_deep() from error
 
-        parts = (*parts[:5], args, kwargs, ordered(normalize))
+        extras = {**extras, "normalize": ordered(normalize)}
+        parts = (*parts[:5], args, kwargs)
+
+    if extras:
+        parts = (*parts, extras)
 
     try:
         encoded = _encode(parts)
-        # A prompt alone, the most frequent request, needs no check. The encoder also takes objects that would decode to
-        # something plain (a dataclass, a UUID): those have no stable form, and the comparison finds them.
-        if not kwargs and _ONLY_TEXT.issuperset(map(type, args)):
+        if not extras and _all_scalar(args) and _all_scalar(kwargs.values()):
             return encoded
 
+        # The encoder also takes objects that would decode to something plain (a dataclass, a UUID): those have no stable
+        # form, and the comparison finds them.
         decoded = _decode(encoded)
-        if decoded[5] == list(args) and decoded[6] == kwargs and not any(head in encoded for head in _TIMESTAMP_HEADS):
+        plain = decoded[5] == list(args) and decoded[6] == kwargs and (not extras or "captured" not in extras)
+        if plain and not any(head in encoded for head in _TIMESTAMP_HEADS):
             return encoded
 
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -164,11 +189,21 @@ def canonical(
     try:
         heads = [_scalar(part, "the request") for part in parts[:5]]
         body = [_walk(list(args), "args", 0), _walk(kwargs, "kwargs", 0)]
+        if extras:
+            body.append(_walk(extras, "extras", 0))
+
     except RecursionError as error:  # the caller's own stack is nearly used up
         raise _too_deep() from error
 
-    forms = [_encode(part) for part in parts[7:]]
-    return bytes((0x90 + len(parts),)) + b"".join(heads + body + forms)
+    return bytes((0x90 + len(parts),)) + b"".join(heads + body)
+
+
+def _all_scalar(values: Collection[Any]) -> bool:
+    if _SCALARS.issuperset(map(type, values)):
+        return True
+
+    others = [value for value in values if type(value) not in _SCALARS]
+    return all(type(value) is float and value == value for value in others)  # noqa: PLR0124 - NaN
 
 
 def _too_deep() -> UnkeyableRequest:

@@ -24,10 +24,13 @@ models cannot be compared, so the embedder's name is part of the group: the func
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
 
+from sidecard_client.keys.captured import captured_by
 from sidecard_client.keys.naming import name_of
 from sidecard_client.keys.vectors import Embedding
 from sidecard_client.protocol import wire
@@ -57,12 +60,14 @@ def embedding_by(embedder: Any) -> Embedding:
             return Embedding(name, function)
 
     elif callable(embedder):
-        try:
-            return Embedding(name_of(embedder), embedder)
-        except UnkeyableRequest:
-            raise UnkeyableRequest(
-                f"embed={embedder!r} has no stable name: name the model, as in embed={{'all-MiniLM-L6-v2': model.encode}}."
-            ) from None
+        with suppress(UnkeyableRequest):
+            if captured_by(embedder) is None and not isinstance(embedder, partial):
+                return Embedding(name_of(embedder), embedder)
+
+        raise UnkeyableRequest(
+            f"embed={embedder!r} has no stable name, or holds state: name the model, as in "
+            "embed={'all-MiniLM-L6-v2': model.encode}."
+        )
 
     raise TypeError(f"embed= must be callable (text to vector), or {{name: callable}}, not {type(embedder).__name__}.")
 

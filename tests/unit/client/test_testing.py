@@ -187,7 +187,7 @@ def test_cached_and_wrap_share_calls() -> None:
     sidecard = FakeClient()
     upstream = Upstream()
 
-    @sidecard.cached(task="rag")
+    @sidecard.cached(task="rag", name="answer")
     def answer(question: str) -> str:
         return upstream.generate(question)
 
@@ -260,7 +260,7 @@ def test_fake_client_has_every_public_method_of_client() -> None:
 
 def test_streams_are_recorded_and_replayed() -> None:
     """The second stream replays the first; ``store=`` decides about storing it."""
-    sidecard = FakeClient()
+    sidecard = FakeClient(name="pieces")
     calls = []
 
     def pieces(prompt: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from sidecard_client.call.call import Call
 from sidecard_client.call.options import Options
 from sidecard_client.call.wrapping import CachedFunction, SharedMethods
 from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 
 
@@ -63,8 +64,7 @@ def test_wrap_shares_public_methods() -> None:
     (call,) = performer.calls
     assert call.kwargs == {"task": "t"}
     assert call.options.task == "rag"
-    name = f"{__name__}.Llm.generate"
-    assert call.key == fingerprint("rag", None, name, ("p",), {"task": "t"})
+    assert call.key == fingerprint("rag", None, name_of(llm.generate), ("p",), {"task": "t"})
     assert call.functions == (llm.generate,)
     assert proxy.generate.__name__ == "generate"
 
@@ -101,7 +101,7 @@ def test_wrap_with_a_name_keeps_the_methods_apart() -> None:
     proxy.generate("p")
     proxy.embed("p")
     keys = [call.key for call in performer.calls]
-    assert keys[0] == fingerprint("general", None, "fast.generate", ("p",), {})
+    assert keys[0] == fingerprint("general", None, "fast.generate", ("p",), {"task": ""})
     assert keys[0] != keys[1]
 
 
@@ -139,7 +139,7 @@ def test_cached_shares_each_call() -> None:
     performer = Performer()
     function = CachedFunction(performer, answer, Options(task="rag"))
     assert function("q", ttl=3) == "q3"
-    assert performer.calls[0].key == fingerprint("rag", None, f"{__name__}.answer", ("q",), {"ttl": 3})
+    assert performer.calls[0].key == fingerprint("rag", None, name_of(answer), ("q",), {"ttl": 3})
     assert function.__name__ == "answer"  # type: ignore[attr-defined]  # update_wrapper's
     assert function.__doc__ == "Answer."
     assert "answer" in repr(function)

@@ -29,7 +29,7 @@ def generate(prompt: str) -> str:
 
 def test_an_explanation_has_the_key_and_its_parts() -> None:
     """Ignored arguments are left out, as in the key."""
-    explained = of("q", {"a": (1,)}, temperature=0, trace="x", timeout=3)
+    explained = of("q", {"a": (1,)}, temperature=0, trace="x")
     assert explained.key == fingerprint("rag", "m", "app.f", ("q", {"a": (1,)}), {"temperature": 0})
     assert explained.canonical == canonical("rag", "m", "app.f", ("q", {"a": (1,)}), {"temperature": 0})
     assert explained.parts == {

@@ -1,0 +1,180 @@
+"""Equal calls are keyed equally, however they are written; different ones never."""
+
+import inspect
+from functools import partial, wraps
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecard_client.call.call import prepare
+from sidecard_client.call.options import Options
+from sidecard_client.keys.identity import identity_of
+
+SENTINEL = object()
+
+
+def bind(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ignore: tuple[str, ...] = ()) -> Any:
+    """Bind the arguments of a call."""
+    return identity_of(function).bind(args, kwargs, ignore)
+
+
+def f(q: Any, n: Any = 1, *, t: Any = 0.5) -> Any:
+    """Take one of each."""
+    return q, n, t
+
+
+def rest(q: Any, n: Any = 1, *more: Any, t: Any = None, **named: Any) -> Any:
+    """Take everything."""
+    return q, n, more, t, named
+
+
+def only(a: Any, /, b: Any = 2, **named: Any) -> Any:
+    """Take a positional one whose name is free for others."""
+    return a, b, named
+
+
+def unset(q: Any, n: Any = SENTINEL, m: Any = 3, *, t: Any = SENTINEL) -> Any:
+    """Tell what was not given by a value that has no stable form."""
+    return q, n, m, t
+
+
+@wraps(f)
+def wrapper(*args: Any, **kwargs: Any) -> Any:
+    """Take what the wrapped function takes."""
+    return f(*args, **kwargs)
+
+
+class Model:
+    """Something with methods."""
+
+    def method(self, q: Any, n: Any = 1) -> Any:
+        """Take the instance as the first parameter."""
+        return q, n
+
+    def packed(*args: Any, **kwargs: Any) -> Any:
+        """Take the instance among others."""
+        return args, kwargs
+
+    @classmethod
+    def made(cls, q: Any, n: Any = 1) -> Any:
+        """Take the class as the first parameter."""
+        return q, n
+
+    @staticmethod
+    def static(q: Any, n: Any = 1) -> Any:
+        """Take only arguments."""
+        return q, n
+
+    def __call__(self, q: Any, n: Any = 1) -> Any:
+        """Be called itself."""
+        return q, n
+
+
+BOUND: list[tuple[Any, tuple[Any, ...], dict[str, Any], tuple[Any, ...], dict[str, Any]]] = [
+    (f, ("q",), {}, ("q", 1), {"t": 0.5}),
+    (f, (), {"q": "q"}, ("q", 1), {"t": 0.5}),
+    (f, ("q",), {"n": 1}, ("q", 1), {"t": 0.5}),
+    (f, (), {"n": 2, "t": 1, "q": "q"}, ("q", 2), {"t": 1}),
+    (rest, ("q", 2, 3), {"x": 4}, ("q", 2, 3), {"t": None, "x": 4}),
+    (rest, ("q",), {"self": 4}, ("q", 1), {"t": None, "self": 4}),
+    (only, (1,), {"a": 3}, (1, 2), {"a": 3}),
+    (unset, ("q",), {}, ("q",), {"m": 3}),
+    (unset, ("q", 1), {}, ("q", 1, 3), {}),
+    (unset, ("q",), {"t": 1, "m": 4}, ("q",), {"m": 4, "t": 1}),
+    (wrapper, (), {"q": "q"}, ("q", 1), {"t": 0.5}),
+    (Model().method, (), {"q": "q"}, ("q", 1), {}),
+    (Model.method, ("self",), {"q": "q"}, ("self", "q", 1), {}),
+    (Model().packed, ("q",), {"n": 1}, ("q",), {"n": 1}),
+    (Model.made, (), {"q": "q"}, ("q", 1), {}),
+    (Model.static, (), {"q": "q"}, ("q", 1), {}),
+    (Model(), (), {"q": "q"}, ("q", 1), {}),
+    (partial(f, "q", t=1), (), {"n": 3}, ("q", 3), {"t": 1}),
+    (partial(partial(f, t=1), t=2), ("q",), {}, ("q", 1), {"t": 2}),
+    (len, ("q",), {}, ("q",), {}),
+    (dict, (), {"q": "q"}, (), {"q": "q"}),
+]
+
+
+@pytest.mark.parametrize(("function", "args", "kwargs", "positional", "named"), BOUND)
+def test_arguments_are_bound_to_the_signature(
+    function: Any, args: Any, kwargs: Any, positional: Any, named: Any
+) -> None:
+    """Defaults are applied, and parameters have one place."""
+    assert bind(function, args, kwargs) == (positional, named)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs"),
+    [
+        (f, (), {}),
+        (f, ("q", 1, 2), {}),
+        (f, ("q",), {"q": "q"}),
+        (f, ("q",), {"x": 1}),
+        (only, (), {"a": 1}),
+        (wrapper, (), {}),
+    ],
+)
+def test_a_call_that_the_function_rejects_is_keyed_as_written(function: Any, args: Any, kwargs: Any) -> None:
+    """The function's own error reaches the caller."""
+    assert bind(function, args, kwargs) == (args, kwargs)
+
+
+def test_an_ignored_parameter_is_left_out_wherever_it_is_given() -> None:
+    """The parameters after it are named then."""
+    assert bind(f, ("q", 5), {}, ("n",)) == (("q",), {"t": 0.5})
+    assert bind(f, (), {"q": "q", "n": 6}, ("n",)) == (("q",), {"t": 0.5})
+    assert bind(f, ("q", 5), {"t": 1}, ("q", "t")) == ((), {"n": 5})
+    assert bind(rest, ("q", 5, 6), {}, ("n", "t")) == (("q",), {"*": [6]})
+
+
+def test_calls_by_position_and_by_name_share() -> None:
+    """And calls that differ do not."""
+
+    def key(*args: Any, **kwargs: Any) -> Any:
+        return prepare(Options(), f, args, kwargs).key
+
+    assert key("q") == key(q="q") == key("q", 1) == key("q", t=0.5)
+    assert len({key("q"), key("q", 2), key("q", t=1), key("r"), key(["q"])}) == 5
+
+
+SIGNATURES: list[Any] = [f, rest, only, unset, wrapper, Model().method, Model.made, Model()]
+VALUES = st.sampled_from([0, 1, "q", None])
+NAMES = st.sampled_from(["q", "n", "m", "t", "a", "b", "x"])
+
+
+@given(st.sampled_from(SIGNATURES), st.lists(VALUES, max_size=4), st.dictionaries(NAMES, VALUES, max_size=4))
+def test_equal_calls_and_only_they_are_bound_alike(function: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """By the standard library's judgement of what a call means."""
+    signature = inspect.signature(function)
+    try:
+        meant = signature.bind(*args, **kwargs)
+    except TypeError:
+        return
+
+    meant.apply_defaults()
+    # The same call, written with as many names as possible.
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        value = meant.arguments[name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional += value
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named.update(value)
+        elif value is SENTINEL:
+            continue
+        elif parameter.kind is parameter.POSITIONAL_ONLY or meant.arguments.get("more"):
+            positional.append(value)
+        else:
+            named[name] = value
+
+    if not (function is rest and meant.arguments["more"]):
+        assert bind(function, tuple(positional), named) == bind(function, tuple(args), kwargs)
+
+    # What was bound still means the same call.
+    bound_args, bound_kwargs = bind(function, tuple(args), kwargs)
+    again = signature.bind(*bound_args, **bound_kwargs)
+    again.apply_defaults()
+    assert again.arguments == meant.arguments

@@ -1,0 +1,57 @@
+"""Which project a module belongs to."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidecard_client.keys.projects import project_of
+
+PLACES = [
+    ("app.tasks", "app/tasks.py", ""),
+    ("app", "app/__init__.py", ""),
+    ("app.tasks.llm", "app/tasks/llm/__init__.py", ""),
+    ("run", "run.py", ""),
+    ("app.tasks", "elsewhere.py", "/elsewhere.py"),  # loaded by its path
+]
+
+
+@pytest.mark.parametrize(("module", "file", "place"), PLACES)
+def test_a_project_is_the_directory_that_its_modules_are_imported_from(
+    module: str, file: str, place: str, tmp_path: Path
+) -> None:
+    """Below a declaration, its name is added."""
+    assert project_of(module, str(tmp_path / file)) == f"{tmp_path}{place}"
+    source = tmp_path / "named" / "src"
+    source.mkdir(parents=True)
+    (source.parent / "pyproject.toml").write_text('[project]\nname = "shop"\n')
+    assert project_of(module, str(source / file)) == f"shop {source}{place}"
+
+
+@pytest.mark.parametrize("declaration", ["", "not toml", "[project]\nname = 3", "project = 3"])
+def test_a_declaration_without_a_name_names_nothing(declaration: str, tmp_path: Path) -> None:
+    """Keys must not fail for it."""
+    (tmp_path / "pyproject.toml").write_text(declaration)
+    assert project_of("app", str(tmp_path / "app.py")) == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "file"),
+    [
+        ("openai", "/srv/venv/lib/python3.11/site-packages/openai/__init__.py"),
+        ("apt", "/usr/lib/python3/dist-packages/apt/__init__.py"),
+        ("os", os.__file__),
+        ("sys", None),
+        ("builtins", None),
+    ],
+)
+def test_an_installed_module_has_no_project(module: str, file: str | None) -> None:
+    """Its path alone names it, in every environment."""
+    assert not project_of(module, file)
+
+
+def test_a_module_without_a_file_belongs_to_the_working_directory() -> None:
+    """As in a shell."""
+    assert "answers" not in sys.modules
+    assert project_of("answers", None) == str(Path.cwd())
