@@ -1,0 +1,1 @@
+"""Values of answers: plain ones, and those that a type brings back."""
