@@ -29,13 +29,13 @@ from sidecard_client.call.completion import may_be_stored, read_usage, warn_unsh
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.options import Options
-from sidecard_client.call.outcome import Outcome, Source
-from sidecard_client.call.values import pack_value, unpack_value
+from sidecard_client.call.outcome import Outcome, Source, value_of
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, UnshareableValue
+from sidecard_client.values.packing import pack_value, unpack_value
 
 TTL_SECONDS = 300.0
 """The daemon's default."""
@@ -266,7 +266,12 @@ class FakeClient(Client):
         if entry is not None:
             age_seconds = self._clock() - entry.stored_at
             outcome = Outcome(
-                entry.value, "cache", age_seconds, entry.backend, entry.took_seconds, similarity=similarity
+                answer_of(call, entry.value),
+                "cache",
+                age_seconds,
+                entry.backend,
+                entry.took_seconds,
+                similarity=similarity,
             )
         elif call.options.mode == "only_if_cached":
             raise CallRejected("not_cached")
@@ -294,7 +299,7 @@ class FakeClient(Client):
 
             read_usage(call.options, value)  # a faulty hook warns in the test
             try:
-                packed = pack_value(value)
+                packed = packed_answer(call, value)
             except UnshareableValue as error:
                 warn_unshareable(function, error)
             else:
@@ -382,3 +387,16 @@ def _filled(kind: type[M], **known: Any) -> M:
     fields = structs.fields(kind)
     zeros = {field.name: 0 for field in fields if field.required}
     return kind(**zeros | {field.name: known[field.name] for field in fields if field.name in known})
+
+
+def packed_answer(call: Call, value: Any) -> bytes:
+    """Return the packed value of a call, or the packed list of a stream's pieces. Raises `UnshareableValue`."""
+    if call.stream and call.codec is not None:
+        return pack_value([call.codec.to_plain(piece) for piece in value])
+
+    return pack_value(value, call.codec)
+
+
+def answer_of(call: Call, plain: Any) -> Any:
+    """Return the value of a call, or the list of a stream's pieces."""
+    return [value_of(call, piece) for piece in plain] if call.stream else value_of(call, plain)

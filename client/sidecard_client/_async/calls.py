@@ -56,7 +56,9 @@ class AsyncInterpreter:
         execution = AsyncExecution(connector)
         reply = await execution.begin(commands.BeginCall(call))
         if type(reply) is wire.Hit:
-            return hit_outcome(reply, monotonic() - started)
+            hit = hit_outcome(call, reply, monotonic() - started)
+            if hit is not None:
+                return hit
 
         outcome: Outcome[Any] = finished(
             await execution.run(converse(call, self._flights, connector.place, started, reply))

@@ -10,13 +10,13 @@ from sidecard_client._async.streams import AsyncStream
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.outcome import Outcome
-from sidecard_client.call.values import pack_value
 from sidecard_client.call.wrapping import SharedMethods, generates
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
+from sidecard_client.values.packing import pack_value
 
 
 class AsyncClient(AsyncLifecycle):

@@ -48,9 +48,12 @@ class Interpreter:
             if type(reply) is wire.Hit:
                 connector.heartbeat.heard_at = now = monotonic()
                 connector.give_back(connection)
-                return hit_outcome(reply, now - started)
+                hit = hit_outcome(call, reply, now - started)
+                if hit is not None:
+                    return hit
 
-            if type(reply) is wire.Pending:
+                connection = None
+            elif type(reply) is wire.Pending:
                 reply = connector.wait(connection, reply.id, call.options.wait_seconds, started)
 
         execution = Execution(connector, connection)

@@ -103,7 +103,7 @@ class Attempts(Struct, eq=False):
         if self._stale is None or failures.kind_of(error, self.call.options.classify) != "transient":
             return None
 
-        return stale_outcome(self._stale, waited_seconds, self.count)
+        return stale_outcome(self.call, self._stale, waited_seconds, self.count)
 
     def _is_retry(self, backend: str) -> bool:
         # A single function without a backend serves every name, so each further lease is its retry.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
 from sidecard_client.call.options import Options
@@ -20,6 +20,7 @@ from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, DaemonUnavailable
 from sidecard_client.protocol.wire import FailureKind
+from sidecard_client.values.codec import Codec
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultingTypeVar  # every type checker includes it
@@ -67,6 +68,8 @@ class Call(Struct):
     trace: str = ""
     stream: bool = False
     """The answer is returned in pieces."""
+    codec: Codec | None = None
+    """Brings back the type of the answer, or of the pieces of a stream; None for plain values."""
     similar: CanEmbed | QueryVector | None = None
     """Whether the call can compute a vector, or the vector that it sends."""
 
@@ -150,6 +153,10 @@ def prepare(
 
     key = options.key
     call = Call(functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, stream=stream)
+    if key is not None:
+        returns = options.returns
+        call.codec = identity_of(functions[0]).codec(stream=stream) if isinstance(returns, UnsetType) else returns
+
     if key is UNSET:
         if options.normalize == BY_TASK:
             check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
@@ -189,11 +196,16 @@ def key_parts(call: Call) -> KeyParts:
         name += STREAM_SUFFIX
 
     args, kwargs = identity.bind(call.args, call.kwargs, options.ignore)
-    extras = NO_EXTRAS
-    if captured is not None or options.sample:
-        extras = {} if captured is None else {"captured": captured}
-        if options.sample:
-            extras = {**extras, "sample": options.sample}
+    codec = call.codec
+    if captured is None and codec is None and not options.sample:
+        return name, args, kwargs, NO_EXTRAS
+
+    extras: dict[str, Any] = {} if captured is None else {"captured": captured}
+    if codec is not None:
+        extras["returns"] = codec.identity
+
+    if options.sample:
+        extras["sample"] = options.sample
 
     return name, args, kwargs, extras
 
@@ -223,6 +235,11 @@ def unshared(call: Call) -> Call:
     All waiters for an unshareable answer continue immediately; a local model must not receive all their calls at the same time.
     """
     return msgspec.structs.replace(call, key=None, similar=None)
+
+
+def refreshed(call: Call) -> Call:
+    """Return the call with ``mode="refresh"``: stored answers are ignored."""
+    return msgspec.structs.replace(call, options=msgspec.structs.replace(call.options, mode="refresh"))
 
 
 def another_backend(call: Call, tried: Collection[str], kind: FailureKind) -> bool:

@@ -14,10 +14,10 @@ from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.failures import message_of
 from sidecard_client.call.options import Options
 from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
-from sidecard_client.call.values import pack_value
 from sidecard_client.call.warn import warn, warn_once
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnshareableValue
+from sidecard_client.values.packing import pack_value
 
 MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
 """Maximum size of a packed value that is sent; the rest of the frame holds lease, usage and tags.
@@ -34,7 +34,7 @@ def complete_or_refuse(call: Call, lease: wire.Lease, value: Any) -> tuple[wire.
 
 def complete(call: Call, lease: wire.Lease, value: Any) -> wire.Complete:
     """Build the message that sends ``value`` to the daemon. Raises `UnshareableValue`."""
-    packed = pack_value(value)
+    packed = pack_value(value, call.codec)
     if len(packed) > MAX_VALUE_BYTES:
         raise UnshareableValue(f"The value is too large to be shared: {len(packed)} bytes, at most {MAX_VALUE_BYTES}.")
 

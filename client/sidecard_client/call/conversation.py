@@ -25,6 +25,7 @@ from sidecard_client.call.call import (
     another_without_daemon,
     backends_without_daemon,
     check_fallback,
+    refreshed,
     remaining_seconds,
     unshared,
 )
@@ -39,11 +40,11 @@ from sidecard_client.call.local_flights import (
     LocalWaiter,
     Released,
 )
-from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve
-from sidecard_client.call.values import unpack_value
+from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve, value_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout
+from sidecard_client.values.packing import unpack_value
 
 LOCAL_WAIT_SECONDS = 120.0
 """How long a call without a ``wait`` waits for another one of its process: the daemon's own default."""
@@ -198,6 +199,8 @@ def _converse(
             return resolved
         case NextStep.WITHOUT_DAEMON:
             return (yield from _fall_back(call, flights, place, started, TURNED_AWAY))
+        case NextStep.REFRESH:
+            call = refreshed(call)
         case NextStep.SEND_VECTOR:
             call = yield Embed(call)
         case NextStep.OWN_CALL if call.key is None:
@@ -238,7 +241,7 @@ def _make(  # noqa: C901, PLR0912 - one place for all that a result leads to
             return attempts.stale_outcome(result.error, waited_seconds) or result
 
         if flight is not None:
-            flights.succeed(flight, result.value)
+            flights.succeed(flight, result.value, call.codec)
             flight = None
 
         lease = attempts.lease
@@ -366,7 +369,7 @@ def _fall_back(  # noqa: C901 - one case for each end of a wait
                 flights.leave(entered)
                 raise CallTimeout(waited_seconds)
             case Answered(packed):
-                return Outcome(unpack_value(packed), "fallback", waited_seconds=waited_seconds)
+                return Outcome(value_of(call, unpack_value(packed)), "fallback", waited_seconds=waited_seconds)
             case Elected():
                 return (yield from _make(attempts, flights, entered.flight, "fallback", waited_seconds))
             case Released():

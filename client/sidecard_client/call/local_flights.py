@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from msgspec import Struct, field
 
-from sidecard_client.call.values import pack_value
 from sidecard_client.protocol.errors import UnshareableValue
 from sidecard_client.protocol.wire import FailureKind
+from sidecard_client.values.codec import Codec
+from sidecard_client.values.packing import pack_value
 
 MAX_ELECTIONS = 2
 """How often a failed call passes to the next waiter: the daemon's ``[flights] max_elections``."""
@@ -109,7 +110,7 @@ class LocalFlights:
             flight.waiters.append(waiter)
             return waiter
 
-    def succeed(self, flight: LocalFlight, value: Any) -> None:
+    def succeed(self, flight: LocalFlight, value: Any, codec: Codec | None = None) -> None:
         """End a flight with its leader's value. A value that cannot be shared releases the waiters."""
         waiters = self._close(flight)
         if not waiters:
@@ -117,7 +118,7 @@ class LocalFlights:
 
         end: LocalEnd
         try:
-            end = Answered(bytes(pack_value(value)))
+            end = Answered(bytes(pack_value(value, codec)))
         except UnshareableValue:
             end = Released()
 

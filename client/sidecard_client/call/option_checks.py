@@ -6,8 +6,12 @@ They raise `TypeError` for a wrong type and `ValueError` for a value out of rang
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from sidecard_client.keys.normal_form import BY_TASK, NORMAL_FORMS, Normalize, ordered
 from sidecard_client.keys.vectors import Embedding
+from sidecard_client.values.annotations import is_plain
+from sidecard_client.values.codec import Codec, codec_of
 
 MAX_SECONDS = 366 * 86400.0
 
@@ -80,6 +84,20 @@ def flag(keyword: str, value: Any) -> bool:
         raise TypeError(f"{keyword}= must be True or False, not {type(value).__name__}.")
 
     return value
+
+
+def answer_type(keyword: str, value: Any) -> Codec | UnsetType | None:
+    """Check the type of answers. None takes back to the function's annotation."""
+    if value is None:
+        return UNSET
+
+    if is_plain(value):
+        return None
+
+    try:
+        return codec_of(value)
+    except TypeError as error:
+        raise TypeError(f"{keyword}={value!r} is no type that can be shared: {error}") from error
 
 
 def one_of(*choices: str) -> Callable[[str, Any], str]:

@@ -17,6 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call.failures import Classify, default_classify
 from sidecard_client.call.option_checks import (
+    answer_type,
     embedder,
     flag,
     hook,
@@ -32,6 +33,7 @@ from sidecard_client.call.option_checks import (
 from sidecard_client.keys.normal_form import Normalize
 from sidecard_client.keys.vectors import Embedding
 from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
+from sidecard_client.values.codec import Codec
 
 OnUnavailable = Literal["fallback", "raise"]
 ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
@@ -64,6 +66,8 @@ class Options(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     sample: int = 0
+    returns: Codec | UnsetType | None = UNSET
+    """The type of the answers; None for plain values. If not set, the function's annotation says."""
     normalize: Normalize = ()
     deterministic: bool | None = None
     usage: ReadUsage | None = None
@@ -225,6 +229,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "route": or_none(one_of(*get_args(Route))),
     "retries": whole(MAX_RETRIES),
     "sample": whole(MAX_SAMPLE),
+    "returns": answer_type,
     "sovereign": flag,
 }
 

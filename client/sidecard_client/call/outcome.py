@@ -9,7 +9,14 @@ from sidecard_client.call.call import Call, T
 from sidecard_client.call.warn import warn
 from sidecard_client.keys.vectors import CAN_EMBED
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout, ProtocolError, RequestRefused
+from sidecard_client.protocol.errors import (
+    CallFailed,
+    CallRejected,
+    CallTimeout,
+    ProtocolError,
+    RequestRefused,
+    UnreadableAnswer,
+)
 
 Source = Literal["upstream", "cache", "stale", "shared", "fallback"]
 
@@ -48,6 +55,8 @@ class NextStep(Enum):
     """The holder's answer could not be shared: every waiter makes its own call, all at the same time."""
     WITHOUT_DAEMON = "without the daemon"
     """The daemon takes no more calls, or sent an invalid reply: continue as if it were not there."""
+    REFRESH = "refresh"
+    """The answer is no value of the call's type, which has changed since it was stored: begin again, for a new one."""
     SEND_VECTOR = "send the vector"
     """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
 
@@ -62,13 +71,18 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
     """
     match reply:
         case wire.Hit():
-            return hit_outcome(reply, waited_seconds)
+            return hit_outcome(call, reply, waited_seconds) or _another(call)
         case wire.Shared():
             if call.span is not None:
                 call.span.link(reply.trace)
 
+            try:
+                value = value_of(call, reply.value)
+            except UnreadableAnswer:
+                return NextStep.OWN_CALL
+
             return Outcome(
-                reply.value,
+                value,
                 "shared",
                 reply.age_seconds,
                 reply.backend,
@@ -84,7 +98,9 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             raise CallTimeout(waited_seconds)
         case wire.Rejected():
             if reply.reason not in _FALLBACK_REASONS and reply.stale_value is not UNSET:
-                return stale_outcome(reply, waited_seconds)
+                stale = stale_outcome(call, reply, waited_seconds)
+                if stale is not None:
+                    return stale
 
             if reply.reason in _FALLBACK_REASONS and call.options.on_unavailable == "fallback":
                 return NextStep.WITHOUT_DAEMON
@@ -102,10 +118,26 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
 
 
-def hit_outcome(hit: wire.Hit, waited_seconds: float) -> Outcome[Any]:
-    """Return the outcome of a call whose answer was stored."""
+def _another(call: Call) -> NextStep:
+    return NextStep.OWN_CALL if call.options.mode == "refresh" else NextStep.REFRESH
+
+
+def value_of(call: Call, plain: Any) -> Any:
+    """Return the value of an answer or of a stream's piece, of the call's type. Raises `UnreadableAnswer`."""
+    return plain if call.codec is None else call.codec.from_plain(plain)
+
+
+def hit_outcome(call: Call, hit: wire.Hit, waited_seconds: float) -> Outcome[Any] | None:
+    """Return the outcome of a call whose answer was stored; None if that is no value of the call's type."""
+    value = hit.value
+    if call.codec is not None:
+        try:
+            value = call.codec.from_plain(value)
+        except UnreadableAnswer:
+            return None
+
     return Outcome(
-        hit.value,
+        value,
         "stale" if hit.stale else "cache",
         hit.age_seconds,
         hit.backend,
@@ -116,10 +148,25 @@ def hit_outcome(hit: wire.Hit, waited_seconds: float) -> Outcome[Any]:
     )
 
 
-def stale_outcome(reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0) -> Outcome[Any]:
-    """Return the outcome of a call whose only answer is the stale one sent with ``reply``."""
+def stale_outcome(
+    call: Call, reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0
+) -> Outcome[Any] | None:
+    """Return the outcome of a call whose only answer is the stale one sent with ``reply``.
+
+    None if that is no value of the call's type.
+    """
+    try:
+        stale = reply.stale_value
+        value = (
+            [value_of(call, piece) for piece in stale]
+            if call.stream and isinstance(stale, list)
+            else value_of(call, stale)
+        )
+    except UnreadableAnswer:
+        return None
+
     return Outcome(
-        reply.stale_value,
+        value,
         "stale",
         reply.stale_age_seconds,
         reply.stale_backend,

@@ -20,7 +20,7 @@ from typing import Any, Final
 from msgspec import Raw, structs
 
 from sidecard_client.call.attempts import Attempts
-from sidecard_client.call.call import Call, check_fallback, remaining_seconds, unshared
+from sidecard_client.call.call import Call, check_fallback, refreshed, remaining_seconds, unshared
 from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, warn_unshareable
 from sidecard_client.call.conversation import (
     TURNED_AWAY,
@@ -44,12 +44,12 @@ from sidecard_client.call.conversation import (
     settle,
 )
 from sidecard_client.call.failures import fail, kind_of
-from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve
-from sidecard_client.call.values import pack_value
+from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve, value_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnshareableValue
 from sidecard_client.protocol.nesting import MAX_PIECE_DEPTH
+from sidecard_client.values.packing import pack_value
 
 END: Final[Any] = object()
 """The value of `Returned` in place of a piece if a stream ends."""
@@ -152,7 +152,7 @@ class StreamReport:
         if self._first_chunk_seconds is None:
             self._first_chunk_seconds = monotonic() - self._opened_at
 
-        packed = pack_value(piece, MAX_PIECE_DEPTH)
+        packed = pack_value(piece, self._call.codec, MAX_PIECE_DEPTH)
         if len(packed) > MAX_CHUNK_BYTES:
             raise UnshareableValue(
                 f"A piece is too large to be shared: {len(packed)} bytes, at most {MAX_CHUNK_BYTES}."
@@ -208,7 +208,7 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 return Leading(call, reply)
             case wire.Chunk():
                 facts.began(reply, waited_seconds)
-                yield from _follow_chunks(reply, facts)
+                yield from _follow_chunks(call, reply, facts)
                 return None
             case wire.End():
                 facts.ended(reply, waited_seconds)
@@ -220,6 +220,8 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                     yield Give(piece)
 
                 return None
+            case NextStep.REFRESH:
+                call = refreshed(call)
             case NextStep.SEND_VECTOR:
                 call = yield Embed(call)
             case NextStep.OWN_CALL if call.key is None:
@@ -233,10 +235,10 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
 
 
-def _follow_chunks(reply: FinalReply, facts: Provenance) -> Generator[Command, Any, None]:
+def _follow_chunks(call: Call, reply: FinalReply, facts: Provenance) -> Generator[Command, Any, None]:
     started = monotonic()
     while isinstance(reply, wire.Chunk):
-        yield Give(reply.chunk)
+        yield Give(value_of(call, reply.chunk))
         started = monotonic()
         reply = yield NextReply()
 

@@ -9,6 +9,7 @@ from sidecard_client.keys.binding import Bound, signature_of
 from sidecard_client.keys.captured import captured_by
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
+from sidecard_client.values.codec import Codec, annotated_codec
 
 MAX_KEPT: Final = 1024
 """Functions without closures, which live as long as their modules."""
@@ -28,6 +29,8 @@ class Identity:
             function = function.func
 
         self._signature = signature_of(function)
+        self._bare = function
+        self._codecs: dict[bool, Codec | None] = {}
         try:
             self._name: str | UnkeyableRequest = name_of(function)
         except UnkeyableRequest as error:
@@ -44,6 +47,14 @@ class Identity:
     def captured(self) -> dict[str, Any] | None:
         """Return what the function holds, as `captured_by` does."""
         return captured_by(self._function)
+
+    def codec(self, *, stream: bool) -> Codec | None:
+        """Return what brings back the type in the function's annotation, of its answers or of its stream's pieces."""
+        try:
+            return self._codecs[stream]
+        except KeyError:
+            codec = self._codecs[stream] = annotated_codec(self._bare, stream=stream)
+            return codec
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], ignore: tuple[str, ...]) -> Bound:
         """Return the arguments of a call as they enter its key."""

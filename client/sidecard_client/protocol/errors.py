@@ -7,7 +7,8 @@
         ├── CallTimeout (TimeoutError)          the caller: ``wait`` passed
         ├── RequestRefused                      the caller: the daemon does not serve the request
         ├── UnkeyableRequest (TypeError)        the caller: the request has no stable key
-        ├── UnshareableValue (TypeError)        the caller: msgpack would change the value
+        ├── UnshareableValue (TypeError)        the caller: another process would not get the same value
+        ├── UnreadableAnswer (ValueError)       the caller: the answer has another type than is expected
         ├── DaemonUnavailable (ConnectionError)  the host: no daemon replies
         └── ProtocolError                       the daemon: its reply violates the protocol
             └── FramingError                    either side: its bytes violate the framing
@@ -126,7 +127,11 @@ class UnkeyableRequest(SidecardError, TypeError):
 
 
 class UnshareableValue(SidecardError, TypeError):
-    """msgpack would change a value, so other callers cannot receive it."""
+    """Other callers would not receive the same value."""
+
+
+class UnreadableAnswer(SidecardError, ValueError):
+    """An answer is no value of the type that the call expects."""
 
 
 class DaemonUnavailable(SidecardError, ConnectionError):

@@ -2,8 +2,17 @@
 
 import types
 import typing
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from types import FunctionType, MethodType
 from typing import Any, Final, Literal, TypeVar, Union
 
@@ -20,7 +29,7 @@ _AWAITABLES: Final[frozenset[Any]] = frozenset({Awaitable, Coroutine})
 
 def annotation_of(function: Callable[..., Any], *, stream: bool) -> Any:
     """Return the type of a function's answers, or of its stream's pieces; None if it is not known or plain msgpack has it."""
-    plain = function.__func__ if isinstance(function, MethodType) else function
+    plain: Any = function.__func__ if isinstance(function, MethodType) else function
     while (wrapped := getattr(plain, "__wrapped__", None)) is not None:
         plain = wrapped
 
@@ -73,6 +82,9 @@ def is_plain(annotation: Any) -> bool:
 
 def _resolved(annotation: Any, function: FunctionType) -> Any:
     """Resolve names in a text or within a type; None if they are not defined where the function is."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation
+
     holder = types.SimpleNamespace(__annotations__={"return": annotation})
     try:
         return typing.get_type_hints(holder, function.__globals__, include_extras=True).get("return")

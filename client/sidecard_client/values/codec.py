@@ -3,8 +3,11 @@
 Nothing is ever imported because of bytes that were received: a type is what the app gave, by ``returns=`` or an annotation.
 """
 
+import functools
+import hashlib
 import sys
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, Final
@@ -12,17 +15,19 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from sidecard_client.protocol.errors import UnshareableValue
+from sidecard_client.protocol.errors import UnreadableAnswer, UnshareableValue
+from sidecard_client.values.annotations import annotation_of
 from sidecard_client.values.likeness import place_of_difference
 
 _ARRAY_KINDS: Final = frozenset("biufcmMSU")
 """Kinds of numpy's dtypes whose bytes are the whole value: no objects."""
 
 
-class Codec(Struct, frozen=True):
-    """Converts the values of one type. ``name`` identifies the type in keys."""
+class Codec(Struct, frozen=True, eq=False):
+    """Converts the values of one type. ``name`` is for messages, ``identity`` for keys: it has a digest of the type's schema."""
 
     name: str
+    identity: str
     _to_plain: Callable[[Any], Any]
     _from_plain: Callable[[Any], Any]
 
@@ -31,7 +36,7 @@ class Codec(Struct, frozen=True):
         try:
             plain = self._to_plain(value)
             difference = place_of_difference(value, self._from_plain(plain))
-        except Exception as error:  # noqa: BLE001 - validators and serializers of the app
+        except Exception as error:
             raise UnshareableValue(
                 f"The value is not shared: it cannot be converted to plain values and back to {self.name} "
                 f"({type(error).__name__}: {error}). Return what the annotation says, or give returns=."
@@ -40,14 +45,16 @@ class Codec(Struct, frozen=True):
         if difference is None:
             return plain
 
-        raise UnshareableValue(f"The value is not shared: {difference}. Return what {self.name} describes, or give returns=.")
+        raise UnshareableValue(
+            f"The value is not shared: {difference}. Return what {self.name} describes, or give returns=."
+        )
 
     def from_plain(self, plain: Any) -> Any:
-        """Return the value of a plain form. Raises `ValueError` if it is none of the type."""
+        """Return the value of a plain form. Raises `UnreadableAnswer` if it is none of the type."""
         try:
             return self._from_plain(plain)
         except Exception as error:
-            raise ValueError(f"The answer is no {self.name}: {error}") from error
+            raise UnreadableAnswer(f"The answer is no {self.name}: {error}") from error
 
 
 def codec_of(annotation: Any) -> Codec:
@@ -69,7 +76,39 @@ def codec_of(annotation: Any) -> Codec:
     def from_plain(plain: Any) -> Any:
         return msgspec.convert(plain, annotation, builtin_types=(bytes,), dec_hook=_restored)
 
-    return Codec(name, _builtins, from_plain)
+    identity = _identity_of(name, lambda: msgspec.json.schema(annotation, schema_hook=_schema_of_unknown))
+    return Codec(name, identity, _builtins, from_plain)
+
+
+def annotated_codec(function: Callable[..., Any], *, stream: bool) -> Codec | None:
+    """Return the codec of a function's annotation; None for plain values, and for types that are not supported."""
+    annotation = annotation_of(function, stream=stream)
+    if annotation is None:
+        return None
+
+    try:
+        return _kept_codec_of(annotation)
+    except TypeError:
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_codec_of(annotation: Any) -> Codec:
+    return codec_of(annotation)
+
+
+def _identity_of(name: str, schema: Callable[[], Any]) -> str:
+    """Return a name with a digest of the schema, so that answers of a type that has changed are not found any more."""
+    try:
+        text = msgspec.json.encode(schema(), order="deterministic")
+    except Exception:  # noqa: BLE001 - types without a schema: their answers are validated when they are read
+        return name
+
+    return f"{name} {hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def _schema_of_unknown(kind: type) -> dict[str, Any]:
+    return {"type": name_of_type(kind)}
 
 
 def name_of_type(annotation: Any) -> str:
@@ -133,7 +172,12 @@ def _pydantic_codec(name: str, annotation: Any) -> Codec:
     def to_plain(value: Any) -> Any:
         return _dumped(adapter.dump_python(value, exclude_unset=True, round_trip=True))
 
-    return Codec(name, to_plain, adapter.validate_python)
+    def schema() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about defaults that JSON cannot express
+            return adapter.json_schema()
+
+    return Codec(name, _identity_of(name, schema), to_plain, adapter.validate_python)
 
 
 def _dumped(dump: Any) -> Any:

@@ -59,7 +59,9 @@ def place_of_fancy(value: Any) -> str | None:
 
             if kind is list:
                 if not _SCALARS.issuperset(map(type, one)):
-                    inner += [(f"{place}[{index}]", part) for index, part in enumerate(one) if type(part) not in _SCALARS]
+                    inner += [
+                        (f"{place}[{index}]", part) for index, part in enumerate(one) if type(part) not in _SCALARS
+                    ]
             elif kind is dict:
                 for name, part in one.items():
                     if type(name) not in _NAMES:
@@ -93,8 +95,11 @@ def _difference_of_sets(one: Any, other: Any, place: str) -> str | None:
 def _parts_of(value: Any, place: str) -> Iterator[tuple[str, Any]] | None:
     """Return the parts of a value with their places; None for a value that only equality can compare."""
     if isinstance(value, Mapping):
-        names = (part for name in value for part in ((f"key {name!r} of {place}", name), (f"{place}[{name!r}]", value[name])))
-        return iter([*names, *_attributes(value, place)])
+        parts = []
+        for name in value:
+            parts += [(f"key {name!r} of {place}", name), (f"{place}[{name!r}]", value[name])]
+
+        return iter([*parts, *_attributes(value, place)])
 
     if isinstance(value, list | tuple):
         items = ((f"{place}[{index}]", item) for index, item in enumerate(value))
