@@ -40,8 +40,6 @@ from sidecard_client.values.packing import pack_value, unpack_value
 TTL_SECONDS = 300.0
 """The daemon's default."""
 
-VERSION = "fake"
-
 M = TypeVar("M", bound=Struct)
 
 _STATE_REPLIES: dict[type[wire.Request], type[wire.Reply]] = {
@@ -217,9 +215,9 @@ class FakeClient(Client):
 
         hits = sum(asked.source == "cache" for asked in self.asked)
         return {
-            "version": VERSION,
+            "version": "fake",
             "protocol": wire.PROTOCOL_VERSION,
-            "boot_id": VERSION,
+            "boot_id": "fake",
             "draining": False,
             "status": "ok",
             "reasons": [],
@@ -266,7 +264,7 @@ class FakeClient(Client):
         if entry is not None:
             age_seconds = self._clock() - entry.stored_at
             outcome = Outcome(
-                answer_of(call, entry.value),
+                _answer_of(call, entry.value),
                 "cache",
                 age_seconds,
                 entry.backend,
@@ -299,7 +297,7 @@ class FakeClient(Client):
 
             read_usage(call.options, value)  # a faulty hook warns in the test
             try:
-                packed = packed_answer(call, value)
+                packed = _packed_answer(call, value)
             except UnshareableValue as error:
                 warn_unshareable(function, error)
             else:
@@ -356,6 +354,19 @@ def _put_of(call: Call, packed: bytes) -> wire.Put:
     )
 
 
+def _packed_answer(call: Call, value: Any) -> bytes:
+    """Return the packed value of a call, or the packed list of a stream's pieces. Raises `UnshareableValue`."""
+    if call.stream and call.codec is not None:
+        return pack_value([call.codec.to_plain(piece) for piece in value])
+
+    return pack_value(value, call.codec)
+
+
+def _answer_of(call: Call, plain: Any) -> Any:
+    """Return the value of a call, or the list of a stream's pieces."""
+    return [value_of(call, piece) for piece in plain] if call.stream else value_of(call, plain)
+
+
 def _cosine(one: bytes, other: bytes) -> float:
     """Return the cosine of two vectors; -1 if their lengths differ."""
     a, b = memoryview(one).cast("f").tolist(), memoryview(other).cast("f").tolist()
@@ -387,16 +398,3 @@ def _filled(kind: type[M], **known: Any) -> M:
     fields = structs.fields(kind)
     zeros = {field.name: 0 for field in fields if field.required}
     return kind(**zeros | {field.name: known[field.name] for field in fields if field.name in known})
-
-
-def packed_answer(call: Call, value: Any) -> bytes:
-    """Return the packed value of a call, or the packed list of a stream's pieces. Raises `UnshareableValue`."""
-    if call.stream and call.codec is not None:
-        return pack_value([call.codec.to_plain(piece) for piece in value])
-
-    return pack_value(value, call.codec)
-
-
-def answer_of(call: Call, plain: Any) -> Any:
-    """Return the value of a call, or the list of a stream's pieces."""
-    return [value_of(call, piece) for piece in plain] if call.stream else value_of(call, plain)

@@ -11,17 +11,10 @@ from anyio import to_thread
 
 from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
-from sidecard_client.call import conversation as commands
+from sidecard_client.call import commands
 from sidecard_client.call.call import UNKEYED, Call, keyed
-from sidecard_client.call.conversation import (
-    Command,
-    FinalReply,
-    Raised,
-    Returned,
-    converse,
-    finished,
-    is_tracing,
-)
+from sidecard_client.call.commands import Command, FinalReply, Raised, Returned
+from sidecard_client.call.conversation import converse, finished, is_tracing
 from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.outcome import Outcome, hit_outcome
 from sidecard_client.protocol import wire

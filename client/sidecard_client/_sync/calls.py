@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client._sync.connector import Connector
-from sidecard_client.call import conversation as commands
+from sidecard_client.call import commands
 from sidecard_client.call.call import UNKEYED, Call, keyed
-from sidecard_client.call.conversation import Command, Raised, Returned, converse, finished, is_tracing
+from sidecard_client.call.commands import Command, Raised, Returned
+from sidecard_client.call.conversation import converse, finished, is_tracing
 from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.outcome import Outcome, hit_outcome
 from sidecard_client.protocol import wire

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Self, cast
 from sidecard_client._sync.calls import Execution
 from sidecard_client._sync.connector import Connector
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
-from sidecard_client.call.conversation import (
+from sidecard_client.call.commands import (
     BeginCall,
     Command,
     FinalReply,
@@ -21,8 +21,8 @@ from sidecard_client.call.conversation import (
     Pull,
     Raised,
     Returned,
-    finished,
 )
+from sidecard_client.call.conversation import finished
 from sidecard_client.call.streams import END, Provenance, no_pieces, stream
 from sidecard_client.protocol import wire
 

@@ -20,7 +20,7 @@ from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, DaemonUnavailable
 from sidecard_client.protocol.wire import FailureKind
-from sidecard_client.values.codec import Codec
+from sidecard_client.values.codec import ValueCodec
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultingTypeVar  # every type checker includes it
@@ -68,7 +68,7 @@ class Call(Struct):
     trace: str = ""
     stream: bool = False
     """The answer is returned in pieces."""
-    codec: Codec | None = None
+    codec: ValueCodec | None = None
     """Brings back the type of the answer, or of the pieces of a stream; None for plain values."""
     similar: CanEmbed | QueryVector | None = None
     """Whether the call can compute a vector, or the vector that it sends."""

@@ -17,8 +17,6 @@ from collections.abc import Callable, Generator
 from time import monotonic
 from typing import Any
 
-from msgspec import Struct
-
 from sidecard_client.call.attempts import Attempts, may_leave_lease
 from sidecard_client.call.call import (
     Call,
@@ -29,6 +27,20 @@ from sidecard_client.call.call import (
     remaining_seconds,
     unshared,
 )
+from sidecard_client.call.commands import (
+    Abandon,
+    Ask,
+    BeginCall,
+    Command,
+    Embed,
+    FinalReply,
+    Open,
+    Raised,
+    Returned,
+    Run,
+    Send,
+    WaitLocal,
+)
 from sidecard_client.call.completion import complete_or_refuse, usage_of, warn_unshareable
 from sidecard_client.call.failures import kind_of, message_of
 from sidecard_client.call.local_flights import (
@@ -37,7 +49,6 @@ from sidecard_client.call.local_flights import (
     LocalFailure,
     LocalFlight,
     LocalFlights,
-    LocalWaiter,
     Released,
 )
 from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve, value_of
@@ -52,109 +63,6 @@ LOCAL_WAIT_SECONDS = 120.0
 TURNED_AWAY = "it takes no more calls now"
 
 
-class BeginCall(Struct, frozen=True):
-    """Begin ``call``: the result is the final reply or `ConnectionLost`. ``again``: this repeats a begin whose connection ended."""
-
-    call: Call
-    wait_seconds: float | None = None
-    again: bool = False
-
-
-class Ask(Struct, frozen=True):
-    """Send ``message`` and wait for the final reply: the result is that, or `ConnectionLost`."""
-
-    message: wire.Complete | wire.Fail | wire.Renew
-    wait_seconds: float | None = None
-
-
-class Send(Struct, frozen=True):
-    """Send ``message`` without waiting for a reply."""
-
-    message: wire.Fail | wire.Append
-
-
-class Run(Struct, frozen=True):
-    """Run ``function`` with the arguments of ``call``, renewing ``lease`` meanwhile: the result is `Returned` or `Raised`."""
-
-    function: Callable[..., Any]
-    call: Call
-    lease: wire.Lease | None = None
-
-
-class Hold(Struct, frozen=True):
-    """Renew ``lease`` until `Release`."""
-
-    lease: wire.Lease
-
-
-class Release(Struct, frozen=True):
-    """Stop renewing ``lease``."""
-
-    lease: wire.Lease
-
-
-class Abandon(Struct, frozen=True):
-    """Give back everything that the daemon granted this call: stop renewing, and void the begin."""
-
-
-class WaitLocal(Struct, frozen=True):
-    """Wait until ``waiter.event`` is set, ``seconds`` at most."""
-
-    waiter: LocalWaiter
-    seconds: float
-
-
-class Embed(Struct, frozen=True):
-    """Run the embedder: the result is the call with its vector."""
-
-    call: Call
-
-
-class Open(Struct, frozen=True):
-    """Call ``function``, which returns a stream: the result is its first piece `Returned`, or `Raised`.
-
-    ``lease`` is renewed from then on, until `Release`, or until the function raises.
-    """
-
-    function: Callable[..., Any]
-    call: Call
-    lease: wire.Lease | None = None
-
-
-class Pull(Struct, frozen=True):
-    """Take the next piece of the opened stream: `Returned`, or `Raised`."""
-
-
-class NextReply(Struct, frozen=True):
-    """Wait for the next reply to the begin of a followed stream: the result is that, or `ConnectionLost`."""
-
-
-class Give(Struct, frozen=True):
-    """Hand ``piece`` to the caller: the result is whether it wants more."""
-
-    piece: Any
-
-
-class GoOn(Struct, frozen=True):
-    """Go on without the caller, for the waiters: the result is whether that is possible."""
-
-
-class Returned(Struct, frozen=True):
-    """The function returned ``value``."""
-
-    value: Any
-
-
-class Raised(Struct, frozen=True):
-    """The function raised ``error``, a cancellation included."""
-
-    error: BaseException
-
-
-Command = (
-    BeginCall | Ask | Send | Run | Hold | Release | Abandon | WaitLocal | Embed | Open | Pull | NextReply | Give | GoOn
-)
-
 Conversation = Generator[Command, Any, Outcome[Any] | Raised]
 """Returns the call's outcome, or its function's own exception.
 
@@ -162,8 +70,6 @@ That is returned because a generator cannot raise every exception (`StopIteratio
 """
 
 Attempting = Generator[Command, Any, Returned | Raised]
-
-FinalReply = wire.AnyReply | ConnectionLost
 
 
 def converse(

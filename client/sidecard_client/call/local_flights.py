@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from sidecard_client.protocol.errors import UnshareableValue
 from sidecard_client.protocol.wire import FailureKind
-from sidecard_client.values.codec import Codec
+from sidecard_client.values.codec import ValueCodec
 from sidecard_client.values.packing import pack_value
 
 MAX_ELECTIONS = 2
@@ -110,7 +110,7 @@ class LocalFlights:
             flight.waiters.append(waiter)
             return waiter
 
-    def succeed(self, flight: LocalFlight, value: Any, codec: Codec | None = None) -> None:
+    def succeed(self, flight: LocalFlight, value: Any, codec: ValueCodec | None = None) -> None:
         """End a flight with its leader's value. A value that cannot be shared releases the waiters."""
         waiters = self._close(flight)
         if not waiters:

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from sidecard_client.keys.normal_form import BY_TASK, NORMAL_FORMS, Normalize, ordered
 from sidecard_client.keys.vectors import Embedding
 from sidecard_client.values.annotations import is_plain
-from sidecard_client.values.codec import Codec, codec_of
+from sidecard_client.values.codec import ValueCodec, codec_of
 
 MAX_SECONDS = 366 * 86400.0
 
@@ -86,7 +86,7 @@ def flag(keyword: str, value: Any) -> bool:
     return value
 
 
-def answer_type(keyword: str, value: Any) -> Codec | UnsetType | None:
+def answer_type(keyword: str, value: Any) -> ValueCodec | UnsetType | None:
     """Check the type of answers. None takes back to the function's annotation."""
     if value is None:
         return UNSET

@@ -33,7 +33,7 @@ from sidecard_client.call.option_checks import (
 from sidecard_client.keys.normal_form import Normalize
 from sidecard_client.keys.vectors import Embedding
 from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
-from sidecard_client.values.codec import Codec
+from sidecard_client.values.codec import ValueCodec
 
 OnUnavailable = Literal["fallback", "raise"]
 ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
@@ -66,7 +66,7 @@ class Options(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     sample: int = 0
-    returns: Codec | UnsetType | None = UNSET
+    returns: ValueCodec | UnsetType | None = UNSET
     """The type of the answers; None for plain values. If not set, the function's annotation says."""
     normalize: Normalize = ()
     deterministic: bool | None = None

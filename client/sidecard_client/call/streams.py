@@ -21,9 +21,7 @@ from msgspec import Raw, structs
 
 from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import Call, check_fallback, refreshed, remaining_seconds, unshared
-from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, warn_unshareable
-from sidecard_client.call.conversation import (
-    TURNED_AWAY,
+from sidecard_client.call.commands import (
     Abandon,
     Ask,
     BeginCall,
@@ -40,9 +38,9 @@ from sidecard_client.call.conversation import (
     Release,
     Returned,
     Send,
-    run_attempts,
-    settle,
 )
+from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, warn_unshareable
+from sidecard_client.call.conversation import TURNED_AWAY, run_attempts, settle
 from sidecard_client.call.failures import fail, kind_of
 from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve, value_of
 from sidecard_client.protocol import wire

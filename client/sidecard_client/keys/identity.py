@@ -9,7 +9,7 @@ from sidecard_client.keys.binding import Bound, signature_of
 from sidecard_client.keys.captured import captured_by
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
-from sidecard_client.values.codec import Codec, annotated_codec
+from sidecard_client.values.codec import ValueCodec, annotated_codec
 
 MAX_KEPT: Final = 1024
 """Functions without closures, which live as long as their modules."""
@@ -30,7 +30,7 @@ class Identity:
 
         self._signature = signature_of(function)
         self._bare = function
-        self._codecs: dict[bool, Codec | None] = {}
+        self._codecs: dict[bool, ValueCodec | None] = {}
         try:
             self._name: str | UnkeyableRequest = name_of(function)
         except UnkeyableRequest as error:
@@ -48,7 +48,7 @@ class Identity:
         """Return what the function holds, as `captured_by` does."""
         return captured_by(self._function)
 
-    def codec(self, *, stream: bool) -> Codec | None:
+    def codec(self, *, stream: bool) -> ValueCodec | None:
         """Return what brings back the type in the function's annotation, of its answers or of its stream's pieces."""
         try:
             return self._codecs[stream]

@@ -23,7 +23,7 @@ _ARRAY_KINDS: Final = frozenset("biufcmMSU")
 """Kinds of numpy's dtypes whose bytes are the whole value: no objects."""
 
 
-class Codec(Struct, frozen=True, eq=False):
+class ValueCodec(Struct, frozen=True, eq=False):
     """Converts the values of one type. ``name`` is for messages, ``identity`` for keys: it has a digest of the type's schema."""
 
     name: str
@@ -57,7 +57,7 @@ class Codec(Struct, frozen=True, eq=False):
             raise UnreadableAnswer(f"The answer is no {self.name}: {error}") from error
 
 
-def codec_of(annotation: Any) -> Codec:
+def codec_of(annotation: Any) -> ValueCodec:
     """Return the codec of a type. Raises `TypeError` for a type that is not supported."""
     name = name_of_type(annotation)
     annotation = _without_generic_arrays(annotation)
@@ -77,10 +77,10 @@ def codec_of(annotation: Any) -> Codec:
         return msgspec.convert(plain, annotation, builtin_types=(bytes,), dec_hook=_restored)
 
     identity = _identity_of(name, lambda: msgspec.json.schema(annotation, schema_hook=_schema_of_unknown))
-    return Codec(name, identity, _builtins, from_plain)
+    return ValueCodec(name, identity, _builtins, from_plain)
 
 
-def annotated_codec(function: Callable[..., Any], *, stream: bool) -> Codec | None:
+def annotated_codec(function: Callable[..., Any], *, stream: bool) -> ValueCodec | None:
     """Return the codec of a function's annotation; None for plain values, and for types that are not supported."""
     annotation = annotation_of(function, stream=stream)
     if annotation is None:
@@ -93,7 +93,7 @@ def annotated_codec(function: Callable[..., Any], *, stream: bool) -> Codec | No
 
 
 @functools.lru_cache(maxsize=1024)
-def _kept_codec_of(annotation: Any) -> Codec:
+def _kept_codec_of(annotation: Any) -> ValueCodec:
     return codec_of(annotation)
 
 
@@ -161,7 +161,7 @@ def _restored(kind: Any, plain: Any) -> Any:
     raise NotImplementedError(f"{name_of_type(kind)} is not supported")
 
 
-def _pydantic_codec(name: str, annotation: Any) -> Codec:
+def _pydantic_codec(name: str, annotation: Any) -> ValueCodec:
     import pydantic  # noqa: PLC0415 - the app has imported it
 
     try:
@@ -177,7 +177,7 @@ def _pydantic_codec(name: str, annotation: Any) -> Codec:
             warnings.simplefilter("ignore")  # about defaults that JSON cannot express
             return adapter.json_schema()
 
-    return Codec(name, _identity_of(name, schema), to_plain, adapter.validate_python)
+    return ValueCodec(name, _identity_of(name, schema), to_plain, adapter.validate_python)
 
 
 def _dumped(dump: Any) -> Any:

@@ -1,7 +1,7 @@
 """Values for other processes: msgpack that decodes to the same value, of the same types.
 
 msgpack has no tuples and no classes: a tuple would decode to a list, a dataclass to a dict. A caller that shares an answer
-must get the holder's value, so such values are refused instead of changed, unless a `Codec` brings them back.
+must get the holder's value, so such values are refused instead of changed, unless a `ValueCodec` brings them back.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ import msgspec
 from sidecard_client.protocol.errors import UnshareableValue
 from sidecard_client.protocol.nesting import MAX_DEPTH, nesting_problem, nests_too_deep
 from sidecard_client.protocol.wire import pack
-from sidecard_client.values.codec import Codec
+from sidecard_client.values.codec import ValueCodec
 from sidecard_client.values.likeness import place_of_fancy
 
 unpack_value = msgspec.msgpack.Decoder().decode
 """Decode msgpack bytes to plain objects. Raises `msgspec.DecodeError`."""
 
 
-def pack_value(value: Any, codec: Codec | None = None, max_depth: int = MAX_DEPTH) -> bytes:
+def pack_value(value: Any, codec: ValueCodec | None = None, max_depth: int = MAX_DEPTH) -> bytes:
     """Return the msgpack bytes of ``value`` after checking that the same value comes back.
 
     The check is made only on a miss. Raises `UnshareableValue` with the place that would change and what to return instead.

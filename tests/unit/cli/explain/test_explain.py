@@ -17,6 +17,7 @@ from sidecard_client.call import call as calls
 from sidecard_client.call.options import Options
 from sidecard_client.http.request import parse_request
 from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.naming import name_of
 from sidecard_client.keys.normal_form import BY_TASK
 from sidecard_client.protocol.wire import EntryState, PolicyValue, Usage
 from sidecard_client.protocol.wire import Explained as State
@@ -56,7 +57,7 @@ def test_a_call_has_the_clients_key() -> None:
     call = calls.prepare(options, generate, ("q",), {"temperature": 0, "trace": "x"})
     asked = question(
         {
-            "name": f"{__name__}.generate",
+            "name": name_of(generate),
             "args": ["q"],
             "kwargs": {"temperature": 0, "trace": "x"},
             "task": "rag",
@@ -67,7 +68,7 @@ def test_a_call_has_the_clients_key() -> None:
     assert asked.explain(()).key == call.key
     assert asked.deterministic
     streamed = calls.prepare(Options(), generate, ("q",), {}, stream=True)
-    form = {"name": f"{__name__}.generate", "args": ["q"], "stream": True}
+    form = {"name": name_of(generate), "args": ["q"], "kwargs": {"temperature": 1.0}, "stream": True}
     assert question(form).explain(()).key == streamed.key
 
 
@@ -151,7 +152,7 @@ def test_text_shows_key_and_policy() -> None:
     """Each policy value has its source; values of the request take precedence."""
     text = text_of(explained({"name": "app.f", "args": ["q"], "task": "rag", "ttl": 5}))
     lines = text.splitlines()
-    assert lines[0].startswith("key        k1-")
+    assert lines[0].startswith("key        k2-")
     assert "name       app.f" in lines
     assert [line.split() for line in lines if line.startswith("ttl_seconds")] == [["ttl_seconds", "5", "call:", "ttl"]]
     assert "cache.stale_seconds (default)" in text

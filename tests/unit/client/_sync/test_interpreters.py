@@ -6,7 +6,7 @@ from sidecard_client._async.calls import AsyncExecution
 from sidecard_client._async.streams import _StreamExecution as AsyncStreamExecution
 from sidecard_client._sync.calls import Execution
 from sidecard_client._sync.streams import _StreamExecution
-from sidecard_client.call.conversation import Command, Give, GoOn, NextReply, Open, Pull
+from sidecard_client.call.commands import Command, Give, GoOn, NextReply, Open, Pull
 
 COMMANDS = set(get_args(Command))
 STREAMS = {Open, Pull, NextReply}

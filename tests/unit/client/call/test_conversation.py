@@ -10,9 +10,10 @@ from warnings import catch_warnings
 import pytest
 
 from sidecard_client import CallFailed, CallRejected, CallTimeout, DaemonUnavailable
-from sidecard_client.call import conversation as commands
+from sidecard_client.call import commands
 from sidecard_client.call.call import prepare
-from sidecard_client.call.conversation import Raised, Returned, converse, finished
+from sidecard_client.call.commands import Raised, Returned
+from sidecard_client.call.conversation import converse, finished
 from sidecard_client.call.local_flights import Answered, Elected, LocalFailure, LocalFlight, LocalFlights, LocalWaiter
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome

@@ -6,9 +6,9 @@ from warnings import catch_warnings
 import pytest
 
 from sidecard_client import CallFailed, CallTimeout
-from sidecard_client.call import conversation as commands
+from sidecard_client.call import commands
 from sidecard_client.call.call import prepare
-from sidecard_client.call.conversation import Raised, Returned
+from sidecard_client.call.commands import Raised, Returned
 from sidecard_client.call.options import Options
 from sidecard_client.call.streams import END, Provenance, stream
 from sidecard_client.protocol import wire

@@ -54,7 +54,18 @@ class Sub(Base):
         (subprocess.run, "subprocess.run"),
         (pytest.raises, "_pytest.raises.raises"),
     ],
-    ids=str,
+    ids=[
+        "function",
+        "method",
+        "inherited",
+        "class method",
+        "callable",
+        "partial",
+        "lru_cache",
+        "builtin",
+        "library",
+        "private module",
+    ],
 )
 def test_name_of_functions_and_methods(named: Any, name: str) -> None:
     """Project, module and qualified name; for methods, the class that they are called on. Installed modules have no project."""

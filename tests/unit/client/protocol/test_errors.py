@@ -16,6 +16,7 @@ ALL: list[SidecardError] = [
     errors.RequestRefused("denied", "for operators"),
     errors.UnkeyableRequest("args[0] is an object"),
     errors.UnshareableValue("a tuple"),
+    errors.UnreadableAnswer("a str"),
     errors.DaemonUnavailable("/run/x.sock", "connection refused"),
     errors.ProtocolError("no such id"),
     errors.FramingError("too_large", "a frame of 9 bytes", (b"before",)),
