@@ -1,10 +1,8 @@
 """How an asynchronous client is opened and closed, and how it decorates. The calls themselves are in `client`."""
 
-import inspect
-import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, overload
 
 import anyio
 import anyio.to_thread
@@ -15,7 +13,7 @@ from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.call.base_client import BaseClient
 from sidecard_client.call.call import Backends, T
 from sidecard_client.call.options import Options
-from sidecard_client.call.wrapping import CachedFunction, Perform, generates
+from sidecard_client.call.wrapping import Perform, cached_function
 from sidecard_client.metrics.client_metrics import ClientMetrics
 from sidecard_client.protocol.socket_path import find_socket
 
@@ -42,6 +40,8 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
     call to the next waiter. When the client is closed, calls that still wait raise `RuntimeError`; functions that still run
     go on, and their answers are not shared.
     """
+
+    _awaits: ClassVar = True
 
     def _open(self, path: str | None, timeout_seconds: float) -> None:
         self._init_metrics(lambda: BlockingConnection(path or find_socket(), timeout_seconds), timeout_seconds)
@@ -105,8 +105,5 @@ class AsyncDecorator:
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorate ``function``."""
-        decorated = CachedFunction(self._perform, function, self._options)
-        if sys.version_info >= (3, 12) and not generates(function):
-            inspect.markcoroutinefunction(decorated)  # frameworks check whether a handler must be awaited
-
-        return cast("Callable[..., Any]", decorated)
+        decorated: Callable[..., Any] = cached_function(self._perform, function, self._options, awaits=True)
+        return decorated

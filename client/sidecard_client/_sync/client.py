@@ -83,7 +83,8 @@ class Client(Lifecycle):
         Everything else passes through. All keywords of a method's calls go to the method.
         Two objects of one class share. If the object changes the answer, pass ``model=`` or ``name=``.
         """
-        return cast("T", SharedMethods(self._perform, llm_client, self._options.changed(policy), methods))
+        options = self._options.changed(policy)
+        return cast("T", SharedMethods(self._perform, llm_client, options, methods, awaits=self._awaits))
 
     # Entries ----------------------------------------------------------------------------------------------------------
 

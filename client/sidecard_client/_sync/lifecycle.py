@@ -11,7 +11,7 @@ from sidecard_client._sync.connector import Connector
 from sidecard_client.call.base_client import BaseClient
 from sidecard_client.call.call import Backends, T
 from sidecard_client.call.options import Options
-from sidecard_client.call.wrapping import CachedFunction, Perform
+from sidecard_client.call.wrapping import Perform, cached_function
 from sidecard_client.metrics.client_metrics import ClientMetrics
 from sidecard_client.protocol.socket_path import find_socket
 
@@ -61,7 +61,7 @@ class Decorator:
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """Decorate ``function``."""
-        return cast("Callable[P, T]", CachedFunction(self._perform, function, self._options))
+        return cast("Callable[P, T]", cached_function(self._perform, function, self._options, awaits=False))
 
 
 _clients: WeakSet[Lifecycle] = WeakSet()

@@ -1,8 +1,9 @@
 """Arguments of both clients, checked once, and the defaults of every call's policy."""
 
+import functools
 import os
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from sidecard_client.call.failures import Classify, default_classify
 from sidecard_client.call.option_checks import time_limit
@@ -18,7 +19,21 @@ DAEMON_TIMEOUT_SECONDS = 0.5
 
 
 class BaseClient:
-    """The arguments of `Client` and `AsyncClient`."""
+    """The arguments of `Client` and `AsyncClient`.
+
+    A client pickles by its arguments: another process gets a client of its own. A copy is the client itself.
+    """
+
+    _awaits: ClassVar = False
+    """Whether calls are to be awaited."""
+
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments, for `__reduce__`."""
+        self = super().__new__(cls)
+        self._arguments = args, kwargs
+        return self
 
     def __init__(
         self,
@@ -73,6 +88,16 @@ class BaseClient:
 
     def _open(self, path: str | None, timeout_seconds: float) -> Any:
         raise NotImplementedError
+
+    def __reduce__(self) -> Any:
+        args, kwargs = self._arguments
+        return functools.partial(type(self), *args, **kwargs), ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
 
     @property
     def redact(self) -> Redact | None:

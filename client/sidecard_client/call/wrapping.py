@@ -4,14 +4,16 @@
 """
 
 import functools
-from collections.abc import Callable, Collection
-from types import BuiltinMethodType, FunctionType, MethodType
-from typing import Any
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType
+from typing import Any, Self
 
 from msgspec import UNSET
 
 from sidecard_client.call.call import Call, check_identity, prepare
 from sidecard_client.call.options import Options
+from sidecard_client.keys.captured import StandIn
 
 Perform = Callable[[Call], Any]
 
@@ -24,45 +26,185 @@ _GENERATOR_FLAGS = 0x20 | 0x200
 METHOD_TYPES = (MethodType, FunctionType, BuiltinMethodType)
 
 
-class CachedFunction:
-    """A function or method whose calls are shared. ``__wrapped__`` is the function itself."""
+class Sharing(StandIn):
+    """How the calls of one function are made: by ``perform``, with ``options``. ``awaits``: by an asynchronous client."""
 
-    def __init__(self, perform: Perform, function: Callable[..., Any], options: Options) -> None:
-        _refuse_key(options)
-        if options.key is UNSET:
-            check_identity(
-                function, options
-            )  # a function without a stable name is an error here, not at its first call
+    __slots__ = ("awaits", "options", "perform", "stream")
 
-        functools.update_wrapper(self, function)
-        self._perform = perform
-        self._function = function
-        self._options = options
-        self._stream = generates(function)
+    def __init__(self, perform: Perform, function: Callable[..., Any], options: Options, *, awaits: bool) -> None:
+        self.perform = perform
+        self.function = function
+        self.options = options
+        self.awaits = awaits
+        self.stream = generates(function)
+
+    def make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call of ``function``, which is the function itself or a method of it."""
+        return self.perform(prepare(self.options, function, args, kwargs, stream=self.stream, policy_is_bound=True))
+
+    def shared(self) -> Callable[..., Any]:
+        """Return a function whose calls are shared. It is a coroutine function if its calls are to be awaited."""
+        return self._like_the_function(_awaiting(self) if self.awaits and not self.stream else _plain(self))
+
+    def shared_method(self) -> Callable[..., Any]:
+        """Return a function whose first argument is the instance of a method, which is not part of the key."""
+        make_one = _awaiting_method if self.awaits and not self.stream else _plain_method
+        return self._like_the_function(make_one(self))
+
+    def code(self, shared: Callable[..., Any]) -> CodeType:
+        """Return code by which `inspect` tells what calls of ``shared`` return."""
+        kind = (_async_generator if self.awaits else _generator) if self.stream else shared
+        code: CodeType = getattr(kind, "__code__")  # noqa: B009 - mypy knows no such attribute of a callable
+        return code
+
+    def _like_the_function(self, shared: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.update_wrapper(shared, self.function)
+
+
+def _plain(sharing: Sharing) -> Callable[..., Any]:
+    def shared(*args: Any, **kwargs: Any) -> Any:
+        return sharing.make(sharing.function, args, kwargs)
+
+    return shared
+
+
+def _awaiting(sharing: Sharing) -> Callable[..., Any]:
+    async def shared(*args: Any, **kwargs: Any) -> Any:
+        return await sharing.make(sharing.function, args, kwargs)
+
+    return shared
+
+
+def _plain_method(sharing: Sharing) -> Callable[..., Any]:
+    def shared(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return sharing.make(MethodType(sharing.function, instance), args, kwargs)
+
+    return shared
+
+
+def _awaiting_method(sharing: Sharing) -> Callable[..., Any]:
+    async def shared(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return await sharing.make(MethodType(sharing.function, instance), args, kwargs)
+
+    return shared
+
+
+def _generator() -> Iterator[None]:
+    yield
+
+
+async def _async_generator() -> AsyncIterator[None]:
+    yield
+
+
+def cached_function(perform: Perform, function: Any, options: Options, *, awaits: bool) -> Any:
+    """Return ``function`` with its calls shared: what `cached` makes of it.
+
+    A function of a module becomes a function, so that it pickles by name. All else becomes a `CachedFunction`.
+    """
+    if isinstance(function, staticmethod | classmethod):
+        return type(function)(cached_function(perform, function.__func__, options, awaits=awaits))
+
+    _refuse_key(options)
+    if options.key is UNSET:
+        check_identity(function, options)  # a function without a stable name is an error here, not at its first call
+
+    sharing = Sharing(perform, function, options, awaits=awaits)
+    if type(function) is FunctionType and "." not in function.__qualname__ and not sharing.stream:
+        return sharing.shared()
+
+    return CachedFunction(sharing)
+
+
+class _FunctionLike(StandIn):
+    """A callable with the attributes of a function: `inspect` tells by them what it returns, and what it is called."""
+
+    __slots__ = ("__dict__", "__weakref__", "_call")
+
+    def __init__(self, sharing: Sharing, call: Callable[..., Any]) -> None:
+        self.function = sharing.function
+        self._call = call
+        functools.update_wrapper(self, sharing.function)
+        self.__name__: str = getattr(sharing.function, "__name__", type(sharing.function).__name__)
+        self.__code__ = sharing.code(call)
+        self.__defaults__ = self.__kwdefaults__ = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the function's value. It runs only if no stored or running call has the answer."""
-        call = prepare(self._options, self._function, args, kwargs, stream=self._stream, policy_is_bound=True)
-        return self._perform(call)
-
-    def __get__(self, instance: object | None, owner: type | None = None) -> Any:
-        """Bind to an instance like a function, so that ``self`` is not part of the key."""
-        if instance is None:
-            return self
-
-        return _shared(self._perform, MethodType(self._function, instance), self._options)
+        return self._call(*args, **kwargs)
 
     def __repr__(self) -> str:
         """Show the function."""
-        return f"<cached {self._function!r}>"
+        return f"<cached {self.function!r}>"
+
+
+class CachedFunction(_FunctionLike):
+    """A method, local function, generator function or callable object whose calls are shared.
+
+    ``__wrapped__`` is the function itself. It differs from a function in how it binds: ``self`` is not part of a method's key.
+    """
+
+    __slots__ = ("_bound", "_sharing")
+
+    def __init__(self, sharing: Sharing) -> None:
+        super().__init__(sharing, sharing.shared())
+        self._sharing = sharing
+        bound = sharing.shared_method()
+        self._bound = _FunctionLike(sharing, bound) if sharing.stream else bound
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do as a function does, and bind a class method."""
+        if args and isinstance(args[0], type) and self._is_class_method_of(args[0]):
+            return self._bound(*args, **kwargs)
+
+        return self._call(*args, **kwargs)
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> Any:
+        """Bind to an instance like a function, so that ``self`` is not part of the key."""
+        return self if instance is None else MethodType(self._bound, instance)
+
+    def __reduce__(self) -> Any:
+        """Pickle by name, like a function. By value if the name is local or a notebook's, which only cloudpickle can do."""
+        place: Any = sys.modules.get(self.__module__)
+        if hasattr(sys, "ps1") and not hasattr(place, "__file__"):
+            place = None  # a notebook or a shell, whose names no other process knows
+
+        name: str = getattr(self, "__qualname__", "")
+        for part in name.split("."):
+            place = getattr(place, part, None)
+
+        return name if place is self else (CachedFunction, (self._sharing,))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def _is_class_method_of(self, kind: type) -> bool:
+        """Return whether this is a class method called on its class: since Python 3.13 that binds without `__get__`."""
+        for base in kind.__mro__:
+            found = vars(base).get(self.__name__)
+            if isinstance(found, classmethod) and found.__func__ is self:
+                return True
+
+        return False
 
 
 class SharedMethods:
     """A proxy of an object whose public methods are shared; everything else passes through."""
 
-    __slots__ = ("_sidecard_methods", "_sidecard_options", "_sidecard_perform", "_sidecard_target")
+    __slots__ = ("_sidecard_awaits", "_sidecard_methods", "_sidecard_options", "_sidecard_perform", "_sidecard_target")
 
-    def __init__(self, perform: Perform, target: object, options: Options, methods: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        perform: Perform,
+        target: object,
+        options: Options,
+        methods: Collection[str] | None,
+        *,
+        awaits: bool = False,
+    ) -> None:
         _refuse_key(options)
         if isinstance(methods, str):
             raise TypeError(f"methods= must be a list of names, such as methods=[{methods!r}].")
@@ -71,6 +213,7 @@ class SharedMethods:
             if not callable(getattr(target, name)):
                 raise TypeError(f"methods= names {name!r}, which is not callable.")
 
+        object.__setattr__(self, "_sidecard_awaits", awaits)
         object.__setattr__(self, "_sidecard_perform", perform)
         object.__setattr__(self, "_sidecard_target", target)
         object.__setattr__(self, "_sidecard_options", options)
@@ -90,7 +233,7 @@ class SharedMethods:
         if options.name is not None:  # it names the object; its methods must not answer for each other
             options = options.changed({"name": f"{options.name}.{name}"})
 
-        return _shared(self._sidecard_perform, attribute, options)
+        return Sharing(self._sidecard_perform, attribute, options, awaits=self._sidecard_awaits).shared()
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set the target's attribute."""
@@ -99,6 +242,11 @@ class SharedMethods:
     def __delattr__(self, name: str) -> None:
         """Delete the target's attribute."""
         delattr(self._sidecard_target, name)
+
+    def __reduce__(self) -> Any:
+        """Pickle the target, and how it is shared."""
+        make = functools.partial(SharedMethods, awaits=self._sidecard_awaits)
+        return make, (self._sidecard_perform, self._sidecard_target, self._sidecard_options, self._sidecard_methods)
 
     def __dir__(self) -> list[str]:
         """List the target's attributes."""
@@ -128,12 +276,3 @@ def _refuse_key(options: Options) -> None:
 
     if isinstance(options.key, str):
         raise TypeError("key= is for one call: here all arguments would share one answer. Use name=.")
-
-
-def _shared(perform: Perform, function: Callable[..., Any], options: Options) -> Callable[..., Any]:
-    stream = generates(function)
-
-    def shared(*args: Any, **kwargs: Any) -> Any:
-        return perform(prepare(options, function, args, kwargs, stream=stream, policy_is_bound=True))
-
-    return functools.update_wrapper(shared, function)

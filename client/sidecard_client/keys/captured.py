@@ -22,6 +22,14 @@ _SCALARS: Final = frozenset({str, bytes, bytearray, int, float, bool, type(None)
 _HINT: Final = "give the function a name with name=, the same in every process and for this state alone"
 
 
+class StandIn:
+    """Something of sidecard's own that stands for ``function``: in keys, it is that function and what it holds."""
+
+    __slots__ = ("function",)
+
+    function: Callable[..., Any]
+
+
 def captured_by(function: Callable[..., Any]) -> dict[str, Any] | None:
     """Return what a function holds, by name; None for most functions, which hold nothing.
 
@@ -40,6 +48,9 @@ def _held_by(function: Any, around: tuple[Any, ...]) -> dict[str, Any]:
     function = getattr(function, "__func__", function)
     if type(function) is FunctionType:
         return _variables_of(function, (*around, function))
+
+    if isinstance(function, StandIn):
+        return {"function": _form_of(function, "", around)}
 
     wrapped = getattr(function, "__wrapped__", None)
     if wrapped is not None:
@@ -86,11 +97,8 @@ def _form_of(value: Any, place: str, around: tuple[Any, ...]) -> Any:
     if kind in _SCALARS:
         return value
 
-    if isinstance(value, ModuleType):
-        return {"module": value.__name__}
-
-    if isinstance(value, type):
-        return {"class": name_of(value)}
+    if isinstance(value, ModuleType | type):
+        return {"module": value.__name__} if isinstance(value, ModuleType) else {"class": name_of(value)}
 
     if any(value is one for one in around):
         return {"recursion": True}
@@ -106,6 +114,9 @@ def _form_of(value: Any, place: str, around: tuple[Any, ...]) -> Any:
         if isinstance(value, partial):
             bound = _form_of([list(value.args), value.keywords], place, within)
             return {"function": name_of(value), "captured": _held_by(value, around), "bound": bound}
+
+        if isinstance(value, StandIn):
+            return _form_of(value.function, place, within)
 
         method = isinstance(value, BuiltinFunctionType) and not isinstance(value.__self__, ModuleType | type(None))
         if isinstance(value, FunctionType | BuiltinFunctionType) and not method:

@@ -7,7 +7,7 @@ import pytest
 
 from sidecard_client.call.call import Call
 from sidecard_client.call.options import Options
-from sidecard_client.call.wrapping import CachedFunction, SharedMethods
+from sidecard_client.call.wrapping import CachedFunction, SharedMethods, cached_function
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
@@ -137,10 +137,10 @@ def answer(question: str, *, ttl: int = 0) -> str:
 def test_cached_shares_each_call() -> None:
     """All keywords are the function's, and the decorated function keeps its metadata."""
     performer = Performer()
-    function = CachedFunction(performer, answer, Options(task="rag"))
+    function = cached_function(performer, answer, Options(task="rag"), awaits=False)
     assert function("q", ttl=3) == "q3"
     assert performer.calls[0].key == fingerprint("rag", None, name_of(answer), ("q",), {"ttl": 3})
-    assert function.__name__ == "answer"  # type: ignore[attr-defined]  # update_wrapper's
+    assert function.__name__ == "answer"
     assert function.__doc__ == "Answer."
     assert "answer" in repr(function)
 
@@ -150,7 +150,7 @@ def test_cached_on_a_method_leaves_self_out_of_the_key() -> None:
     performer = Performer()
 
     class Bot:
-        @lambda function: CachedFunction(performer, function, Options())
+        @lambda function: cached_function(performer, function, Options(), awaits=False)
         def ask(self, question: str) -> str:
             """Ask."""
             return question
@@ -167,16 +167,16 @@ def test_cached_on_a_method_leaves_self_out_of_the_key() -> None:
 def test_cached_needs_a_stable_name_immediately() -> None:
     """A decorator fails where it is applied."""
     with pytest.raises(UnkeyableRequest, match="name="):
-        CachedFunction(Performer(), lambda: 1, Options())
+        cached_function(Performer(), lambda: 1, Options(), awaits=False)
 
-    CachedFunction(Performer(), lambda: 1, Options(name="n"))
-    CachedFunction(Performer(), lambda: 1, Options(key=None))
+    cached_function(Performer(), lambda: 1, Options(name="n"), awaits=False)
+    cached_function(Performer(), lambda: 1, Options(key=None), awaits=False)
 
 
 def test_cached_refuses_a_key() -> None:
     """One key would give one answer to all arguments."""
     with pytest.raises(TypeError, match="for one call"):
-        CachedFunction(Performer(), answer, Options(key="k"))
+        cached_function(Performer(), answer, Options(key="k"), awaits=False)
 
 
 @pytest.mark.parametrize("name", ["close", "aclose"])
