@@ -37,7 +37,7 @@ def test_sigusr1_and_sigusr2_change_the_log_level(daemon: Start, socket_path: st
     begin, complete = one.said("answered")
     assert (begin["op"], begin["reply"], complete["op"], complete["reply"]) == ("begin", "lease", "complete", "stored")
     assert (begin["lease"], begin["peer"]) == (complete["lease"], complete["peer"])
-    assert begin["key"].startswith("k1-")
+    assert begin["key"].startswith("k2-")
 
 
 def test_log_level_command_sets_the_level(daemon: Start, socket_path: str) -> None:

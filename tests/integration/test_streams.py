@@ -532,7 +532,7 @@ class TestAsync:
             return model.astream(prompt)
 
         async with AsyncClient(running.socket) as client:
-            assert [piece async for piece in client.stream(coroutine, "a")] == pieces("a", 1)
+            assert [piece async for piece in client.stream(coroutine, "a", name="coroutine")] == pieces("a", 1)
             assert [piece async for piece in client.stream(model.stream, "b")] == pieces("b", 2)
 
     async def test_followers_read_along_on_one_connection(self, running: Daemon, model: Model) -> None:

@@ -821,7 +821,7 @@ def test_a_childs_exit_does_not_lose_the_parents_lease(
         assert in_fork(lambda: client.ping().boot_id == "scripted")
         return prompt
 
-    assert client.outcome(forking, "p").source == "upstream"
+    assert client.outcome(forking, "p", name="forking").source == "upstream"
     wait_until(lambda: 1 in daemon.ended)
     daemon.wait_for(wire.Complete)
     assert 0 not in daemon.ended

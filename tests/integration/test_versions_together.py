@@ -143,6 +143,16 @@ def test_one_client_uses_everything(
     assert origin_of_daemon(server) == str(server.root / "sidecard" / "__init__.py")
 
 
+def test_computed_keys_of_the_other_version_are_missed_once(
+    old: Version, pair: tuple[Version, Version], daemon: Start, worker: Callable[..., Worker]
+) -> None:
+    """The recipe has another version: no call gets an answer that another recipe stored."""
+    client, server = pair
+    path = daemon("--no-state", **server.environ).socket
+    for version in (client, NEW if client is old else old):
+        assert worker(version, path, "alone").rest()[2] == ["upstream", "cache", "answer to a"]
+
+
 def origin_of_daemon(version: Version) -> str:
     """Return what the daemon's processes import as ``sidecard``."""
     command = [sys.executable, "-c", "import sidecard; print(sidecard.__file__)"]
@@ -155,7 +165,7 @@ def origin_of_daemon(version: Version) -> str:
 def test_a_waiter_shares_or_replaces_a_holder_of_the_other_version(
     old: Version, pair: tuple[Version, Version], failure: str, daemon: Start, worker: Callable[..., Worker]
 ) -> None:
-    """The keys of both versions are equal; a holder that fails transiently is replaced by its waiter."""
+    """A key that the app gives means the same in both versions; a holder that fails transiently is replaced by its waiter."""
     client, server = pair
     other = NEW if client is old else old
     path = daemon("--no-state", **server.environ).socket

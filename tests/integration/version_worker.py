@@ -96,7 +96,7 @@ def hold(client: Client, failing: str) -> None:
         return "the holder's"
 
     try:
-        show(client.outcome(upstream, "p", name="shared").source)
+        show(client.outcome(upstream, "p", key="shared").source)
     except ConnectionError as error:
         show(str(error))
 
@@ -104,7 +104,7 @@ def hold(client: Client, failing: str) -> None:
 def wait(client: Client) -> None:
     """Ask for the call "shared" that another worker makes; show the value and its source."""
     try:
-        outcome = client.outcome(lambda _prompt: "the waiter's", "p", name="shared", wait=PATIENCE_SECONDS)
+        outcome = client.outcome(lambda _prompt: "the waiter's", "p", key="shared", wait=PATIENCE_SECONDS)
         show([outcome.value, outcome.source])
     except CallFailed as error:
         show(str(error))

@@ -12,13 +12,14 @@ from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
 from sidecard_client.call.options import Options
+from sidecard_client.keys.captured import captured_by
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS, fingerprint
-from sidecard_client.keys.identity import identity_of
+from sidecard_client.keys.identity import Identity, identity_of
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import CallRejected, DaemonUnavailable
+from sidecard_client.protocol.errors import CallRejected, DaemonUnavailable, UnkeyableRequest
 from sidecard_client.protocol.wire import FailureKind
 from sidecard_client.values.codec import ValueCodec
 
@@ -153,17 +154,27 @@ def prepare(
 
     key = options.key
     call = Call(functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, stream=stream)
-    if key is not None:
-        returns = options.returns
-        call.codec = identity_of(functions[0]).codec(stream=stream) if isinstance(returns, UnsetType) else returns
+    if key is None:
+        return call
+
+    identity = identity_of(functions[0])
+    if not isinstance(options.returns, UnsetType):
+        call.codec = options.returns
+    elif stream in identity.codecs:
+        call.codec = identity.codecs[stream]
+    else:
+        call.codec = identity.read_codec(functions[0], stream=stream)
 
     if key is UNSET:
         if options.normalize == BY_TASK:
             check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
         else:
-            call.key = _key_of(call, options.normalize)
+            name, args, kwargs, extras = key_parts(call, identity)
+            call.key = fingerprint(
+                options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
+            )
 
-    if options.embed is not None and key is not None:
+    if options.embed is not None:
         call.similar = CAN_EMBED
 
     return call
@@ -171,26 +182,37 @@ def prepare(
 
 def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
     """Return an `UNKEYED` call with its key, for its task's normal ``forms``. Raises `UnkeyableRequest`."""
-    return msgspec.structs.replace(call, key=_key_of(call, forms))
+    options = call.options
+    name, args, kwargs, extras = key_parts(call)
+    key = fingerprint(options.task, options.model, name, args, kwargs, options.ignore, forms, extras)
+    return msgspec.structs.replace(call, key=key)
 
 
 def check_identity(function: Callable[..., Any], options: Options) -> None:
     """Raise `UnkeyableRequest` for a function whose name or state has no stable form, unless ``name=`` identifies it."""
     if options.name is None:
         identity = identity_of(function)
-        assert identity.name  # noqa: S101 - raises if there is none
-        identity.captured()
+        if identity.name is None:
+            raise UnkeyableRequest(identity.problem)
+
+        captured_by(function)
 
 
-def key_parts(call: Call) -> KeyParts:
-    """Return what the function and the arguments add to a call's key. Raises `UnkeyableRequest`."""
+def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
+    """Return what the function, identified if not given, and the arguments add to a call's key. Raises `UnkeyableRequest`."""
     options = call.options
-    identity = identity_of(call.functions[0])
+    if identity is None:
+        identity = identity_of(call.functions[0])
+
     name = options.name
     captured = None
     if name is None:
         name = identity.name
-        captured = identity.captured()
+        if name is None:
+            raise UnkeyableRequest(identity.problem)
+
+        if identity.holds_state:
+            captured = captured_by(call.functions[0])
 
     if call.stream:
         name += STREAM_SUFFIX
@@ -208,12 +230,6 @@ def key_parts(call: Call) -> KeyParts:
         extras["sample"] = options.sample
 
     return name, args, kwargs, extras
-
-
-def _key_of(call: Call, forms: tuple[NormalForm, ...]) -> str:
-    options = call.options
-    name, args, kwargs, extras = key_parts(call)
-    return fingerprint(options.task, options.model, name, args, kwargs, options.ignore, forms, extras)
 
 
 def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> Explanation:

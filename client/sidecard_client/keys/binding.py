@@ -14,6 +14,8 @@ from types import FunctionType, MethodType
 from typing import Any, Final
 
 Bound = tuple[tuple[Any, ...], Mapping[str, Any]]
+Bind = Callable[[tuple[Any, ...], Mapping[str, Any], tuple[str, ...]], Bound]
+"""Takes positional and named arguments, and names of parameters to leave out."""
 
 REST: Final = "*"
 """Name of the values of ``*args`` if a parameter before them is left out. No parameter has this name."""
@@ -55,6 +57,11 @@ class Signature:
                 return args + self.defaults[len(self.defaults) - missing :], self.named_defaults
 
         return _Binding(self, ignore).bind(args, kwargs) or (args, kwargs)
+
+
+def as_written(args: tuple[Any, ...], kwargs: Mapping[str, Any], _ignore: tuple[str, ...]) -> Bound:
+    """Return the arguments of a function whose signature is not known."""
+    return args, kwargs
 
 
 def signature_of(function: Callable[..., Any]) -> Signature | None:

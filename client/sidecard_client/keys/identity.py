@@ -1,99 +1,112 @@
-"""What a key needs to know of a function: its name, what it holds, and its signature. Kept for the functions called most."""
+"""What a key needs to know of a function: its name, whether it holds state, its signature. Kept for functions in use."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
-from sidecard_client.keys.binding import Bound, signature_of
-from sidecard_client.keys.captured import captured_by
+from sidecard_client.keys.binding import Bind, Bound, as_written, signature_of
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 from sidecard_client.values.codec import ValueCodec, annotated_codec
 
 MAX_KEPT: Final = 1024
-"""Functions without closures, which live as long as their modules."""
+"""Functions of modules and classes, which live as long as the program."""
 
 
 class Identity:
-    """A function, as it is identified in keys."""
+    """A function, as it is identified in keys. It does not refer to the function."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._args: tuple[Any, ...] = ()
-        self._kwargs: dict[str, Any] = {}
-        while isinstance(function, partial):
+    __slots__ = ("__weakref__", "bind", "codecs", "holds_state", "name", "problem", "source")
+
+    bind: Bind
+    """Returns the arguments of a call as they enter its key."""
+
+    def __init__(self, function: Callable[..., Any], *, holds_state: bool) -> None:
+        args: tuple[Any, ...] = ()
+        keywords: dict[str, Any] = {}
+        bare = function
+        while isinstance(bare, partial):
             # A partial is its function, called with more arguments.
-            self._args = function.args + self._args
-            self._kwargs = {**function.keywords, **self._kwargs}
+            args, keywords, bare = bare.args + args, {**bare.keywords, **keywords}, bare.func
+
+        signature = signature_of(bare)
+        self.bind = as_written if signature is None else signature.bind
+        if args or keywords:
+            self.bind = _bind_partial(args, keywords, self.bind)
+
+        self.holds_state = holds_state
+        """Whether `captured_by` must be asked."""
+        self.source = _source_of(bare)
+        self.codecs: dict[bool, ValueCodec | None] = {}
+        """By whether it is that of a stream's pieces: what brings back the type in the annotation, once it was read."""
+        self.name: str | None = None
+        self.problem = ""
+        """Why there is no name."""
+        try:
+            self.name = name_of(bare)
+        except UnkeyableRequest as error:
+            self.problem = str(error)  # not the error: its traceback refers to the caller's frames
+
+    def read_codec(self, function: Callable[..., Any], *, stream: bool) -> ValueCodec | None:
+        """Return what brings back the type in the function's annotation, and remember it."""
+        while isinstance(function, partial):
             function = function.func
 
-        self._signature = signature_of(function)
-        self._bare = function
-        self._codecs: dict[bool, ValueCodec | None] = {}
-        try:
-            self._name: str | UnkeyableRequest = name_of(function)
-        except UnkeyableRequest as error:
-            self._name = error
-
-    @property
-    def name(self) -> str:
-        """The function's name. Raises `UnkeyableRequest` if it has no stable one."""
-        if isinstance(self._name, str):
-            return self._name
-
-        raise UnkeyableRequest(str(self._name))
-
-    def captured(self) -> dict[str, Any] | None:
-        """Return what the function holds, as `captured_by` does."""
-        return captured_by(self._function)
-
-    def codec(self, *, stream: bool) -> ValueCodec | None:
-        """Return what brings back the type in the function's annotation, of its answers or of its stream's pieces."""
-        try:
-            return self._codecs[stream]
-        except KeyError:
-            codec = self._codecs[stream] = annotated_codec(self._bare, stream=stream)
-            return codec
-
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], ignore: tuple[str, ...]) -> Bound:
-        """Return the arguments of a call as they enter its key."""
-        if self._args or self._kwargs:
-            args, kwargs = self._args + args, {**self._kwargs, **kwargs}
-
-        return (args, kwargs) if self._signature is None else self._signature.bind(args, kwargs, ignore)
-
-
-class _Plain(Identity):
-    """A function that holds nothing."""
-
-    def captured(self) -> None:
-        """Return None."""
+        codec = self.codecs[stream] = annotated_codec(function, stream=stream)
+        return codec
 
 
 _kept: dict[Any, Identity] = {}
+_kept_while_used: "WeakKeyDictionary[FunctionType, Identity]" = WeakKeyDictionary()
+"""Of functions that were defined in a function."""
 
 
 def identity_of(function: Callable[..., Any]) -> Identity:
     """Identify a function."""
-    if type(function) is FunctionType:
-        place: Any = function
-        closure = function.__closure__
-    elif type(function) is MethodType:
+    place: Any = function
+    plain: Any = function
+    if type(function) is MethodType:
         bound_to, plain = function.__self__, function.__func__
         place = (bound_to if isinstance(bound_to, type) else type(bound_to), plain)
-        closure = getattr(plain, "__closure__", place)
-    else:
-        return Identity(function)
 
-    if closure is not None:
-        return Identity(function)
+    if type(plain) is not FunctionType:
+        return Identity(function, holds_state=True)
+
+    if plain.__closure__ is not None:
+        return _identity_of_local(function, plain)
 
     identity = _kept.get(place)
-    if identity is None:
+    if identity is None or identity.source[1] is not plain.__defaults__ or identity.source[0] is not plain.__code__:
         if len(_kept) >= MAX_KEPT:
             _kept.clear()
 
-        identity = _kept[place] = _Plain(function)
+        identity = _kept[place] = Identity(function, holds_state=False)
 
     return identity
+
+
+def _identity_of_local(function: Callable[..., Any], plain: FunctionType) -> Identity:
+    """Identify a function with a closure, or a method that is one."""
+    if function is not plain:
+        return Identity(function, holds_state=True)
+
+    identity = _kept_while_used.get(plain)
+    if identity is None or identity.source != _source_of(plain):
+        identity = _kept_while_used[plain] = Identity(function, holds_state=True)
+
+    return identity
+
+
+def _source_of(function: Any) -> tuple[Any, Any]:
+    """Return what a program may replace in a function, with another answer: its code and its defaults."""
+    plain = function.__func__ if type(function) is MethodType else function
+    return (plain.__code__, plain.__defaults__) if type(plain) is FunctionType else (None, None)
+
+
+def _bind_partial(args: tuple[Any, ...], keywords: Mapping[str, Any], bind: Bind) -> Bind:
+    def bind_all(more: tuple[Any, ...], others: Mapping[str, Any], ignore: tuple[str, ...]) -> Bound:
+        return bind(args + more, {**keywords, **others}, ignore)
+
+    return bind_all

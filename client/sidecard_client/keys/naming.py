@@ -43,7 +43,8 @@ def name_of(function: Callable[..., Any]) -> str:
         kind = bound_to if isinstance(bound_to, type) else type(bound_to)
         return f"{_place_of_class(kind, function)}.{kind.__qualname__}.{function.__name__}"
 
-    module = function.__module__
+    # A method of a class written in C has a class, but no module.
+    module = getattr(getattr(function, "__objclass__", function), "__module__", None) or "builtins"
     if type(function) is FunctionType:
         # Of two modules with one name, the function's own. A wrapper has the name of its function, but not its variables.
         variables = function.__globals__
