@@ -25,7 +25,7 @@ from sidecard_client._sync.lifecycle import StreamFunctions
 from sidecard_client._sync.streams import Stream
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
-from sidecard_client.call.completion import may_be_stored, read_usage, warn_unshareable
+from sidecard_client.call.completion import may_be_stored, read_usage, reason_of, warn_unshareable
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.options import Options
@@ -35,7 +35,8 @@ from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, UnshareableValue
-from sidecard_client.values.packing import pack_value, unpack_value
+from sidecard_client.values.codec import unpack_value
+from sidecard_client.values.packing import pack_pieces, pack_value
 
 TTL_SECONDS = 300.0
 """The daemon's default."""
@@ -299,7 +300,7 @@ class FakeClient(Client):
             try:
                 packed = _packed_answer(call, value)
             except UnshareableValue as error:
-                warn_unshareable(function, error)
+                warn_unshareable(function, reason_of(call, error))
             else:
                 if call.key is not None and may_be_stored(call.options, value):
                     self._store(_put_of(call, packed), backend, self._clock() - started, call.similar)
@@ -356,10 +357,7 @@ def _put_of(call: Call, packed: bytes) -> wire.Put:
 
 def _packed_answer(call: Call, value: Any) -> bytes:
     """Return the packed value of a call, or the packed list of a stream's pieces. Raises `UnshareableValue`."""
-    if call.stream and call.codec is not None:
-        return pack_value([call.codec.to_plain(piece) for piece in value])
-
-    return pack_value(value, call.codec)
+    return pack_pieces(value, call.codec) if call.stream else pack_value(value, call.codec)
 
 
 def _answer_of(call: Call, plain: Any) -> Any:

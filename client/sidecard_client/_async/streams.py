@@ -273,6 +273,7 @@ class _StreamExecution(AsyncExecution):
 
     async def ask(self, connection: AsyncConnection, request: wire.Begin) -> AnyReply:
         """Begin, and follow the stream if the reply is its first chunk."""
+        self.unfollow()  # a stream of another type
         reply, queue = await connection.follow(request, request.wait_seconds)
         self._queue = queue if isinstance(reply, wire.Chunk) else None
         return reply

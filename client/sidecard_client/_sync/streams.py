@@ -159,6 +159,9 @@ class _StreamExecution(Execution):
 
     def begin(self, command: BeginCall) -> FinalReply:
         """Send a begin, and follow the stream if the reply is its first piece."""
+        if self.follows:
+            self.unfollow()  # a stream of another type
+
         reply = super().begin(command)
         if isinstance(reply, wire.Chunk):
             self.follows, self._request_id = True, reply.id

@@ -17,6 +17,7 @@ from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
 from sidecard_client.call.warn import warn, warn_once
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnshareableValue
+from sidecard_client.values.codec import problem_of_annotation
 from sidecard_client.values.packing import pack_value
 
 MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
@@ -29,7 +30,7 @@ def complete_or_refuse(call: Call, lease: wire.Lease, value: Any) -> tuple[wire.
     try:
         return complete(call, lease, value), None
     except UnshareableValue as error:
-        return refuse_to_share(call, lease.lease, value, error), str(error)
+        return refuse_to_share(call, lease.lease, value, error), reason_of(call, error)
 
 
 def complete(call: Call, lease: wire.Lease, value: Any) -> wire.Complete:
@@ -63,6 +64,15 @@ def refuse_to_share(call: Call, lease: str, value: Any, error: UnshareableValue)
     The backend has answered nevertheless, which its breaker and the ledger must know.
     """
     return wire.Fail(lease=lease, kind="ignored", message=message_of(error), answered=True, usage=usage_of(call, value))
+
+
+def reason_of(call: Call, error: UnshareableValue) -> str:
+    """Return why a value is not shared; also why the function's annotation does not help, if that is so."""
+    if call.codec is not None or call.options.returns is None:
+        return str(error)
+
+    problem = problem_of_annotation(call.functions[0], "piece" if call.stream else "whole")
+    return str(error) if problem is None else f"{error} The function's annotation is not used: {problem}."
 
 
 def warn_unshareable(function: Callable[..., Any], reason: object) -> None:

@@ -14,6 +14,7 @@ any yield. Then it yields what returns the lease, passes the local flight on, an
 
 import sys
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -54,8 +55,8 @@ from sidecard_client.call.local_flights import (
 from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve, value_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
-from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout
-from sidecard_client.values.packing import unpack_value
+from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout, UnreadableAnswer
+from sidecard_client.values.codec import unpack_value
 
 LOCAL_WAIT_SECONDS = 120.0
 """How long a call without a ``wait`` waits for another one of its process: the daemon's own default."""
@@ -275,7 +276,11 @@ def _fall_back(  # noqa: C901 - one case for each end of a wait
                 flights.leave(entered)
                 raise CallTimeout(waited_seconds)
             case Answered(packed):
-                return Outcome(value_of(call, unpack_value(packed)), "fallback", waited_seconds=waited_seconds)
+                with suppress(UnreadableAnswer):
+                    return Outcome(value_of(call, unpack_value(packed)), "fallback", waited_seconds=waited_seconds)
+
+                # Two functions of different types with one ``key=``.
+                return (yield from _make(attempts, flights, None, "fallback", waited_seconds))
             case Elected():
                 return (yield from _make(attempts, flights, entered.flight, "fallback", waited_seconds))
             case Released():

@@ -10,7 +10,6 @@ from msgspec import UNSET, UnsetType
 
 from sidecard_client.keys.normal_form import BY_TASK, NORMAL_FORMS, Normalize, ordered
 from sidecard_client.keys.vectors import Embedding
-from sidecard_client.values.annotations import is_plain
 from sidecard_client.values.codec import ValueCodec, codec_of
 
 MAX_SECONDS = 366 * 86400.0
@@ -91,13 +90,12 @@ def answer_type(keyword: str, value: Any) -> ValueCodec | UnsetType | None:
     if value is None:
         return UNSET
 
-    if is_plain(value):
-        return None
-
     try:
         return codec_of(value)
     except TypeError as error:
-        raise TypeError(f"{keyword}={value!r} is no type that can be shared: {error}") from error
+        raise TypeError(
+            f"{keyword}= must be a type that can be shared, such as a dataclass or list[int]: {error}."
+        ) from None
 
 
 def one_of(*choices: str) -> Callable[[str, Any], str]:

@@ -5,7 +5,7 @@ from typing import Any, Generic, Literal
 
 from msgspec import UNSET, Struct
 
-from sidecard_client.call.call import Call, T
+from sidecard_client.call.call import Call, T, refreshed, unshared
 from sidecard_client.call.warn import warn
 from sidecard_client.keys.vectors import CAN_EMBED
 from sidecard_client.protocol import wire
@@ -56,7 +56,7 @@ class NextStep(Enum):
     WITHOUT_DAEMON = "without the daemon"
     """The daemon takes no more calls, or sent an invalid reply: continue as if it were not there."""
     REFRESH = "refresh"
-    """The answer is no value of the call's type, which has changed since it was stored: begin again, for a new one."""
+    """The answer is none of the call's type, which has changed since it was stored: begin again, for a new one."""
     SEND_VECTOR = "send the vector"
     """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
 
@@ -71,7 +71,7 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
     """
     match reply:
         case wire.Hit():
-            return hit_outcome(call, reply, waited_seconds) or _another(call)
+            return hit_outcome(call, reply, waited_seconds) or _after_unreadable(call)
         case wire.Shared():
             if call.span is not None:
                 call.span.link(reply.trace)
@@ -118,8 +118,17 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
 
 
-def _another(call: Call) -> NextStep:
+def _after_unreadable(call: Call) -> NextStep:
+    """Return what follows an answer of another type, which counts as none."""
+    if call.options.mode == "only_if_cached":
+        raise CallRejected("not_cached")
+
     return NextStep.OWN_CALL if call.options.mode == "refresh" else NextStep.REFRESH
+
+
+def another_call(call: Call) -> Call:
+    """Return the call to make in place of one whose answer is of another type. Raises `CallRejected` if it makes none."""
+    return unshared(call) if _after_unreadable(call) is NextStep.OWN_CALL else refreshed(call)
 
 
 def value_of(call: Call, plain: Any) -> Any:

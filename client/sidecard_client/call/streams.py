@@ -39,13 +39,13 @@ from sidecard_client.call.commands import (
     Returned,
     Send,
 )
-from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, warn_unshareable
+from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, reason_of, warn_unshareable
 from sidecard_client.call.conversation import TURNED_AWAY, run_attempts, settle
 from sidecard_client.call.failures import fail, kind_of
-from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve, value_of
+from sidecard_client.call.outcome import NextStep, Outcome, Source, another_call, resolve, value_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
-from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnshareableValue
+from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnreadableAnswer, UnshareableValue
 from sidecard_client.protocol.nesting import MAX_PIECE_DEPTH
 from sidecard_client.values.packing import pack_value
 
@@ -205,8 +205,14 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 facts.waited_seconds = waited_seconds
                 return Leading(call, reply)
             case wire.Chunk():
+                try:
+                    first = value_of(call, reply.chunk)
+                except UnreadableAnswer:
+                    call = another_call(call)
+                    continue
+
                 facts.began(reply, waited_seconds)
-                yield from _follow_chunks(call, reply, facts)
+                yield from _follow_chunks(call, first, facts)
                 return None
             case wire.End():
                 facts.ended(reply, waited_seconds)
@@ -233,12 +239,18 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
 
 
-def _follow_chunks(call: Call, reply: FinalReply, facts: Provenance) -> Generator[Command, Any, None]:
-    started = monotonic()
-    while isinstance(reply, wire.Chunk):
-        yield Give(value_of(call, reply.chunk))
+def _follow_chunks(call: Call, piece: Any, facts: Provenance) -> Generator[Command, Any, None]:
+    while True:
+        yield Give(piece)
         started = monotonic()
-        reply = yield NextReply()
+        reply: FinalReply = yield NextReply()
+        if not isinstance(reply, wire.Chunk):
+            break
+
+        try:
+            piece = value_of(call, reply.chunk)
+        except UnreadableAnswer as error:
+            raise CallFailed("transient", f"the stream broke: {error}") from error
 
     if not isinstance(reply, wire.End):
         raise broken(reply, monotonic() - started)
@@ -311,7 +323,7 @@ def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[C
     try:
         message: Any = report.complete() if piece is END else report.append(piece)
     except UnshareableValue as error:
-        unshareable = str(error)
+        unshareable = reason_of(attempts.call, error)
         message = report.refuse(error)
 
     if isinstance(message, wire.Append):

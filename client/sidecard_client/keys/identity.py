@@ -54,7 +54,7 @@ class Identity:
         while isinstance(function, partial):
             function = function.func
 
-        codec = self.codecs[stream] = annotated_codec(function, stream=stream)
+        codec = self.codecs[stream] = annotated_codec(function, "piece" if stream else "whole")
         return codec
 
 

@@ -1,92 +1,178 @@
-"""Which type a function's answers have, by ``returns=`` or its annotation."""
+"""Which type a function's answers have, by its annotation, and what the annotations of types mean."""
 
+import sys
 import types
 import typing
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Iterator,
-)
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import FunctionType, MethodType
-from typing import Any, Final, Literal, TypeVar, Union
+from typing import Any, Final, Literal, TypeVar
 
-_PLAIN: Final[frozenset[Any]] = frozenset(
-    {str, int, float, bool, bytes, None, type(None), Any, object, list, dict, typing.List, typing.Dict}  # noqa: UP006 - as apps may still write
-)
-_PLAIN_ORIGINS: Final[frozenset[Any]] = frozenset({list, dict, Union, types.UnionType})
+Part = Literal["whole", "piece", "item"]
+"""What a type is wanted of: a function's whole answer, a piece of its stream, or an item of the list that it returns."""
 
-_STREAMS: Final[frozenset[Any]] = frozenset(
-    {AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator}
+PLAIN: Final[frozenset[Any]] = frozenset(
+    {str, int, float, bool, bytes, None, type(None), Any, object, list, dict, typing.LiteralString}
 )
+"""Annotations of plain values, and of those of which nothing is known."""
+
 _AWAITABLES: Final[frozenset[Any]] = frozenset({Awaitable, Coroutine})
+_WRAPPERS: Final = frozenset({"Annotated", "Required", "NotRequired", "ReadOnly", "Final", "ClassVar"})
+_DECLARATIONS: Final[tuple[Any, ...]] = (typing.Generic, typing.Protocol)
+_MISSING: Final = object()
 
 
-def annotation_of(function: Callable[..., Any], *, stream: bool) -> Any:
-    """Return the type of a function's answers, or of its stream's pieces; None if it is not known or plain msgpack has it."""
+class UnknownAnnotation(TypeError):
+    """An annotation cannot be read: a name in it is not defined where the function is."""
+
+
+def annotation_of(function: Callable[..., Any], part: Part) -> Any:
+    """Return the type of a function's answers, or of their parts; `Any` if nothing is known.
+
+    Raises `UnknownAnnotation` for names that are not defined.
+    """
+    if isinstance(function, type):
+        return function if part == "whole" else Any
+
     plain: Any = function.__func__ if isinstance(function, MethodType) else function
     while (wrapped := getattr(plain, "__wrapped__", None)) is not None:
         plain = wrapped
 
+    plain = getattr(plain, "__func__", plain)
     if not isinstance(plain, FunctionType):
         plain = getattr(type(function), "__call__", None)  # noqa: B004 - its signature, not whether there is one
         if not isinstance(plain, FunctionType):
-            return None
+            return Any
 
-    annotation = plain.__annotations__.get("return")
-    if annotation is None:
-        return None
-
-    annotation = _resolved(annotation, plain)
-    if annotation is None:
-        return None
-
-    origin = typing.get_origin(annotation)
+    annotation = _return_annotation(plain)
     parameters = typing.get_args(annotation)
-    if origin in _AWAITABLES and parameters:
+    if parameters and typing.get_origin(annotation) in _AWAITABLES:
         # A function that returns an awaitable without being a coroutine function.
         annotation = parameters[-1]
-        origin, parameters = typing.get_origin(annotation), typing.get_args(annotation)
 
-    if stream:
-        if origin not in _STREAMS or not parameters:
-            return None
-
-        annotation = parameters[0]
-
-    return None if is_plain(annotation) else annotation
+    return annotation if part == "whole" else _item_of(annotation, part)
 
 
-def is_plain(annotation: Any) -> bool:
-    """Return whether all values of a type come back from msgpack as they are, or nothing is known of them."""
+def _return_annotation(function: FunctionType) -> Any:
     try:
-        if annotation in _PLAIN:
-            return True
-    except TypeError:
-        return False
+        annotation = function.__annotations__.get("return", Any)
+    except NameError as error:
+        raise UnknownAnnotation(f"its annotation cannot be read ({error})") from None
 
-    if isinstance(annotation, TypeVar):
-        return True
-
-    origin = typing.get_origin(annotation)
-    if origin is Literal:
-        return all(type(word) in {str, bytes, int, bool, type(None)} for word in typing.get_args(annotation))
-
-    return origin in _PLAIN_ORIGINS and all(map(is_plain, typing.get_args(annotation)))
-
-
-def _resolved(annotation: Any, function: FunctionType) -> Any:
-    """Resolve names in a text or within a type; None if they are not defined where the function is."""
-    if isinstance(annotation, type) and not typing.get_args(annotation):
+    if annotation is None or (isinstance(annotation, type) and not typing.get_args(annotation)):
         return annotation
 
+    return resolved(annotation, function.__globals__, _captured(function))
+
+
+def resolved(annotation: Any, names: Mapping[str, Any], local_names: Mapping[str, Any]) -> Any:
+    """Resolve the names in a text or within a type. Raises `UnknownAnnotation` if one is not defined."""
     holder = types.SimpleNamespace(__annotations__={"return": annotation})
     try:
-        return typing.get_type_hints(holder, function.__globals__, include_extras=True).get("return")
-    except (NameError, TypeError, AttributeError, SyntaxError):
-        return None
+        return typing.get_type_hints(holder, dict(names), {**local_names}, include_extras=True)["return"]
+    except Exception as error:  # noqa: BLE001 - whatever a text evaluates to
+        raise UnknownAnnotation(f"its annotation {annotation!r} cannot be read ({error})") from None
+
+
+def _captured(function: FunctionType) -> dict[str, Any]:
+    names = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            names[name] = cell.cell_contents
+        except ValueError:
+            continue  # not assigned yet
+
+    return names
+
+
+def _item_of(annotation: Any, part: Part) -> Any:
+    """Return the type of what an iterable's iterator gives; `Any` if it is not known."""
+    annotation = bare(annotation)
+    origin, parameters = typing.get_origin(annotation), typing.get_args(annotation)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and numpy.ndarray in {annotation, origin}:
+        return numpy.ndarray if part == "item" else Any
+
+    if not isinstance(origin, type) or not parameters:
+        return Any
+
+    if origin is tuple:
+        rest = parameters[1:]
+        return parameters[0] if rest == (...,) or not rest else Any
+
+    iterates = hasattr(origin, "__iter__") or hasattr(origin, "__aiter__")
+    return parameters[0] if iterates and not issubclass(origin, Mapping) else Any
+
+
+def bare(annotation: Any) -> Any:
+    """Return an annotation without what does not change the type: metadata, ``NotRequired``, names for types."""
+    while True:
+        origin = typing.get_origin(annotation)
+        if _special_name(annotation if origin is None else origin) in _WRAPPERS:
+            parameters = typing.get_args(annotation)
+            if not parameters:
+                return Any
+
+            annotation = parameters[0]
+        elif (inner := getattr(annotation, "__supertype__", _MISSING)) is not _MISSING:
+            annotation = inner  # NewType
+        else:
+            return annotation
+
+
+def _special_name(annotation: Any) -> str:
+    if getattr(annotation, "__module__", "") not in {"typing", "typing_extensions"}:
+        return ""
+
+    return str(getattr(annotation, "_name", None) or getattr(annotation, "__name__", ""))
+
+
+def is_alias(annotation: Any) -> bool:
+    """Return whether an annotation is a ``type`` statement's alias, with or without parameters."""
+    origin = typing.get_origin(annotation)
+    return type(annotation if origin is None else origin).__name__ == "TypeAliasType"
+
+
+def substituted(annotation: Any, parameters: Mapping[Any, Any]) -> Any:
+    """Return an annotation with its type variables replaced."""
+    if isinstance(annotation, TypeVar):
+        return parameters.get(annotation, annotation)
+
+    free = getattr(annotation, "__parameters__", ())
+    if not free or isinstance(annotation, type):
+        return annotation
+
+    return annotation[tuple(parameters.get(one, one) for one in free)]
+
+
+def parameters_of(annotation: Any) -> dict[Any, Any]:
+    """Return the type variables of a generic class, and of those that it inherits, with what they are in an annotation."""
+    origin = typing.get_origin(annotation)
+    kind = annotation if origin is None else origin
+    known = dict(zip(getattr(kind, "__parameters__", ()), typing.get_args(annotation), strict=False))
+    for base in getattr(kind, "__orig_bases__", ()):
+        if isinstance(typing.get_origin(base), type) and typing.get_origin(base) not in _DECLARATIONS:
+            inherited = parameters_of(substituted(base, known))
+            known = {**inherited, **known}
+
+    return known
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """Return the annotations of a class and of its bases. Those that cannot be read are `Any`."""
+    local_names = {kind.__name__: kind}
+    try:
+        return typing.get_type_hints(kind, localns=local_names, include_extras=True)
+    except Exception:  # noqa: BLE001 - one of them cannot be read
+        import inspect  # noqa: PLC0415 - takes longer to import than the rest of the client
+
+        hints: dict[str, Any] = {}
+
+    for base in reversed(kind.__mro__):
+        names = vars(sys.modules.get(base.__module__, object))
+        for name, annotation in inspect.get_annotations(base).items():
+            try:
+                hints[name] = resolved(annotation, names, local_names)
+            except UnknownAnnotation:
+                hints[name] = Any
+
+    return hints

@@ -1,165 +1,233 @@
-"""Whether two values are the same: equal, and of the same types, at every place. Pure."""
+"""Whether a value is plain, and whether two values are the same: equal, and of the same types, at every place. Pure."""
 
+import array
+import functools
+import operator
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any, Final
-
-_LEAVES: Final = frozenset({str, bytes, bytearray, int, bool, type(None)})
-_SEQUENCES: Final = frozenset({list, tuple})
-_SETS: Final = frozenset({set, frozenset})
-_WITH_FIELDS: Final = ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__")
 
 PLAIN: Final = frozenset({str, bytes, int, float, bool, type(None), list, dict})
 """Types that come back from msgpack as they are."""
 
+PLAIN_KEYS: Final = PLAIN - {list, dict}
+"""Those that can be keys of a dict."""
 
-def place_of_difference(one: Any, other: Any, place: str = "value") -> str | None:
-    """Return where two values differ in type or content, as a path, with the two types; None if they are the same."""
-    kind = type(one)
-    if one is other:
-        return None
+_EXACT: Final = frozenset({str, bytes, bytearray, int, bool, type(None)})
+_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
-    if kind is not type(other):
-        return f"{place} is {_named(one)}, and would come back as {_named(other)}"
-
-    if kind in _LEAVES:
-        return None if one == other else f"{place} would come back changed"
-
-    if kind is float:
-        # By representation: -0.0 is not 0.0, and NaN is NaN.
-        return None if repr(one) == repr(other) else f"{place} would come back changed"
-
-    if kind in _SETS:
-        return _difference_of_sets(one, other, place)
-
-    parts = _parts_of(one, place)
-    if parts is None:
-        return None if _equal(one, other) else f"{place} would come back changed"
-
-    other_parts = _parts_of(other, place) or iter(())
-    for part, other_part in _paired(parts, other_parts):
-        if part is None or other_part is None or part[0] != other_part[0]:
-            return f"{place} would come back with other parts"
-
-        difference = place_of_difference(part[1], other_part[1], part[0])
-        if difference is not None:
-            return difference
-
-    return None
+_NAN: Final = "is NaN, which equals nothing: return a number or None"
+_TOO_LARGE: Final = "is an integer beyond 64 bits: return it as text"
+_ADVICE: Final = ": name that type in the function's annotation or with returns=, or return str, bytes, numbers, None, lists or dicts"
+_SURROGATE: Final = "has a lone surrogate, which has no UTF-8 form: return bytes, or another text"
 
 
-def place_of_fancy(value: Any) -> str | None:
-    """Return where a value has a part that msgpack would change, as `place_of_difference`; None if it has none."""
-    level = [("value", value)]
+def name_of_kind(kind: type) -> str:
+    """Return the name of a class, with its module unless that is Python's own."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def fault_of_plain(value: Any, advice: str = _ADVICE) -> tuple[str, str] | None:
+    """Return the path and the problem of a part that msgpack would change or refuse; None if it has none.
+
+    ``advice`` is what to do about a part of another type.
+    """
+    level = [("", value)]
     while level:
         inner: list[tuple[str, Any]] = []
         for place, one in level:
             kind = type(one)
-            if kind not in PLAIN:
-                return f"{place} is {_named(one)}"
-
             if kind is list:
-                if not _SCALARS.issuperset(map(type, one)):
-                    inner += [
-                        (f"{place}[{index}]", part) for index, part in enumerate(one) if type(part) not in _SCALARS
-                    ]
+                if not _is_faultless(one):
+                    inner += [(f"{place}[{index}]", part) for index, part in enumerate(one)]
             elif kind is dict:
-                for name, part in one.items():
-                    if type(name) not in _NAMES:
-                        return f"a key of {place} is {_named(name)}"
+                for name in one:
+                    fault = _fault_of_scalar(name, advice)
+                    if fault is not None:
+                        return place, f"has the key {name!r:.40}, which {fault}"
 
-                    if type(part) not in _SCALARS:
-                        inner.append((f"{place}[{name!r}]", part))
+                if not _is_faultless([*one.values()]):
+                    inner += [(f"{place}[{name!r}]", part) for name, part in one.items()]
+            else:
+                fault = _fault_of_scalar(one, advice)
+                if fault is not None:
+                    return place, fault
 
         level = inner
 
     return None
 
 
-_SCALARS: Final = PLAIN - {list, dict}
-_NAMES: Final = frozenset({str, bytes, int, float, bool, type(None)})
+def _is_faultless(parts: list[Any]) -> bool:
+    """Return whether all of many parts are scalars without a fault; quickly for parts of one type."""
+    kinds = set(map(type, parts))
+    if kinds <= {int}:
+        return not parts or (min(parts) >= _MIN_INT and max(parts) <= _MAX_INT)
+
+    if kinds == {float}:
+        return not any(map(operator.ne, parts, parts))
+
+    if kinds == {str}:
+        return all(map(str.isascii, parts))
+
+    return kinds <= {bytes, bool, type(None)}
 
 
-def _difference_of_sets(one: Any, other: Any, place: str) -> str | None:
-    if one != other:
-        return f"{place} would come back changed"
-
-    # 1 equals True and 1.0, so equal sets may have members of other types.
-    types = {member: type(member) for member in other}
-    for member in one:
-        if types[member] is not type(member):
-            return f"a member of {place} is {_named(member)}, and would come back as another type"
+def _fault_of_scalar(one: Any, advice: str) -> str | None:
+    kind = type(one)
+    if kind is str:
+        if not one.isascii():
+            try:
+                one.encode()
+            except UnicodeEncodeError:
+                return _SURROGATE
+    elif kind is int:
+        if not _MIN_INT <= one <= _MAX_INT:
+            return _TOO_LARGE
+    elif kind is float:
+        if one != one:  # noqa: PLR0124 - NaN
+            return _NAN
+    elif kind not in PLAIN_KEYS:
+        return f"is of type {name_of_kind(kind)}{advice}"
 
     return None
 
 
-def _parts_of(value: Any, place: str) -> Iterator[tuple[str, Any]] | None:
-    """Return the parts of a value with their places; None for a value that only equality can compare."""
-    if isinstance(value, Mapping):
-        parts = []
-        for name in value:
-            parts += [(f"key {name!r} of {place}", name), (f"{place}[{name!r}]", value[name])]
+def difference_of(  # noqa: C901 - one case for each kind of value
+    one: Any, other: Any
+) -> tuple[str, str] | None:
+    """Return the path and the problem of a part that differs in type or content; None if the values are the same.
 
-        return iter([*parts, *_attributes(value, place)])
+    It finds what constructors, and comparisons of the app's own classes, do with values that were taken apart correctly.
+    """
+    kind = type(one)
+    if kind is not type(other):
+        return "", f"is of type {name_of_kind(kind)}, and would come back as {name_of_kind(type(other))}"
 
-    if isinstance(value, list | tuple):
-        items = ((f"{place}[{index}]", item) for index, item in enumerate(value))
-        return iter([*items, *_attributes(value, place)])
-
-    names = getattr(type(value), "__struct_fields__", None)
-    if names is not None:
-        return ((f"{place}.{name}", getattr(value, name)) for name in names)
-
-    if not any(hasattr(value, name) for name in _WITH_FIELDS):
+    if one is other:
         return None
 
-    attributes = list(_attributes(value, place))
-    extra = getattr(value, "__pydantic_extra__", None)
-    if extra:
-        attributes += [(f"{place}.{name}", part) for name, part in extra.items()]
+    if kind in _EXACT:
+        return None if one == other else _CHANGED
 
-    fields_set = getattr(value, "__pydantic_fields_set__", None)
-    if fields_set is not None:
-        attributes.append((f"{place}'s set fields", sorted(fields_set)))
+    if kind is float:
+        # By representation: -0.0 is not 0.0.
+        return None if repr(one) == repr(other) else _CHANGED
 
-    return iter(attributes) if attributes else None
+    if kind in {set, frozenset}:
+        return _difference_of_sets(one, other)
+
+    if isinstance(one, list | tuple):
+        parts: Any = [] if kind is list and _are_same_scalars(one, other) else enumerate(one)
+        others = enumerate(other) if parts else []
+        return _difference_of_parts(parts, others, "[{!r}]") or _difference_of_states(one, other)
+
+    if isinstance(one, Mapping):
+        if [*map(type, one)] != [*map(type, other)] or [*one] != [*other]:
+            return "", "would come back with other keys"
+
+        return _difference_of_parts(one.items(), other.items(), "[{!r}]") or _difference_of_states(one, other)
+
+    if hasattr(kind, "__struct_fields__"):
+        names = kind.__struct_fields__
+        pairs = ((name, getattr(one, name)) for name in names), ((name, getattr(other, name)) for name in names)
+        return _difference_of_parts(*pairs, ".{}") or _difference_of_states(one, other)
+
+    if any(hasattr(kind, mark) for mark in _WITH_FIELDS):
+        return _difference_of_states(one, other)
+
+    return None if _are_equal(one, other) else _CHANGED
 
 
-def _attributes(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    for name, part in getattr(value, "__dict__", {}).items():
-        yield f"{place}.{name}", part
+_WITH_FIELDS: Final = ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields_set__", "__fields_set__")
+_PYDANTIC: Final = ("__pydantic_extra__", "__pydantic_private__", "__pydantic_fields_set__")
+_CHANGED: Final = ("", "would come back changed")
 
-    for base in type(value).__mro__:
+
+def _are_same_scalars(one: Any, other: Any) -> bool:
+    """Return whether two lists of scalars are the same, quickly; False for other lists."""
+    kinds = [*map(type, one)]
+    if kinds != [*map(type, other)]:
+        return False
+
+    found = set(kinds)
+    if found == {float}:
+        return array.array("d", one).tobytes() == array.array("d", other).tobytes()
+
+    return found <= _EXACT and one == other
+
+
+def _difference_of_parts(one: Any, other: Any, step: str) -> tuple[str, str] | None:
+    for part, other_part in zip_longest(one, other):
+        if part is None or other_part is None or part[0] != other_part[0]:
+            return "", "would come back with other parts"
+
+        difference = difference_of(part[1], other_part[1])
+        if difference is not None:
+            return step.format(part[0]) + difference[0], difference[1]
+
+    return None
+
+
+def _difference_of_sets(one: Any, other: Any) -> tuple[str, str] | None:
+    if one != other:
+        return _CHANGED
+
+    # 1 equals True and 1.0, so equal sets may have members of other types.
+    types = {member: type(member) for member in other}
+    same = all(types[member] is type(member) for member in one)
+    return None if same else ("", "has members that would come back as another type")
+
+
+def _difference_of_states(one: Any, other: Any) -> tuple[str, str] | None:
+    if type(one).__module__ == "builtins":
+        return None
+
+    return _difference_of_parts(_state_of(one), _state_of(other), ".{}")
+
+
+def _state_of(value: Any) -> Iterator[tuple[str, Any]]:
+    kind = type(value)
+    for name, part in sorted(getattr(value, "__dict__", {}).items()):
+        if not isinstance(getattr(kind, name, None), functools.cached_property):
+            yield name, part
+
+    for name in slots_of(kind):  # type: ignore[arg-type]  # mypy does not take classes for hashable
+        if hasattr(value, name) and not name.endswith("_cached_hash"):
+            yield name, getattr(value, name)
+
+    is_current = hasattr(kind, "__pydantic_fields_set__")
+    for name in _PYDANTIC if is_current else ("__fields_set__",):
+        part = getattr(value, name, None)
+        if part is not None:
+            yield name, sorted(part) if name.endswith("_set__") else part
+
+
+@functools.lru_cache(maxsize=256)
+def slots_of(kind: Any) -> tuple[str, ...]:
+    """Return the names of the attributes that a class's instances keep in slots, but not those of its libraries."""
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in {"__dict__", "__weakref__"} and not name.startswith("__pydantic") and hasattr(value, name):
-                yield f"{place}.{name}", getattr(value, name)
+            if name.startswith("__") and not name.endswith("__"):
+                names[f"_{base.__name__.lstrip('_')}{name}"] = None
+            elif not name.startswith("__"):
+                names[name] = None
+
+    return tuple(names)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    dtype = getattr(one, "dtype", None)
-    if dtype is not None and hasattr(one, "tobytes"):
+def _are_equal(one: Any, other: Any) -> bool:
+    if hasattr(one, "dtype") and hasattr(one, "tobytes"):
         # numpy's arrays and scalars, whose == compares each element.
-        same = dtype == other.dtype and getattr(one, "shape", None) == getattr(other, "shape", None)
+        same = one.dtype == other.dtype and one.shape == other.shape
         return bool(same and one.tobytes() == other.tobytes())
 
-    zone = getattr(one, "tzinfo", None)
-    if zone is not None and getattr(other, "tzinfo", None) is not None and hasattr(one, "utcoffset"):
-        # Instants are equal in all zones; the value is not.
-        fixed = zone.utcoffset(None) is not None and other.tzinfo.utcoffset(None) is not None
-        return bool(one == other and one.utcoffset() == other.utcoffset() and (fixed or zone == other.tzinfo))
+    if hasattr(one, "tzinfo"):
+        # Instants are equal in all zones; the values are not.
+        zone, other_zone = one.tzinfo, other.tzinfo
+        same = type(zone) is type(other_zone) and zone == other_zone and one.fold == other.fold
+        return bool(same and one == other and one.tzname() == other.tzname())
 
     return bool(one == other)
-
-
-def _paired(
-    one: Iterator[tuple[str, Any]], other: Iterator[tuple[str, Any]]
-) -> Iterator[tuple[tuple[str, Any] | None, tuple[str, Any] | None]]:
-    from itertools import zip_longest  # noqa: PLC0415 - for values that are no plain ones
-
-    return zip_longest(one, other)
-
-
-def _named(value: Any) -> str:
-    kind = type(value)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"of type {name}"

@@ -15,7 +15,7 @@ from sidecard_client.call.local_flights import (
     LocalWaiter,
     Released,
 )
-from sidecard_client.values.packing import unpack_value
+from sidecard_client.values.codec import unpack_value
 
 KEY = ("default", "k")
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from sidecard_client.protocol.errors import UnshareableValue
-from sidecard_client.values.packing import pack_value, unpack_value
+from sidecard_client.values.codec import unpack_value
+from sidecard_client.values.packing import pack_value
 
 
 @dataclass

@@ -1,0 +1,88 @@
+"""Forms of numpy's arrays and scalars: ``[dtype, shape, order, bytes]``."""
+
+import sys
+from typing import Any, Final
+
+from sidecard_client.values.forms import Form, Misfit, misfit
+from sidecard_client.values.likeness import name_of_kind
+
+_KINDS: Final = frozenset("biufcmMSUV")
+"""Kinds of dtypes whose bytes are the whole value: no objects, no texts of any length."""
+
+
+def array_form(kind: type) -> Form | None:
+    """Return the form of numpy's array class or of one of its scalar classes; None for other classes."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not (kind is numpy.ndarray or issubclass(kind, numpy.generic)):
+        return None
+
+    return ArrayForm(numpy, kind)
+
+
+class ArrayForm(Form):
+    """Arrays of any dtype without objects, or scalars of a class."""
+
+    def __init__(self, numpy: Any, kind: type) -> None:
+        self._numpy = numpy
+        self.kind = kind
+        self.shape = name_of_kind(kind)
+        self._is_scalar_class = kind is not numpy.ndarray
+
+    def to_plain(self, value: Any) -> Any:
+        """Return the dtype, the shape, the order of the elements and their bytes."""
+        if type(value) is not self.kind:
+            raise misfit(value, self.shape)
+
+        dtype = value.dtype
+        described = _described(dtype)
+        if dtype.kind not in _KINDS or dtype.hasobject or _dtype(self._numpy, described) != dtype:
+            raise Misfit(
+                f"has elements of {dtype}, which are no plain bytes: convert them, for example with .astype() or .tolist()"
+            )
+
+        flags = value.flags
+        order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
+        return [described, list(value.shape), order, value.tobytes(order=order)]
+
+    def from_plain(self, plain: Any) -> Any:
+        """Return a new array, which can be changed, or a scalar."""
+        described, shape, order, data = plain
+        numpy = self._numpy
+        view = numpy.ndarray(tuple(shape), _dtype(numpy, described), buffer=data, order=order)
+        value = view[()] if self._is_scalar_class else view.copy(order=order)
+        if type(value) is not self.kind:
+            raise TypeError(f"a {name_of_kind(type(value))}")
+
+        return value
+
+
+def _described(dtype: Any) -> Any:
+    """Return a dtype's text, or the list of a structured one's fields."""
+    if dtype.names is None:
+        return dtype.str
+
+    fields = []
+    for name in dtype.names:
+        field, shape = dtype[name], []
+        if field.subdtype is not None:
+            field, shape = field.subdtype[0], list(field.subdtype[1])
+
+        fields.append([name, _described(field), shape, dtype.fields[name][1]])
+
+    return [fields, dtype.itemsize, dtype.alignment if dtype.isalignedstruct else 0]
+
+
+def _dtype(numpy: Any, described: Any) -> Any:
+    if isinstance(described, str):
+        return numpy.dtype(described)
+
+    fields, size, alignment = described
+    return numpy.dtype(
+        {
+            "names": [field[0] for field in fields],
+            "formats": [(_dtype(numpy, field[1]), tuple(field[2])) for field in fields],
+            "offsets": [field[3] for field in fields],
+            "itemsize": size,
+        },
+        align=bool(alignment),
+    )

@@ -1,0 +1,230 @@
+"""Forms of the standard library's scalar classes: times, exact numbers, identifiers, paths and enums."""
+
+import enum
+import os
+import re
+import sys
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from typing import Any, Final
+
+from msgspec import UNSET, UnsetType
+
+from sidecard_client.values.forms import Form, Misfit, ScalarForm, misfit
+from sidecard_client.values.likeness import name_of_kind
+
+_ZONE_KEY: Final = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
+
+_TEXTS: Final = {
+    "uuid": ("UUID",),
+    "fractions": ("Fraction",),
+    "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
+    "ipaddress": ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"),
+}
+"""Classes whose text makes an equal object, by module."""
+
+_CONCRETE_PATHS: Final = {"Path": "PosixPath", "PurePath": "PurePosixPath"}
+"""What the constructors of `pathlib` return."""
+
+
+def scalar_form(kind: type) -> Form | None:  # noqa: C901 - one case for each class
+    """Return the form of a class; None for one that is not known."""
+    form: Form | None = None
+    if issubclass(kind, enum.Enum):
+        form = EnumForm(kind)
+    elif kind is datetime:
+        _import_zones()
+        form = ScalarForm(datetime, _from_datetime, _to_datetime, is_scalar=False)
+    elif kind is time:
+        _import_zones()
+        form = ScalarForm(time, _from_time, _to_time, is_scalar=False)
+    elif kind is date:
+        form = ScalarForm(date, date.isoformat, date.fromisoformat)
+    elif kind is timedelta:
+        form = ScalarForm(
+            timedelta, lambda value: [value.days, value.seconds, value.microseconds], _to_timedelta, is_scalar=False
+        )
+    elif kind is complex:
+        form = ScalarForm(complex, _from_complex, lambda plain: complex(*plain), is_scalar=False)
+    elif kind is UnsetType:
+        form = ScalarForm(UnsetType, lambda _: "UNSET", lambda _: UNSET)
+    elif kind is bytearray:
+        form = ScalarForm(bytearray, bytes, bytearray)
+    elif kind.__name__ == "Decimal" and kind.__module__ in {"decimal", "_decimal"}:
+        form = ScalarForm(kind, _from_decimal, kind)
+    elif _made_of_text(kind):
+        form = ScalarForm(kind, str, kind)
+    elif kind.__module__.startswith("pathlib") and kind.__name__ in _CONCRETE_PATHS:
+        concrete = type(kind())
+        form = ScalarForm(concrete, str, concrete)
+
+    return form
+
+
+def _made_of_text(kind: type) -> bool:
+    module = kind.__module__
+    if module.startswith("pydantic"):
+        # URLs, which are no subclasses of str.
+        return hasattr(kind, "unicode_string") and not issubclass(kind, str)
+
+    return kind.__name__ in _TEXTS.get(module.partition(".")[0], ())
+
+
+class EnumForm(Form):
+    """Members of an enum, by name; of a flag, by value."""
+
+    is_scalar = True
+
+    def __init__(self, kind: type[enum.Enum]) -> None:
+        self.kind = kind
+        values = ",".join(f"{name}={member.value!r}" for name, member in kind.__members__.items() if _is_stable(member))
+        self.shape = f"{name_of_kind(kind)}<{values}>"
+        self._is_flag = issubclass(kind, enum.Flag)
+        self._members = dict(kind.__members__)
+
+    def to_plain(self, value: Any) -> Any:
+        """Return the member's name, or the flags' number."""
+        if type(value) is not self.kind:
+            raise misfit(value, name_of_kind(self.kind))
+
+        return int(value._value_) if self._is_flag else value._name_
+
+    def from_plain(self, plain: Any) -> Any:
+        """Return the member."""
+        return self.kind(plain) if self._is_flag else self._members[plain]
+
+
+def _is_stable(member: enum.Enum) -> bool:
+    return isinstance(member.value, str | int | float | bytes | bool | None)
+
+
+def _to_timedelta(plain: Any) -> timedelta:
+    days, seconds, microseconds = plain
+    return timedelta(days, seconds, microseconds)
+
+
+def _from_complex(value: complex) -> list[float]:
+    if value != value:  # noqa: PLR0124 - NaN
+        raise Misfit("is NaN, which equals nothing: return a number or None")
+
+    return [value.real, value.imag]
+
+
+def _from_decimal(value: Any) -> str:
+    if value.is_nan():
+        raise Misfit("is NaN, which equals nothing: return a number or None")
+
+    return str(value)
+
+
+# Times and zones: the text of the local time, or ``[text, fold, zone]``. ------------------------------------------------
+
+
+def _from_datetime(value: datetime) -> Any:
+    zone, fold = value.tzinfo, value.fold
+    if zone is None and not fold:
+        return value.isoformat()
+
+    return [value.replace(tzinfo=None, fold=0).isoformat(), fold, _from_zone(zone)]
+
+
+def _to_datetime(plain: Any) -> datetime:
+    if type(plain) is str:
+        return datetime.fromisoformat(plain)
+
+    text, fold, zone = plain
+    return datetime.fromisoformat(text).replace(tzinfo=_to_zone(zone), fold=fold)
+
+
+def _from_time(value: time) -> Any:
+    zone, fold = value.tzinfo, value.fold
+    if zone is None and not fold:
+        return value.isoformat()
+
+    return [value.replace(tzinfo=None, fold=0).isoformat(), fold, _from_zone(zone)]
+
+
+def _to_time(plain: Any) -> time:
+    if type(plain) is str:
+        return time.fromisoformat(plain)
+
+    text, fold, zone = plain
+    return time.fromisoformat(text).replace(tzinfo=_to_zone(zone), fold=fold)
+
+
+def _from_zone(zone: tzinfo | None) -> Any:
+    """Return None, ``"UTC"``, ``["offset", seconds, name or None]``, ``["zone", key]`` or ``["pydantic", seconds]``."""
+    if zone is None:
+        return None
+
+    if zone is UTC:
+        return "UTC"
+
+    kind: Any = type(zone)
+    if kind is timezone:
+        offset = zone.utcoffset(None) or timedelta()
+        name = zone.tzname(None)
+        seconds = [offset.days, offset.seconds, offset.microseconds]
+        return ["offset", seconds, None if name == timezone(offset).tzname(None) else name]
+
+    if _is_zone_info(kind):
+        key = getattr(zone, "key", None)
+        if isinstance(key, str) and _is_installed(key) and kind(key) is zone:
+            return ["zone", key]
+
+    if kind is _pydantic_zone():
+        return ["pydantic", round((zone.utcoffset(None) or timedelta()).total_seconds())]
+
+    raise Misfit(
+        f"has the time zone {zone!r}, which may not exist in another process: "
+        "convert it, for example with .astimezone(timezone.utc)"
+    )
+
+
+def _to_zone(plain: Any) -> tzinfo | None:
+    if plain is None:
+        return None
+
+    if plain == "UTC":
+        return UTC
+
+    way, *rest = plain
+    if way == "offset":
+        (days, seconds, microseconds), name = rest
+        offset = timedelta(days, seconds, microseconds)
+        return timezone(offset) if name is None else timezone(offset, name)
+
+    zones: Any
+    if way == "zone":
+        zones = getattr(sys.modules.get("zoneinfo"), "ZoneInfo", None) if _is_installed(rest[0]) else None
+    else:
+        zones = _pydantic_zone()
+
+    if zones is None:
+        raise ValueError(f"the time zone {rest[0]!r} is not known in this process")
+
+    zone: tzinfo = zones(rest[0])
+    return zone
+
+
+def _import_zones() -> None:
+    """Import the module of time zones because of an annotation, so that no received bytes need it."""
+    import zoneinfo  # noqa: F401, PLC0415
+
+
+def _is_zone_info(kind: type) -> bool:
+    zones = sys.modules.get("zoneinfo")
+    return zones is not None and kind is zones.ZoneInfo
+
+
+def _is_installed(key: str) -> bool:
+    """Return whether the host has the zone's file. Without it, `ZoneInfo` would import a package by the zone's name."""
+    if _ZONE_KEY.fullmatch(key) is None:
+        return False
+
+    from zoneinfo import TZPATH  # noqa: PLC0415 - imported already
+
+    return any(os.path.isfile(f"{place}/{key}") for place in TZPATH)  # noqa: PTH113 - without another import
+
+
+def _pydantic_zone() -> type[tzinfo] | None:
+    return getattr(sys.modules.get("pydantic_core"), "TzInfo", None)
