@@ -14,6 +14,7 @@ from sidecard_client.protocol.errors import (
     SidecardWarning,
     UnkeyableRequest,
     UnshareableValue,
+    WrongAnswers,
 )
 from sidecard_client.protocol.wire import Usage
 
@@ -44,6 +45,7 @@ __all__ = [
     "UnkeyableRequest",
     "UnshareableValue",
     "Usage",
+    "WrongAnswers",
     "__version__",
     "default_classify",
 ]

@@ -23,6 +23,7 @@ from msgspec import Raw, Struct, structs
 from sidecard_client._sync.client import Client
 from sidecard_client._sync.lifecycle import StreamFunctions
 from sidecard_client._sync.streams import Stream
+from sidecard_client.batches.batch import Batch, separated
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.completion import may_be_stored, read_usage, reason_of, warn_unshareable
@@ -253,11 +254,7 @@ class FakeClient(Client):
         if call.key is calls.UNKEYED:
             call = calls.keyed(call, self.normal_forms(call.options.task))
 
-        entry = None
-        if call.key is not None and not self.force_miss and call.options.mode != "refresh":
-            entry = self._find(call.options.namespace, call.key)
-
-        similarity = None
+        entry, similarity = self._stored(call), None
         if entry is None and call.similar is CAN_EMBED and self.similar_threshold is not None:
             call = embedded(call)
             entry, similarity = self._find_similar(call)
@@ -280,6 +277,16 @@ class FakeClient(Client):
         source, backend, value = outcome.source, outcome.backend, outcome.value
         self.asked.append(Asked(call.key, call.args, call.kwargs, call.options, source, backend, value, similarity))
         return outcome
+
+    def _stored(self, call: Call) -> FakeEntry | None:
+        if call.key is None or self.force_miss or call.options.mode == "refresh":
+            return None
+
+        return self._find(call.options.namespace, call.key)
+
+    def _answer_each(self, batch: Batch) -> list[Outcome[Any]]:
+        missing = [place for place, call in enumerate(batch.calls) if self._stored(call) is None]
+        return batch.in_order([self._run(call) for call in separated(batch, missing)])
 
     def _make(self, call: Call) -> Outcome[Any]:
         choices = calls.backends_without_daemon(call, ()) * (1 + call.options.retries)

@@ -465,7 +465,7 @@ def test_an_interruption_in_the_wait_after_a_failure_leaves_nothing(
 
     interrupter.join()
     wait_until(lambda: daemon.ended == [0])
-    assert client._interpreter._flights._flights == {}
+    assert client._interpreter.flights._flights == {}
 
 
 @pytest.mark.parametrize("error", [None, ValueError("bad")])
@@ -567,7 +567,7 @@ def test_threads_share_one_call_without_a_daemon(client: Client, upstream: Upstr
 
 def waiting(client: Client) -> int:
     """Count the threads that wait for another thread's call."""
-    flights = client._interpreter._flights
+    flights = client._interpreter.flights
     return sum(len(flight.waiters) for flight in list(flights._flights.values()))
 
 

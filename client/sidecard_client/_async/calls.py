@@ -13,7 +13,7 @@ from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client.call import commands
 from sidecard_client.call.call import UNKEYED, Call, keyed
-from sidecard_client.call.commands import Command, FinalReply, Raised, Returned
+from sidecard_client.call.commands import FinalReply, Raised, Returned
 from sidecard_client.call.conversation import converse, finished, is_tracing
 from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.outcome import Outcome, hit_outcome
@@ -30,11 +30,11 @@ class AsyncInterpreter:
 
     def __init__(self, connector: AsyncConnector) -> None:
         self._connector = connector
-        self._flights = LocalFlights(anyio.Event)
+        self.flights = LocalFlights(anyio.Event)
 
     def forget(self, namespace: str | None, key: str | None = None) -> None:
         """Do not let later calls join running calls of keys that were removed."""
-        self._flights.forget(namespace, key)
+        self.flights.forget(namespace, key)
 
     async def run(self, call: Call, *, trace: bool = True) -> Outcome[Any]:
         """Return the call's outcome, wherever its value comes from. Raises what `AsyncClient.call` does."""
@@ -54,7 +54,7 @@ class AsyncInterpreter:
                 return hit
 
         outcome: Outcome[Any] = finished(
-            await execution.run(converse(call, self._flights, connector.place, started, reply))
+            await execution.run(converse(call, self.flights, connector.place, started, reply))
         )
         return outcome
 
@@ -82,13 +82,13 @@ class AsyncExecution:
         self.connection: AsyncConnection | None = None
         self.begin_id = 0
 
-    async def run(self, conversation: Generator[Command, Any, Any], result: Any = None) -> Any:
+    async def run(self, conversation: Generator[Any, Any, Any], result: Any = None) -> Any:
         """Resume with ``result`` and execute commands, up to one without a handler, or the conversation's result.
 
         Raises what the conversation raises.
         """
         handlers, waiting_handlers = self.handlers, self.waiting_handlers
-        resume: Callable[[Any], Command] = conversation.send
+        resume: Callable[[Any], Any] = conversation.send
         while True:
             try:
                 while True:
@@ -168,7 +168,7 @@ class AsyncExecution:
     async def _run(self, command: commands.Run) -> Returned | Raised:
         self.hold(command)
         try:
-            return Returned(await _perform(command.function, command.call))
+            return Returned(await perform(command.function, command.call))
         except BaseException as error:  # noqa: BLE001 - the conversation decides about it
             return Raised(error)
         finally:
@@ -198,7 +198,7 @@ class AsyncExecution:
     }
 
 
-async def _perform(function: Callable[..., Any], call: Call) -> Any:
+async def perform(function: Callable[..., Any], call: Call) -> Any:
     """Await an async function; run a plain one in a thread, because it may block."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return await function(*call.args, **call.kwargs)

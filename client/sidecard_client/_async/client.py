@@ -1,12 +1,15 @@
 """The asynchronous client: calls, entries, keys and the daemon's state. How it opens and closes is in `lifecycle`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, cast, overload
 
 from msgspec import Raw
 
+from sidecard_client._async.batches import run_batch
 from sidecard_client._async.lifecycle import AsyncDecorator, AsyncFunctions, AsyncLifecycle, AsyncStreamFunctions
 from sidecard_client._async.streams import AsyncStream
+from sidecard_client.batches import batch as batches
+from sidecard_client.batches.batch import MAX_BATCH, Batch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.outcome import Outcome
@@ -61,6 +64,68 @@ class AsyncClient(AsyncLifecycle):
     ) -> Outcome[T]:
         """Like `call`, but return the value with its source."""
         return await self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
+
+    @overload
+    async def call_each(
+        self,
+        function: AsyncFunctions[Iterable[T]],
+        inputs: Iterable[Any],
+        /,
+        *,
+        max_batch: int = MAX_BATCH,
+        **kwargs: Any,
+    ) -> list[T]: ...
+
+    @overload
+    async def call_each(
+        self, function: Functions[Iterable[T]], inputs: Iterable[Any], /, *, max_batch: int = MAX_BATCH, **kwargs: Any
+    ) -> list[T]: ...
+
+    async def call_each(  # type: ignore[misc]  # mypy wants one T for both overloads
+        self, function: Functions[Iterable[T]], inputs: Iterable[Any], /, *, max_batch: int = MAX_BATCH, **kwargs: Any
+    ) -> list[T]:
+        """Return the answer to each of ``inputs``, in order; ``function(inputs, **kwargs)`` returns a list of answers.
+
+        Each input has its own stored answer and its own running call, as with `call`. The function runs with the inputs that
+        are neither stored nor running, each once, ``max_batch`` at most; `docs client` describes the keys.
+
+        ::
+
+            vectors = await sidecard.call_each(model.embed, texts)
+
+        Raises what `call` does. If the function fails, no answer is returned; those that were there are stored.
+        `WrongAnswers` if it does not return one answer for each input.
+        """
+        outcomes: list[Outcome[T]] = await self.outcome_each(function, inputs, max_batch=max_batch, **kwargs)
+        return [outcome.value for outcome in outcomes]
+
+    @overload
+    async def outcome_each(
+        self,
+        function: AsyncFunctions[Iterable[T]],
+        inputs: Iterable[Any],
+        /,
+        *,
+        max_batch: int = MAX_BATCH,
+        **kwargs: Any,
+    ) -> list[Outcome[T]]: ...
+
+    @overload
+    async def outcome_each(
+        self, function: Functions[Iterable[T]], inputs: Iterable[Any], /, *, max_batch: int = MAX_BATCH, **kwargs: Any
+    ) -> list[Outcome[T]]: ...
+
+    async def outcome_each(  # type: ignore[misc]  # mypy wants one T for both overloads
+        self, function: Functions[Iterable[T]], inputs: Iterable[Any], /, *, max_batch: int = MAX_BATCH, **kwargs: Any
+    ) -> list[Outcome[T]]:
+        """Like `call_each`, but return each value with its source."""
+        inputs = batches.listed(inputs)
+        template = batches.template_of(self._options, function, inputs, kwargs, max_batch)
+        if template is None:
+            return []
+
+        forms = await self.normal_forms(template.options.task) if template.key is calls.UNKEYED else None
+        return await self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
 
     def stream(self, function: AsyncStreamFunctions[T], /, *args: Any, **kwargs: Any) -> AsyncStream[T]:
         """Return an iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
@@ -221,6 +286,9 @@ class AsyncClient(AsyncLifecycle):
         await self._ask(wire.SetBreaker(backend=backend, action=action))
 
     # What they share --------------------------------------------------------------------------------------------------
+
+    async def _answer_each(self, batch: Batch) -> list[Outcome[Any]]:
+        return await run_batch(self._connector, self._interpreter, batch)
 
     def _perform(self, call: Call) -> Any:
         return AsyncStream(self._connector, call) if call.stream else self._value_of(call)

@@ -13,7 +13,7 @@ A connection ends once, with a reason, and is not used again.
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from time import monotonic
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 import anyio
 
-from sidecard_client._async.reply_futures import ReplyFuture, ReplyQueue, reply_future_factory
+from sidecard_client._async.reply_futures import Inbox, ReplyFuture, ReplyQueue, ReplySlot, reply_future_factory
 from sidecard_client._async.send_buffer import SendBuffer
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import (
@@ -101,8 +101,8 @@ class AsyncConnection:
         self._proved = proved
         self._ended = ended
         self._new_future = reply_future_factory()
-        self._unanswered: dict[int, ReplyFuture] = {}  # in order of sending
-        self._pending: dict[int, ReplyFuture] = {}
+        self._unanswered: dict[int, ReplyFuture | ReplySlot] = {}  # in order of sending
+        self._pending: dict[int, ReplyFuture | ReplySlot] = {}
         self._waits: dict[int, Wait] = {}
         self._held: dict[str, Renewal] = {}
         self._queues: dict[int, ReplyQueue] = {}
@@ -169,6 +169,38 @@ class AsyncConnection:
             raise self.lost()
 
         return reply
+
+    def submit(self, reports: Sequence[AnyRequest], requests: Sequence[AnyRequest], inbox: Inbox) -> list[int]:
+        """Send all; return the ids of ``requests``, whose replies go to ``inbox``. Raises `ConnectionLost`."""
+        if self.reason is not None:
+            raise self.lost()
+
+        for report in reports:
+            self.send(report)
+
+        ids = []
+        for request in requests:
+            request_id, data = self.protocol.send(request)
+            self._unanswered[request_id] = ReplySlot(inbox, request_id)
+            self._send_buffer.send(data)
+            ids.append(request_id)
+
+        if self._resting:
+            self._stir()
+
+        return ids
+
+    def discard(self, inbox: Inbox) -> None:
+        """Withdraw the open requests of a batch."""
+        for request_id in inbox.open:
+            self._forget(request_id)
+            self.send(Cancel(target=request_id))
+
+        inbox.open.clear()
+
+    def new_inbox(self) -> Inbox:
+        """Return an empty inbox for `submit`."""
+        return Inbox(self._new_future)
 
     async def follow(self, request: AnyRequest, wait_seconds: float | None = None) -> tuple[AnyReply, ReplyQueue]:
         """Like `ask`, for a reply that may be the first chunk of a stream. The queue receives the following replies.
@@ -333,6 +365,9 @@ class AsyncConnection:
 
             elif reply.__class__ is Pending:
                 self._pending[request_id] = future
+                if future.__class__ is ReplySlot:
+                    future.inbox.put(reply)
+
                 continue
 
             if not future.done():

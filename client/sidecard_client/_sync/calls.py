@@ -10,7 +10,7 @@ from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client._sync.connector import Connector
 from sidecard_client.call import commands
 from sidecard_client.call.call import UNKEYED, Call, keyed
-from sidecard_client.call.commands import Command, Raised, Returned
+from sidecard_client.call.commands import Raised, Returned
 from sidecard_client.call.conversation import converse, finished, is_tracing
 from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.outcome import Outcome, hit_outcome
@@ -24,11 +24,11 @@ class Interpreter:
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._flights = LocalFlights(threading.Event)
+        self.flights = LocalFlights(threading.Event)
 
     def forget(self, namespace: str | None, key: str | None = None) -> None:
         """Do not let later calls join running calls of keys that were removed."""
-        self._flights.forget(namespace, key)
+        self.flights.forget(namespace, key)
 
     def run(self, call: Call, *, trace: bool = True) -> Outcome[Any]:
         """Return the call's outcome, wherever its value comes from. Raises what `Client.call` does."""
@@ -59,7 +59,7 @@ class Interpreter:
 
         execution = Execution(connector, connection)
 
-        outcome: Outcome[Any] = finished(execution.run(converse(call, self._flights, connector.place, started, reply)))
+        outcome: Outcome[Any] = finished(execution.run(converse(call, self.flights, connector.place, started, reply)))
         return outcome
 
     def _run_traced(self, call: Call) -> Outcome[Any]:
@@ -83,7 +83,7 @@ class Execution:
         self._connector = connector
         self.connection = connection
 
-    def run(self, conversation: Generator[Command, Any, Any], result: Any = None) -> Any:
+    def run(self, conversation: Generator[Any, Any, Any], result: Any = None) -> Any:
         """Resume with ``result`` and execute commands, up to one without a handler, or the conversation's result.
 
         Raises what the conversation raises.

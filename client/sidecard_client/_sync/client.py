@@ -2,13 +2,16 @@
 
 """The blocking client: calls, entries, keys and the daemon's state. How it opens and closes is in `lifecycle`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, cast
 
 from msgspec import Raw
 
+from sidecard_client._sync.batches import run_batch
 from sidecard_client._sync.lifecycle import Decorator, Lifecycle, StreamFunctions
 from sidecard_client._sync.streams import Stream
+from sidecard_client.batches import batch as batches
+from sidecard_client.batches.batch import MAX_BATCH, Batch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.outcome import Outcome
@@ -49,6 +52,36 @@ class Client(Lifecycle):
     def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
         """Like `call`, but return the value with its source."""
         return self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
+
+    def call_each(
+        self, function: Functions[Iterable[T]], inputs: Iterable[Any], /, *, max_batch: int = MAX_BATCH, **kwargs: Any
+    ) -> list[T]:
+        """Return the answer to each of ``inputs``, in order; ``function(inputs, **kwargs)`` returns a list of answers.
+
+        Each input has its own stored answer and its own running call, as with `call`. The function runs with the inputs that
+        are neither stored nor running, each once, ``max_batch`` at most; `docs client` describes the keys.
+
+        ::
+
+            vectors = sidecard.call_each(model.embed, texts)
+
+        Raises what `call` does. If the function fails, no answer is returned; those that were there are stored.
+        `WrongAnswers` if it does not return one answer for each input.
+        """
+        outcomes: list[Outcome[T]] = self.outcome_each(function, inputs, max_batch=max_batch, **kwargs)
+        return [outcome.value for outcome in outcomes]
+
+    def outcome_each(
+        self, function: Functions[Iterable[T]], inputs: Iterable[Any], /, *, max_batch: int = MAX_BATCH, **kwargs: Any
+    ) -> list[Outcome[T]]:
+        """Like `call_each`, but return each value with its source."""
+        inputs = batches.listed(inputs)
+        template = batches.template_of(self._options, function, inputs, kwargs, max_batch)
+        if template is None:
+            return []
+
+        forms = self.normal_forms(template.options.task) if template.key is calls.UNKEYED else None
+        return self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
 
     def stream(self, function: StreamFunctions[T], /, *args: Any, **kwargs: Any) -> Stream[T]:
         """Return an iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
@@ -209,6 +242,9 @@ class Client(Lifecycle):
         self._ask(wire.SetBreaker(backend=backend, action=action))
 
     # What they share --------------------------------------------------------------------------------------------------
+
+    def _answer_each(self, batch: Batch) -> list[Outcome[Any]]:
+        return run_batch(self._connector, self._interpreter, batch)
 
     def _perform(self, call: Call) -> Any:
         return Stream(self._connector, call) if call.stream else self._value_of(call)

@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from sidecard_client.protocol.connection import (
     Connection,
@@ -24,7 +25,7 @@ from sidecard_client.protocol.connection import (
 )
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.socket_path import impostor
-from sidecard_client.protocol.wire import AnyReply, AnyRequest, Cancel, Error, Ping, Renew, StaleLease
+from sidecard_client.protocol.wire import AnyReply, AnyRequest, Cancel, Error, Ok, Ping, Renew, StaleLease
 
 BUFFER_BYTES = 64 * 1024
 """Most answers of language models fit, so that one ``recv`` takes the frame whole; larger ones take several."""
@@ -104,6 +105,34 @@ class BlockingConnection:
                 self.socket.sendall(data)
         except OSError as error:
             raise _send_failure(error) from error
+
+    def submit(self, reports: Sequence[AnyRequest], requests: Sequence[AnyRequest]) -> list[int]:
+        """Send all; return the ids of ``requests``. Replies to ``reports`` are dropped. Raises `ConnectionLost`."""
+        sent, data = [], []
+        for request in (*reports, *requests):
+            request_id, framed = self.protocol.send(request)
+            sent.append(request_id)
+            data.append(framed)
+
+        for request_id in sent[: len(reports)]:
+            self.protocol.forget(request_id)
+
+        try:
+            self.socket.sendall(b"".join(data))
+        except OSError as error:
+            raise _send_failure(error) from error
+
+        return sent[len(reports) :]
+
+    def receive_all(self, *, block: bool = True) -> list[AnyReply]:
+        """Return the replies to all requests that have arrived; with ``block``, wait for one. Raises `ConnectionLost`."""
+        if not self._replies and (block or self.has_input()):
+            self._replies += self._read()
+
+        replies = list(self._replies)
+        self._replies.clear()
+        self.last_beat_answered = max((self.last_beat_answered, *(reply.id for reply in replies)))
+        return replies
 
     def cancel(self, target: int) -> None:
         """Withdraw a request that has many replies, and drop those in transit. Raises `ConnectionLost`."""
@@ -235,9 +264,12 @@ class BlockingConnection:
         """Receive the replies to earlier renewals, which would fill the buffers of a call that runs for hours."""
         try:
             while size := self.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT):
-                for reply in self.protocol.receive(self._view[:size]):
-                    if isinstance(reply, StaleLease | Error):
-                        return False
+                replies = self.protocol.receive(self._view[:size])
+                self._replies += [
+                    reply for reply in replies if type(reply) is not Ok
+                ]  # a batch has other requests open
+                if any(isinstance(reply, StaleLease | Error) for reply in replies):
+                    return False
 
         except BlockingIOError:
             return True

@@ -6,12 +6,14 @@ Every failure is a `ConnectionLost`. Those that show the daemon to be unreachabl
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 from weakref import WeakMethod, finalize
 
 from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client._sync.heartbeat import Heartbeat
+from sidecard_client.batches.commands import Wait
 from sidecard_client.call.availability import Availability
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.task_forms import TaskForms
@@ -181,7 +183,18 @@ class Connector:
     def _wait_watched(
         self, connection: BlockingConnection, request_id: int, wait_seconds: float | None, started: float
     ) -> wire.AnyReply:
-        late = None if wait_seconds is None else started + wait_seconds + self._timeout_seconds + LATE_SECONDS
+        late_at = None if wait_seconds is None else started + wait_seconds + self._timeout_seconds + LATE_SECONDS
+        reply: wire.AnyReply | None = self._watched(
+            connection, partial(connection.receive_or_beat, request_id), late_at
+        )
+        if reply is not None:
+            return reply
+
+        connection.usable = False  # the reply may still arrive
+        return wire.Timeout(id=request_id, waited_seconds=monotonic() - started)
+
+    def _watched(self, connection: BlockingConnection, receive: Callable[[], Any], late_at: float | None) -> Any:
+        """Call ``receive`` until it returns something; return None after ``late_at``. Raises `ConnectionLost`."""
         try:
             # Within the `try`: an interruption after `watch` must not leave the connection watched.
             if not self.heartbeat.watch(connection):
@@ -189,19 +202,56 @@ class Connector:
 
             while True:
                 try:
-                    reply = connection.receive_or_beat(request_id)
+                    received = receive()
                 except DaemonUnresponsive:
-                    reply = None  # the socket's own time limit, which does not apply here: the heartbeat decides
+                    received = None  # the socket's own time limit, which does not apply here: the heartbeat decides
 
-                if reply is not None:
-                    return reply
+                if received:
+                    return received
 
-                if late is not None and monotonic() > late:
-                    connection.usable = False  # the reply may still arrive
-                    return wire.Timeout(id=request_id, waited_seconds=monotonic() - started)
+                if late_at is not None and monotonic() > late_at:
+                    return None
 
         finally:
             self.heartbeat.unwatch(connection)
+
+    def lend(self, *, again: bool) -> BlockingConnection:
+        """Return a connection for several requests at the same time, until `give_back` or `throw_away`.
+
+        ``again``: the last one has ended, and so have those that are idle. Raises `ConnectionLost` and `RuntimeError`.
+        """
+        if not self._availability.up:
+            self._admit()
+
+        if again:
+            self._drop_idle()
+
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
+
+    def receive(
+        self, connection: BlockingConnection, wait: Wait, late_at: float | None
+    ) -> list[wire.AnyReply] | ConnectionLost:
+        """Return the replies that have arrived on a lent connection, as `Receive` describes. After a loss it is thrown away."""
+        try:
+            if wait == "pending":
+                replies = self._watched(connection, connection.receive_all, late_at) or []
+            else:
+                replies = connection.receive_all(block=wait == "reply")
+        except ConnectionLost as error:
+            self.throw_away(connection)
+            if connection.abandoned:
+                return DaemonUnresponsive(self._reason)
+
+            return error if isinstance(error, ConnectionEnded) else self._failed(error)
+
+        self.heartbeat.heard_at = monotonic()
+        if replies and not self._availability.up:
+            self._succeeded()
+
+        return replies
 
     def send(self, connection: BlockingConnection, request: wire.AnyRequest) -> bool:
         """Send a request without waiting for a reply. Returns False if the connection is useless from now on."""

@@ -49,7 +49,7 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._wakes_at = math.inf
-        self._held: dict[BlockingConnection, Renewal] = {}
+        self._held: dict[BlockingConnection, list[Renewal]] = {}
         self._waiting: dict[BlockingConnection, None] = {}  # ordered, so that the longest-waiting one is pinged
         self._pinged: BlockingConnection | None = None
         self._pinged_at = 0.0
@@ -58,14 +58,16 @@ class Heartbeat:
         self._shortest_seconds = math.inf
         self._closed = False
 
-    def hold(self, connection: BlockingConnection, lease: Lease) -> None:
-        """Renew ``lease`` until `release`."""
-        renewal = renewal_of(lease, monotonic())
+    def hold(self, connection: BlockingConnection, *leases: Lease) -> None:
+        """Renew ``leases`` until `release`."""
+        now = monotonic()
+        renewals = [renewal_of(lease, now) for lease in leases]
+        renew_at = min(renewal.renew_at for renewal in renewals)
         with self._lock:
-            self._shortest_seconds = min(self._shortest_seconds, renewal.every_seconds)
-            self._held[connection] = renewal
-            if self._thread is None or renewal.renew_at < self._wakes_at:
-                self._wake_by(renewal.renew_at)
+            self._shortest_seconds = min(self._shortest_seconds, renew_at - now)
+            self._held[connection] = renewals
+            if self._thread is None or renew_at < self._wakes_at:
+                self._wake_by(renew_at)
 
     def release(self, connection: BlockingConnection) -> None:
         """Stop renewing. The thread does not use the connection after this. Does nothing if it holds no lease."""
@@ -138,14 +140,12 @@ class Heartbeat:
 
     def _renew(self, now: float) -> float:
         earliest = math.inf
-        for connection, held in list(self._held.items()):
-            if held.renew_at <= now:
-                held.renew_at = now + held.every_seconds
-                if not connection.renew(held.lease):
-                    del self._held[connection]  # lost: the holder goes on, and its late answer changes nothing
-                    continue
+        for connection, renewals in list(self._held.items()):
+            if not all(_renewed(connection, held, now) for held in renewals):
+                del self._held[connection]  # lost: the holder goes on, and its late answer changes nothing
+                continue
 
-            earliest = min(earliest, held.renew_at)
+            earliest = min(earliest, *(held.renew_at for held in renewals))
 
         return earliest
 
@@ -184,3 +184,12 @@ class Heartbeat:
             connection.abandon()
 
         self._waiting.clear()
+
+
+def _renewed(connection: BlockingConnection, held: Renewal, now: float) -> bool:
+    """Renew a lease if it is due. Return False if renewing again is useless."""
+    if held.renew_at > now:
+        return True
+
+    held.renew_at = now + held.every_seconds
+    return connection.renew(held.lease)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultingTypeVar  # every type checker includes it
 
     from sidecard_client.metrics.tracing import Span
+    from sidecard_client.values.annotations import Part
 
     # Where functions' signatures differ too much, mypy finds no common return type: then it is Any, and no error.
     T = DefaultingTypeVar("T", default=Any)
@@ -46,6 +47,9 @@ UNKEYED: Final = ""
 
 STREAM_SUFFIX = "()*"
 """Ends the function's name in the key of a stream. No name ends in it."""
+
+EACH_SUFFIX = "[]"
+"""Ends the function's name in the key of one input of a batch, unless ``name=`` gave the name. No name ends in it."""
 
 MAX_BACKENDS = 16
 """Limit of the wire's ``Begin.backends``."""
@@ -69,6 +73,8 @@ class Call(Struct):
     trace: str = ""
     stream: bool = False
     """The answer is returned in pieces."""
+    each: bool = False
+    """It is one input of a batch, whose function takes a list of inputs and returns a list of answers."""
     codec: ValueCodec | None = None
     """Brings back the type of the answer, or of the pieces of a stream; None for plain values."""
     similar: CanEmbed | QueryVector | None = None
@@ -128,11 +134,12 @@ def prepare(
     keywords: dict[str, Any],
     *,
     stream: bool = False,
+    each: bool = False,
     policy_is_bound: bool = False,
 ) -> Call:
     """Make a call. Policy keywords are taken out of ``keywords``, unless the policy is bound (``cached``, ``wrap``).
 
-    A stream has another key than the plain call. Of several backends, the first function names the key, unless
+    A stream has another key than the plain call, and so has ``each`` input of a batch, unless ``name=`` names it. Of several backends, the first function names the key, unless
     ``name=`` does. Raises `TypeError` and `ValueError` for a wrong policy, `UnkeyableRequest` for arguments or a function
     without a stable form, and `TypeError` for something that is not callable, or for ``backend=`` beside a dict.
     """
@@ -153,17 +160,20 @@ def prepare(
             )
 
     key = options.key
-    call = Call(functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, stream=stream)
+    call = Call(
+        functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, stream=stream, each=each
+    )
     if key is None:
         return call
 
     identity = identity_of(functions[0])
+    part: Part = "piece" if stream else "item" if each else "whole"
     if not isinstance(options.returns, UnsetType):
         call.codec = options.returns
-    elif stream in identity.codecs:
-        call.codec = identity.codecs[stream]
+    elif part in identity.codecs:
+        call.codec = identity.codecs[part]
     else:
-        call.codec = identity.read_codec(functions[0], stream=stream)
+        call.codec = identity.read_codec(functions[0], part)
 
     if key is UNSET:
         if options.normalize == BY_TASK:
@@ -213,6 +223,9 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
 
         if identity.holds_state:
             captured = captured_by(call.functions[0])
+
+        if call.each:
+            name += EACH_SUFFIX
 
     if call.stream:
         name += STREAM_SUFFIX

@@ -8,7 +8,7 @@ Thread-safe. `LocalWaiter.event` is set once, from the thread that ends the flig
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -109,6 +109,16 @@ class LocalFlights:
             waiter = LocalWaiter(flight, self._new_event())
             flight.waiters.append(waiter)
             return waiter
+
+    def wake_together(self, waiters: Sequence[LocalWaiter]) -> None:
+        """Let the caller of all ``waiters`` wait for the first of them. It checks each ``end`` before it waits.
+
+        1. this sets a waiter's event; 2. another thread sets its ``end``; 3. that thread sets the event of 1. Or, if 2 comes
+        before 1, the caller finds the end.
+        """
+        event = self._new_event()
+        for waiter in waiters:
+            waiter.event = event
 
     def succeed(self, flight: LocalFlight, value: Any, codec: ValueCodec | None = None) -> None:
         """End a flight with its leader's value. A value that cannot be shared releases the waiters."""

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from sidecard_client.keys.binding import Bind, Bound, as_written, signature_of
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
+from sidecard_client.values.annotations import Part
 from sidecard_client.values.codec import ValueCodec, annotated_codec
 
 MAX_KEPT: Final = 1024
@@ -39,8 +40,8 @@ class Identity:
         self.holds_state = holds_state
         """Whether `captured_by` must be asked."""
         self.source = _source_of(bare)
-        self.codecs: dict[bool, ValueCodec | None] = {}
-        """By whether it is that of a stream's pieces: what brings back the type in the annotation, once it was read."""
+        self.codecs: dict[Part, ValueCodec | None] = {}
+        """What brings back the type in the annotation, of a part of the answer, once it was read."""
         self.name: str | None = None
         self.problem = ""
         """Why there is no name."""
@@ -49,12 +50,12 @@ class Identity:
         except UnkeyableRequest as error:
             self.problem = str(error)  # not the error: its traceback refers to the caller's frames
 
-    def read_codec(self, function: Callable[..., Any], *, stream: bool) -> ValueCodec | None:
+    def read_codec(self, function: Callable[..., Any], part: Part) -> ValueCodec | None:
         """Return what brings back the type in the function's annotation, and remember it."""
         while isinstance(function, partial):
             function = function.func
 
-        codec = self.codecs[stream] = annotated_codec(function, "piece" if stream else "whole")
+        codec = self.codecs[part] = annotated_codec(function, part)
         return codec
 
 

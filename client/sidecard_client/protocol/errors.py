@@ -9,6 +9,7 @@
         ├── UnkeyableRequest (TypeError)        the caller: the request has no stable key
         ├── UnshareableValue (TypeError)        the caller: another process would not get the same value
         ├── UnreadableAnswer (ValueError)       the caller: the answer has another type than is expected
+        ├── WrongAnswers (ValueError)           the caller: a batch's function returned no answer for each input
         ├── DaemonUnavailable (ConnectionError)  the host: no daemon replies
         └── ProtocolError                       the daemon: its reply violates the protocol
             └── FramingError                    either side: its bytes violate the framing
@@ -132,6 +133,10 @@ class UnshareableValue(SidecardError, TypeError):
 
 class UnreadableAnswer(SidecardError, ValueError):
     """An answer is no value of the type that the call expects."""
+
+
+class WrongAnswers(SidecardError, ValueError):
+    """The function of a batch did not return a list with one answer for each input."""
 
 
 class DaemonUnavailable(SidecardError, ConnectionError):

@@ -77,6 +77,9 @@ class Begin(Request, frozen=True, tag="begin"):
     """The caller can compute a vector if the daemon replies `VectorWanted`."""
     group: Key | None = None
     """Key of all requests that differ in their text alone; required with ``vector``."""
+    batch: RequestId = 0
+    """Begins of one connection with the same number above 0 are answered by common upstream calls, one after another: their
+    leases share one permit, and a call's time is divided among its leases."""
 
 
 class Transcript(Struct, frozen=True):

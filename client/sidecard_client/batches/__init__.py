@@ -1,0 +1,1 @@
+"""Calls of many inputs whose missing answers one upstream call brings."""

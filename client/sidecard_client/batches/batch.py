@@ -1,0 +1,206 @@
+"""A batch: a function that answers a list of inputs, its inputs, and one `Call` for each distinct input. Pure.
+
+The call of an input has its own key, lease and entry, like ``call(function, input)``. Only the upstream call is common: it has
+the inputs that this caller must answer, in one list.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from math import fsum
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sidecard_client.call.call import UNKEYED, Call, Functions, keyed, prepare
+from sidecard_client.call.completion import read_usage
+from sidecard_client.call.options import Options
+from sidecard_client.call.outcome import Outcome, value_of
+from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.protocol.errors import UnshareableValue, WrongAnswers
+from sidecard_client.protocol.wire import Usage
+from sidecard_client.values.packing import pack_value, unpack_value
+
+MAX_BATCH: Final = 1000
+"""Default limit of the inputs of one upstream call. OpenAI takes 2,048, others fewer."""
+
+LARGEST_BATCH: Final = 10_000
+"""All leases of an upstream call are held at the same time; the daemon's tables have room for 32,768."""
+
+_TEXTS: Final = (str, bytes, bytearray)
+
+
+class Batch(Struct):
+    """The distinct calls of a batch. Input number ``i`` is that of ``calls[places[i]]``."""
+
+    calls: list[Call]
+    places: list[int]
+    max_batch: int = MAX_BATCH
+
+    def upstream(self, calls: Sequence[Call]) -> Call:
+        """Return the call that answers the inputs of ``calls`` together."""
+        return replace(calls[0], args=([call.args[0] for call in calls],), key=None)
+
+    def in_order(self, outcomes: Sequence[Outcome[Any]]) -> list[Outcome[Any]]:
+        """Return the outcome of every input. An input that was given before gets a copy of the answer, as every caller does."""
+        seen: set[int] = set()
+        ordered = []
+        for place in self.places:
+            outcome = outcomes[place]
+            ordered.append(_copied(self.calls[place], outcome) if place in seen else outcome)
+            seen.add(place)
+
+        return ordered
+
+
+def template_of(
+    options: Options, function: Functions[Any], inputs: Sequence[Any], keywords: dict[str, Any], max_batch: object
+) -> Call | None:
+    """Return the call of the first input, with the policy of all of them; None without inputs.
+
+    Raises what `prepare` raises, `TypeError` for ``key=``, and for a wrong ``max_batch`` `TypeError` or `ValueError`.
+    """
+    if isinstance(max_batch, bool) or not isinstance(max_batch, int):
+        raise TypeError(f"max_batch= must be a whole number, not {type(max_batch).__name__}.")
+
+    if not 1 <= max_batch <= LARGEST_BATCH:
+        raise ValueError(f"max_batch= must be 1 to {LARGEST_BATCH}, not {max_batch}.")
+
+    if isinstance(keywords.get("key"), str):
+        raise TypeError("key= is the key of one answer, and each input has its own: leave it out, or give name=.")
+
+    if not inputs:
+        return None
+
+    call = prepare(options, function, (inputs[0],), keywords, each=True)
+    # Similarity compares one request with another; a batch would embed in order to embed.
+    return replace(call, similar=None)
+
+
+def listed(inputs: Iterable[Any]) -> list[Any]:
+    """Return the inputs as a list. Raises `TypeError` for one text or mapping, which is rarely meant as a list."""
+    if isinstance(inputs, (*_TEXTS, Mapping)):
+        raise TypeError(
+            f"The inputs must be a list, not {type(inputs).__name__}: write call_each(f, [x]) for one input."
+        )
+
+    return list(inputs)
+
+
+def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple[NormalForm, ...] | None) -> Batch:
+    """Make the calls of all inputs. ``forms`` are the task's, for an `UNKEYED` template. Raises `UnkeyableRequest`."""
+    if template.key is None:
+        # Nothing is shared, so each input is a call of its own.
+        return Batch([replace(template, args=(one,)) for one in inputs], list(range(len(inputs))), max_batch)
+
+    if forms is None:
+        normalize = template.options.normalize
+        forms = () if isinstance(normalize, str) else normalize
+
+    calls: list[Call] = []
+    places: list[int] = []
+    known: dict[str | None, int] = {}
+    for one in inputs:
+        call = keyed(replace(template, args=(one,), key=UNKEYED), forms)
+        place = known.setdefault(call.key, len(calls))
+        if place == len(calls):
+            calls.append(call)
+
+        places.append(place)
+
+    return Batch(calls, places, max_batch)
+
+
+def answers_of(function: Any, value: Any, count: int) -> list[Any]:
+    """Return the answers in what a function returned for ``count`` inputs. Raises `WrongAnswers`, or what ``value`` raises."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    if isinstance(value, (*_TEXTS, Mapping, AbstractSet)) or not isinstance(value, Iterable):
+        raise WrongAnswers(
+            f"{name}() returned a {type(value).__name__} for {count} inputs: return a list of {count} answers, in order."
+        )
+
+    answers = list(value)
+    if len(answers) != count:
+        raise WrongAnswers(
+            f"{name}() returned {len(answers)} answers for {count} inputs: return one answer for each input, in order."
+        )
+
+    return answers
+
+
+def separated(batch: Batch, missing: Sequence[int]) -> list[Call]:
+    """Return all calls of a batch for a client that makes one after another.
+
+    The functions of those that are ``missing`` take one input; the first one makes the upstream call for all of a group.
+    """
+    calls = list(batch.calls)
+    for start in range(0, len(missing), batch.max_batch):
+        group = missing[start : start + batch.max_batch]
+        upstream = _GroupCall(calls[0].options, [calls[place].args[0] for place in group])
+        for index, place in enumerate(group):
+            functions = tuple(upstream.function(function, index) for function in calls[place].functions)
+            calls[place] = replace(calls[place], functions=functions, options=replace(calls[place].options, usage=None))
+
+    return calls
+
+
+class _GroupCall(Struct):
+    """One upstream call, made when the first of its inputs is asked for."""
+
+    options: Options
+    inputs: list[Any]
+    answers: list[Any] = []
+
+    def function(self, function: Callable[..., Any], index: int) -> Callable[..., Any]:
+        def answer(_: Any, **kwargs: Any) -> Any:
+            if not self.answers:
+                value = function(list(self.inputs), **kwargs)
+                self.answers = answers_of(function, value, len(self.inputs))
+                read_usage(self.options, value)
+
+            return self.answers[index]
+
+        return answer
+
+
+def usage_shares(usage: Usage | None, inputs: Sequence[Any]) -> list[Usage | None]:
+    """Divide the usage of an upstream call over its inputs, by the length of texts and lists, so that the sums are exact."""
+    if usage is None:
+        return [None] * len(inputs)
+
+    weights = [max(1, len(one)) if isinstance(one, str | list) else 1 for one in inputs]
+    prompt, completion = (divided(tokens, weights) for tokens in (usage.prompt_tokens, usage.completion_tokens))
+    dollars = _divided_dollars(usage.cost_dollars, weights)
+    return [
+        replace(usage, prompt_tokens=prompt[index], completion_tokens=completion[index], cost_dollars=dollars[index])
+        for index in range(len(inputs))
+    ]
+
+
+def divided(total: int | None, weights: Sequence[int]) -> Sequence[int | None]:
+    """Divide a whole number by weights; what is left over goes to the largest remainders."""
+    if total is None:
+        return [None] * len(weights)
+
+    whole = sum(weights)
+    parts = [divmod(total * weight, whole) for weight in weights]
+    left = total - sum(part for part, _ in parts)
+    order = sorted(range(len(parts)), key=lambda index: -parts[index][1])
+    more = set(order[:left])
+    return [part + (index in more) for index, (part, _) in enumerate(parts)]
+
+
+def _divided_dollars(total: float | None, weights: Sequence[int]) -> Sequence[float | None]:
+    if total is None:
+        return [None] * len(weights)
+
+    whole = sum(weights)
+    parts = [total * weight / whole for weight in weights[:-1]]
+    return [*parts, max(0.0, total - fsum(parts))]
+
+
+def _copied(call: Call, outcome: Outcome[Any]) -> Outcome[Any]:
+    try:
+        return replace(outcome, value=value_of(call, unpack_value(pack_value(outcome.value, call.codec))))
+    except UnshareableValue:
+        return outcome
