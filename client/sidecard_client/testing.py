@@ -23,7 +23,7 @@ from msgspec import Raw, Struct, structs
 from sidecard_client._sync.client import Client
 from sidecard_client._sync.lifecycle import StreamFunctions
 from sidecard_client._sync.streams import Stream
-from sidecard_client.batches.batch import Batch, separated
+from sidecard_client.batches.batch import InputBatch, separated
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.completion import may_be_stored, read_usage, reason_of, warn_unshareable
@@ -284,7 +284,7 @@ class FakeClient(Client):
 
         return self._find(call.options.namespace, call.key)
 
-    def _answer_each(self, batch: Batch) -> list[Outcome[Any]]:
+    def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
         missing = [place for place, call in enumerate(batch.calls) if self._stored(call) is None]
         return batch.in_order([self._run(call) for call in separated(batch, missing)])
 

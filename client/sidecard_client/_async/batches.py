@@ -10,7 +10,7 @@ from sidecard_client._async.calls import AsyncExecution, AsyncInterpreter, perfo
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.reply_futures import Inbox
 from sidecard_client.batches import commands as batch_commands
-from sidecard_client.batches.batch import Batch
+from sidecard_client.batches.batch import InputBatch
 from sidecard_client.batches.conversation import BatchConversation, Replies
 from sidecard_client.call import commands
 from sidecard_client.call.commands import Raised, Returned
@@ -19,7 +19,7 @@ from sidecard_client.call.outcome import Outcome
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 
 
-async def run_batch(connector: AsyncConnector, interpreter: AsyncInterpreter, batch: Batch) -> list[Outcome[Any]]:
+async def run_batch(connector: AsyncConnector, interpreter: AsyncInterpreter, batch: InputBatch) -> list[Outcome[Any]]:
     """Return the outcome of each input. Raises what `AsyncClient.call_each` does."""
     conversation = BatchConversation(batch, interpreter.flights, connector.place)
     execution = AsyncBatchExecution(connector)

@@ -9,7 +9,7 @@ from sidecard_client._async.batches import run_batch
 from sidecard_client._async.lifecycle import AsyncDecorator, AsyncFunctions, AsyncLifecycle, AsyncStreamFunctions
 from sidecard_client._async.streams import AsyncStream
 from sidecard_client.batches import batch as batches
-from sidecard_client.batches.batch import MAX_BATCH, Batch
+from sidecard_client.batches.batch import MAX_BATCH, InputBatch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.outcome import Outcome
@@ -287,7 +287,7 @@ class AsyncClient(AsyncLifecycle):
 
     # What they share --------------------------------------------------------------------------------------------------
 
-    async def _answer_each(self, batch: Batch) -> list[Outcome[Any]]:
+    async def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
         return await run_batch(self._connector, self._interpreter, batch)
 
     def _perform(self, call: Call) -> Any:

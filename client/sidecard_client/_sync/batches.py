@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from sidecard_client._sync.calls import Execution, Interpreter
 from sidecard_client._sync.connector import Connector
 from sidecard_client.batches import commands as batch_commands
-from sidecard_client.batches.batch import Batch
+from sidecard_client.batches.batch import InputBatch
 from sidecard_client.batches.conversation import BatchConversation, Replies
 from sidecard_client.call import commands
 from sidecard_client.call.commands import Raised, Returned
@@ -15,7 +15,7 @@ from sidecard_client.call.outcome import Outcome
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 
 
-def run_batch(connector: Connector, interpreter: Interpreter, batch: Batch) -> list[Outcome[Any]]:
+def run_batch(connector: Connector, interpreter: Interpreter, batch: InputBatch) -> list[Outcome[Any]]:
     """Return the outcome of each input. Raises what `Client.call_each` does."""
     conversation = BatchConversation(batch, interpreter.flights, connector.place)
     outcomes: list[Outcome[Any]] = finished(BatchExecution(connector).run(conversation.run()))

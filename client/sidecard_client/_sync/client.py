@@ -11,7 +11,7 @@ from sidecard_client._sync.batches import run_batch
 from sidecard_client._sync.lifecycle import Decorator, Lifecycle, StreamFunctions
 from sidecard_client._sync.streams import Stream
 from sidecard_client.batches import batch as batches
-from sidecard_client.batches.batch import MAX_BATCH, Batch
+from sidecard_client.batches.batch import MAX_BATCH, InputBatch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.outcome import Outcome
@@ -243,7 +243,7 @@ class Client(Lifecycle):
 
     # What they share --------------------------------------------------------------------------------------------------
 
-    def _answer_each(self, batch: Batch) -> list[Outcome[Any]]:
+    def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
         return run_batch(self._connector, self._interpreter, batch)
 
     def _perform(self, call: Call) -> Any:

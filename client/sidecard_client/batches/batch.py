@@ -19,7 +19,8 @@ from sidecard_client.call.outcome import Outcome, value_of
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol.errors import UnshareableValue, WrongAnswers
 from sidecard_client.protocol.wire import Usage
-from sidecard_client.values.packing import pack_value, unpack_value
+from sidecard_client.values.codec import unpack_value
+from sidecard_client.values.packing import pack_value
 
 MAX_BATCH: Final = 1000
 """Default limit of the inputs of one upstream call. OpenAI takes 2,048, others fewer."""
@@ -30,7 +31,7 @@ LARGEST_BATCH: Final = 10_000
 _TEXTS: Final = (str, bytes, bytearray)
 
 
-class Batch(Struct):
+class InputBatch(Struct):
     """The distinct calls of a batch. Input number ``i`` is that of ``calls[places[i]]``."""
 
     calls: list[Call]
@@ -87,11 +88,11 @@ def listed(inputs: Iterable[Any]) -> list[Any]:
     return list(inputs)
 
 
-def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple[NormalForm, ...] | None) -> Batch:
+def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple[NormalForm, ...] | None) -> InputBatch:
     """Make the calls of all inputs. ``forms`` are the task's, for an `UNKEYED` template. Raises `UnkeyableRequest`."""
     if template.key is None:
         # Nothing is shared, so each input is a call of its own.
-        return Batch([replace(template, args=(one,)) for one in inputs], list(range(len(inputs))), max_batch)
+        return InputBatch([replace(template, args=(one,)) for one in inputs], list(range(len(inputs))), max_batch)
 
     if forms is None:
         normalize = template.options.normalize
@@ -108,7 +109,7 @@ def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple
 
         places.append(place)
 
-    return Batch(calls, places, max_batch)
+    return InputBatch(calls, places, max_batch)
 
 
 def answers_of(function: Any, value: Any, count: int) -> list[Any]:
@@ -128,7 +129,7 @@ def answers_of(function: Any, value: Any, count: int) -> list[Any]:
     return answers
 
 
-def separated(batch: Batch, missing: Sequence[int]) -> list[Call]:
+def separated(batch: InputBatch, missing: Sequence[int]) -> list[Call]:
     """Return all calls of a batch for a client that makes one after another.
 
     The functions of those that are ``missing`` take one input; the first one makes the upstream call for all of a group.

@@ -28,8 +28,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from sidecard_client.batches.batch import Batch, answers_of, usage_shares
+from sidecard_client.batches.batch import InputBatch, answers_of, usage_shares
 from sidecard_client.batches.commands import BatchCommand, Receive, RunEach, SendAll, Wait
+from sidecard_client.batches.member import Member
 from sidecard_client.call import commands
 from sidecard_client.call.call import Call
 from sidecard_client.call.commands import Raised, Returned
@@ -37,7 +38,6 @@ from sidecard_client.call.completion import read_usage
 from sidecard_client.call.conversation import Conversation, converse
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.local_flights import LocalFlights, LocalWaiter
-from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome, hit_outcome
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import LATE_SECONDS, ConnectionLost
@@ -65,48 +65,10 @@ class BatchEnded(BaseException):
     """Thrown into the conversations of the other inputs when one has failed: they give back what they hold."""
 
 
-class Member:
-    """One input on its way."""
-
-    __slots__ = (
-        "begin",
-        "begin_id",
-        "call",
-        "conversation",
-        "outcome",
-        "restarts",
-        "run",
-        "started",
-        "usage",
-        "waits_until",
-    )
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.conversation: Conversation | None = None
-        self.outcome: Outcome[Any] | None = None
-        self.run: commands.Run | None = None
-        self.usage: wire.Usage | None = None
-        self.begin: commands.BeginCall | None = None
-        """The begin that awaits its reply."""
-        self.begin_id = 0
-        self.started = 0.0
-        self.waits_until = 0.0
-        """When it stops waiting for another call of this process."""
-        self.restarts = 0
-
-    def set_options(self, options: Options) -> None:
-        """Set the policy; each input reports its own share of the usage."""
-        if options.usage is not None:
-            options = replace(options, usage=lambda _: self.usage)
-
-        self.call.options = options
-
-
 class BatchConversation:
     """The conversation of one batch."""
 
-    def __init__(self, batch: Batch, flights: LocalFlights, place: Callable[[], str]) -> None:
+    def __init__(self, batch: InputBatch, flights: LocalFlights, place: Callable[[], str]) -> None:
         self._batch = batch
         self._flights = flights
         self._place = place

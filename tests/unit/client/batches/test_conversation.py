@@ -1,6 +1,7 @@
 """The decisions of a batch, around a real engine: one upstream call for what is missing, and nothing held while waiting."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -195,7 +196,8 @@ def test_wrong_answers_are_an_error_and_leases_are_given_back(upstream: Upstream
 def test_any_iterable_of_answers_will_do(upstream: Upstream) -> None:
     """A generator and a tuple have one answer for each input, too."""
     host = Host()
-    for number, function in enumerate((tuple, lambda inputs: (one for one in inputs))):
+    functions: list[Callable[..., Any]] = [tuple, lambda inputs: (one for one in inputs)]
+    for number, function in enumerate(functions):
         caller = BatchCaller(host, upstream, ["a", "b"], function=function, name=f"f{number}")
         caller.runs()
         assert caller.values == ["a", "b"]
