@@ -1,5 +1,6 @@
 """What all tests share: short socket paths, real daemons, both async backends."""
 
+import gc
 import os
 import shutil
 import signal
@@ -23,6 +24,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Have ``--faults``."""
     parser.addoption("--faults", action="store_true", help="tell what was injected, case by case, and what was lost")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Spare the garbage collector what lives until the end of the run: thousands of test items, and all modules.
+
+    Many tests collect, explicitly or by what they allocate, and each full collection would visit all of it: half a second.
+    """
+    # Its plugins register generators, and it looks for what refers to them, which is hidden once it is frozen.
+    import hypothesis  # noqa: F401, PLC0415
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -13,7 +13,7 @@ from sidecard.core.settings import BackendSettings, TaskSettings
 from sidecard_client.protocol import wire
 from tests.host import Actor, Host
 
-NUMBER = 2000
+NUMBER = 500
 ROOM = 2**40
 FACTOR = 1.2
 """How far a charge may be from the measured memory."""
