@@ -8,6 +8,8 @@ store, with stale answers and with several backends. Breakers and limits are the
 from collections.abc import Callable, Sequence
 from math import inf
 
+from msgspec import UNSET
+
 from sidecard.core import notes
 from sidecard.core.effects import (
     Effect,
@@ -35,8 +37,11 @@ from sidecard.core.events import (
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.laws.observed import Asked, Course, Held, Who
-from tests.laws.records import Place, purge_covers, scope_of
+from tests.laws.records import Place, oldest_of, purge_covers, scope_of
 from tests.laws.stored_answers import StoredAnswers
+
+_CLOCK_ERROR_SECONDS = 1e-6
+"""An age is a difference of instants."""
 
 _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)
 _DEFERRED = (wire.Get, wire.Delete, wire.Purge, wire.Reload)
@@ -162,7 +167,7 @@ class EventChecker:
         seconds = self.settings.wait_seconds if begin.wait_seconds is None else begin.wait_seconds
         # A caller that does not wait for other callers still waits for the store, however long that takes.
         deadline = now + seconds if seconds > 0 else inf
-        asked = self.asked[asker.id, reply_id] = Asked(asker, begin, reply_id, place, seconds, deadline)
+        asked = self.asked[asker.id, reply_id] = Asked(asker, begin, reply_id, place, seconds, deadline, now)
         if place is not None:
             current = self._courses.get(place)
             if current is None or current.voided:
@@ -270,6 +275,8 @@ class EventChecker:
         self, asked: Asked, reply: wire.AnyReply, request: wire.Request | None, presented: Held | None, now: float
     ) -> None:
         ours = presented is not None and asked.place is not None and asked.course is presented.asked.course
+        _check_age(asked, reply, now)
+
         match reply:
             case wire.Lease():
                 assert not asked.chunks, "a caller that has received a chunk leads"
@@ -358,7 +365,7 @@ class EventChecker:
         self, asker: Peer, request: wire.Request, presented: Held | None, replies: Sequence[wire.AnyReply], now: float
     ) -> None:
         match request:
-            case wire.Fail(kind="fatal" | "ignored") if isinstance(replies[0], wire.Ok):
+            case wire.Fail(kind="fatal" | "ignored", invalid=False) if isinstance(replies[0], wire.Ok):
                 assert presented is not None
                 stream = presented.begin.stream
                 assert stream or presented.place is None or not self._waiting(presented.asked.course), (
@@ -383,8 +390,14 @@ class EventChecker:
             return
 
         course = presented.asked.course
+        ttl_seconds = begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
+        kept = ttl_seconds != 0 or bool(begin.stale_seconds)
         may_store = (
-            request.store and course.may_store and not course.replaced and course.purged_tags.isdisjoint(request.tags)
+            kept
+            and request.store
+            and course.may_store
+            and not course.replaced
+            and course.purged_tags.isdisjoint(request.tags)
         )
         assert not reply.stored or may_store, "an answer was stored that may not be"
         if reply.stored:
@@ -439,6 +452,22 @@ def _is_refused(who: Who, effects: Sequence[Effect]) -> bool:
         and isinstance(effect.reply, wire.Error)
         for effect in effects
     )
+
+
+def _check_age(asked: Asked, reply: wire.AnyReply, now: float) -> None:
+    """Check that an answer, or the older one that a reply carries, is below its caller's bound or as new as its begin."""
+    if isinstance(reply, wire.Hit | wire.Shared | wire.End):
+        age_seconds, stale = reply.age_seconds, reply.stale
+    elif isinstance(reply, wire.Lease | wire.Rejected) and reply.stale_value is not UNSET:
+        age_seconds, stale = reply.stale_age_seconds, True
+    else:
+        return
+
+    begin, oldest = asked.begin, oldest_of(asked.begin)
+    if now - age_seconds < asked.began_at - _CLOCK_ERROR_SECONDS:
+        tolerated_seconds = (begin.stale_seconds or 0.0) if stale else 0.0
+        assert begin.mode != "refresh", f"a refresh got an older answer: {reply}"
+        assert oldest is None or age_seconds < oldest + tolerated_seconds, f"an answer too old for its caller: {reply}"
 
 
 def _noted(effects: Sequence[Effect]) -> set[str]:

@@ -22,6 +22,7 @@ class Asked:
     place: Place | None
     wait_seconds: float
     deadline: float
+    began_at: float
     course: "Course" = field(default_factory=lambda: Course())  # noqa: PLW0108 - defined below
     failed: wire.Fail | None = None
     pending: bool = False

@@ -58,6 +58,11 @@ def stale_seconds_of(settings: EngineSettings, task: str, asked: float | None) -
     return given[0] if given else settings.stale_seconds
 
 
+def oldest_of(begin: wire.Begin) -> float | None:
+    """Return the age that every answer of a begin stays below; None if it sets no bound."""
+    return min((age for age in (begin.ttl_seconds, begin.max_age_seconds) if age is not None), default=None)
+
+
 def same_process(one: Peer, other: Peer) -> bool:
     """Return whether two connections are certainly of one process: pid 0 is any process of another pid namespace."""
     return one == other or (one.pid != 0 and (one.pid, one.uid) == (other.pid, other.uid))
@@ -91,20 +96,34 @@ class Answer:
 
         return wire.Shared if now < self.shared_until else None
 
+    def kind_for(self, begin: wire.Begin, now: float) -> type[wire.Hit | wire.Shared] | None:
+        """Return the reply that serves it to a begin as a fresh answer: no sharing window for one with a bound."""
+        oldest = oldest_of(begin)
+        if oldest is None:
+            return self.kind(now)
+
+        return wire.Hit if now < self.expires and now - self.made < oldest else None
+
     def is_there(self, now: float) -> bool:
         """Return whether some caller may be served it, be it stale."""
         return self.kind(now) is not None or now < self.stale_until
 
     def old_for(self, begin: wire.Begin, now: float) -> bool:
         """Return whether a begin may be served it as a stale answer."""
-        if begin.mode == "refresh" or self.kind(now) is not None or now >= self.stale_until:
+        if begin.mode == "refresh" or self.kind_for(begin, now) is not None or now >= self.stale_until:
             return False
 
-        return begin.stale_seconds is None or now < self.expires + begin.stale_seconds
+        oldest, stale_seconds = oldest_of(begin), begin.stale_seconds
+        if oldest is not None and now - self.made >= oldest + (stale_seconds or 0.0):
+            return False
 
-    def drawn(self, now: float) -> bool:
-        """Return whether it is refreshed before its time, where all draws are one half."""
-        return now < self.expires and self.early > 0 and self.seconds * self.early * log(2) >= self.expires - now
+        return stale_seconds is None or now < self.expires + stale_seconds
+
+    def drawn(self, begin: wire.Begin, now: float) -> bool:
+        """Return whether it is refreshed before it is too old for the begin, where all draws are one half."""
+        oldest = oldest_of(begin)
+        until = self.expires if oldest is None else min(self.expires, self.made + oldest)
+        return now < until and self.early > 0 and self.seconds * self.early * log(2) >= until - now
 
 
 @dataclass(eq=False)

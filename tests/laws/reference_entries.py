@@ -40,12 +40,13 @@ class ReferenceEntries(ABC):
 
     def serve(self, answer: Answer, peer: Peer, begin: wire.Begin, now: float) -> None:
         """Answer a begin by an entry."""
-        if answer.kind(now) is wire.Shared:
+        kind = answer.kind_for(begin, now)
+        if kind is wire.Shared:
             self.counts["shared"] += 1
             self.tell(wire.Shared, peer, begin, answer, now, self.book(begin).share(answer, 0.0))
         else:
             self.counts["hits"] += 1
-            self.counts["stale_hits"] += answer.kind(now) is None
+            self.counts["stale_hits"] += kind is None
             self.book(begin).hit(answer)
             self.tell(wire.Hit, peer, begin, answer, now, answer.seconds)
 
@@ -80,7 +81,10 @@ class ReferenceEntries(ABC):
         answer = self.entries.get(place)
         match request:
             case wire.Get():
-                if answer is not None and now < answer.expires:
+                within = (
+                    request.max_age_seconds is None or answer is None or now - answer.made < request.max_age_seconds
+                )
+                if answer is not None and now < answer.expires and within:
                     self.tell(wire.Hit, peer, request, answer, now, answer.seconds)
                 else:
                     self.say(peer, wire.Miss(request.id))
@@ -132,7 +136,7 @@ class ReferenceEntries(ABC):
     ) -> None:
         """Send an answer."""
         age, value, dollars = now - answer.made, Raw(answer.value), answer.dollars
-        stale = isinstance(request, wire.Begin) and kind is wire.Hit and answer.kind(now) is None
+        stale = isinstance(request, wire.Begin) and kind is wire.Hit and answer.kind_for(request, now) is None
         self.say(peer, kind(request.id, value, age, stale, saved_seconds, dollars, answer.backend, answer.usage))
 
     def book(self, begin: wire.Begin) -> Sums:

@@ -119,7 +119,7 @@ class ReferenceModel(ReferenceEntries):
         if answered:
             return
 
-        if answer is not None and (len(self.flights) >= self.settings.max_flights or self._full(answer, now)):
+        if answer is not None and (len(self.flights) >= self.settings.max_flights or self._full(answer, begin, now)):
             self.serve(answer, peer, begin, now)
         elif begin.mode == "only_if_cached":
             self._reject(peer, begin, "not_cached")
@@ -152,8 +152,8 @@ class ReferenceModel(ReferenceEntries):
             return False, None
 
         answer = self.entries.get(place)
-        if answer is not None and answer.kind(now):
-            if alone and answer.drawn(now):
+        if answer is not None and answer.kind_for(begin, now):
+            if alone and answer.drawn(begin, now):
                 return False, answer
 
             self.serve(answer, peer, begin, now)
@@ -175,9 +175,9 @@ class ReferenceModel(ReferenceEntries):
         self.book(begin)
         return False, old
 
-    def _full(self, answer: Answer, now: float) -> bool:
+    def _full(self, answer: Answer, begin: wire.Begin, now: float) -> bool:
         """Return whether no lease is left while a fresh answer is there."""
-        return answer.kind(now) is not None and len(self.leases) >= self.settings.max_leases
+        return answer.kind_for(begin, now) is not None and len(self.leases) >= self.settings.max_leases
 
     def _join(self, flight: Flight, peer: Peer, begin: wire.Begin, now: float) -> None:
         wait_seconds = self.settings.wait_seconds if begin.wait_seconds is None else begin.wait_seconds
@@ -205,15 +205,22 @@ class ReferenceModel(ReferenceEntries):
         elif isinstance(request, wire.Complete):
             self._complete(lease, request, now)
         elif request.next and request.kind != "cancelled" and lease.has_next and not self.draining:
-            self._end(lease, f"failed_{request.kind}")
-            self._remember(lease, request, now)
+            self._fail(lease, request, now)
             self.counts["next_backends"] += 1
             self._grant(peer, lease.begin, lease.flight, now, request.id, lease)
         else:
             self.say(peer, wire.Ok(request.id))
-            self._end(lease, f"failed_{request.kind}")
-            self._remember(lease, request, now)
-            self._lease_ended(lease.flight, request.kind, request.message, now)
+            self._fail(lease, request, now)
+            invalid = request.invalid and request.answered and request.kind == "ignored"
+            self._lease_ended(lease.flight, request.kind, request.message, now, invalid=invalid)
+
+    def _fail(self, lease: Lease, request: wire.Fail, now: float) -> None:
+        """End a lease with a failure; a backend that has answered is paid."""
+        self._end(lease, f"failed_{request.kind}")
+        self._remember(lease, request, now)
+        if request.answered and request.kind == "ignored":
+            self.ended.remove(lease)
+            self.book(lease.begin).bill(now - lease.granted, _cost(request))
 
     def _remember(self, lease: Lease, request: wire.Fail, now: float) -> None:
         """Remember a fatal failure, if its holder or its task asks for that."""
@@ -238,8 +245,13 @@ class ReferenceModel(ReferenceEntries):
         answer.early = self.settings.task(lease.begin.task).early_refresh
         self.book(lease.begin).bill(seconds, answer.dollars)
         flight = lease.flight
+        if flight is not None and request.store and flight.may_store and flight.purged_tags.isdisjoint(request.tags):
+            self.failures.pop(flight.place, None)
+
+        asked = lease.begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
         stored = (
             flight is not None
+            and (asked != 0 or bool(lease.begin.stale_seconds))
             and (request.store and flight.may_store and flight.purged_tags.isdisjoint(request.tags))
             and self.store(flight.place, answer, now)
         )
@@ -259,13 +271,21 @@ class ReferenceModel(ReferenceEntries):
             self.book(lease.begin).failed += 1
 
     def _lease_ended(
-        self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float, unresponsive: Peer | None = None
+        self,
+        flight: Flight | None,
+        kind: wire.FailureKind,
+        message: str,
+        now: float,
+        unresponsive: Peer | None = None,
+        *,
+        invalid: bool = False,
     ) -> None:
         """Elect the next holder of a flight whose lease ended without an answer, or end it; ``unresponsive`` did not renew."""
         if flight is None:
             return
 
-        may_elect = kind not in {"fatal", "ignored"} and not self.draining
+        continues = invalid or kind not in {"fatal", "ignored"}
+        may_elect = continues and not self.draining
         willing = [waiter for waiter in flight.waiters if now < waiter.deadline]
         if may_elect and willing and flight.elections < self.settings.max_elections:
             # Callers of an unresponsive process are its other threads: they come last.
@@ -283,7 +303,7 @@ class ReferenceModel(ReferenceEntries):
         for waiter in flight.waiters:
             if waiter not in willing:
                 self._time_out(waiter, now)
-            elif self.draining and kind not in {"fatal", "ignored"}:
+            elif self.draining and continues:
                 self._reject(waiter.peer, waiter.begin, "draining")
             else:
                 self.counts["failed"] += 1
@@ -354,7 +374,7 @@ class ReferenceModel(ReferenceEntries):
         self.counts["leases_granted"] += 1
         reply = wire.Lease(lease.reply_id, UNKNOWN, lease.backend, self.settings.lease_seconds, lease.attempt)
         if old is not None:
-            self.counts["stale_given" if old.kind(now) is None else "early_refreshes"] += 1
+            self.counts["stale_given" if old.kind_for(begin, now) is None else "early_refreshes"] += 1
             reply = structs.replace(reply, **_stale_fields(old, now))
 
         self.say(peer, reply)
@@ -388,5 +408,5 @@ def _stale_fields(old: Answer, now: float) -> dict[str, Any]:
     return {"stale_value": Raw(old.value), "stale_age_seconds": now - old.made, "stale_backend": old.backend}
 
 
-def _cost(request: wire.Complete) -> float:
+def _cost(request: wire.Complete | wire.Fail) -> float:
     return (request.usage.cost_dollars or 0.0) if request.usage is not None else 0.0

@@ -32,6 +32,7 @@ BEGINS = st.builds(
     wait_seconds=st.sampled_from([None, None, None, 0.0, 3.0, 200.0]),
     ttl_seconds=TTLS,
     stale_seconds=st.sampled_from([None, None, None, 0.0, 6.0]),
+    max_age_seconds=st.sampled_from([None, None, None, 0.0, 5.0]),
     mode=st.sampled_from(["use"] * 6 + ["refresh", "only_if_cached"]),
 )
 
@@ -99,13 +100,15 @@ class EngineMachine(TrialMachine):
         pick=PICKS,
         who=WHO,
         kind=st.sampled_from(["transient", "cancelled", "fatal", "ignored"]),
-        next_=st.booleans(),
+        next=st.booleans(),
         ttl_seconds=st.sampled_from([None, None, 0.0, 12.0]),
+        answered=st.booleans(),
+        invalid=st.booleans(),
     )
-    def fail(self, pick: int, who: str, kind: wire.FailureKind, next_: bool, ttl_seconds: float | None) -> None:
+    def fail(self, pick: int, who: str, kind: wire.FailureKind, **fields: Any) -> None:
         """Fail a lease, in time or late, as its holder or not."""
         peer, lease = self._lease(pick, who)
-        fail = wire.Fail(lease, kind, "why", id=self.trial.next_id(), next=next_, ttl_seconds=ttl_seconds)
+        fail = wire.Fail(lease, kind, "why", id=self.trial.next_id(), **fields)
         self.trial.ask(peer, fail)
 
     @with_peers

@@ -16,6 +16,7 @@ from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import MinuteLimit
+from sidecard.core.cache import freshness
 from sidecard.core.cache.entry import Entry, Terms
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.freshness import FreshnessPolicy
@@ -28,6 +29,7 @@ from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.store import answers
 from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.streams import FOLLOWER_BYTES, SharedStream, Streams
@@ -138,12 +140,28 @@ def _serve_for_longer(get: Original) -> Original:
     return mutant
 
 
+def _fresh_for_longer(fresh_seconds_for: Original) -> Original:
+    return lambda request, entry: fresh_seconds_for(request, entry) + 2.0
+
+
 def _accept_any_age(_: Original) -> Any:
     return staticmethod(lambda *_: True)
 
 
+def _extend_by_window(_: Original) -> Original:
+    def mutant(request: wire.Begin, entry: Entry) -> float:
+        bound = freshness.bound_of(request)
+        return entry.terms.fresh_seconds if bound is None else min(bound, entry.terms.fresh_seconds)
+
+    return mutant
+
+
+def _elect_for_failures_only(continue_flight: Original) -> Original:
+    return lambda self, *arguments, **_: continue_flight(self, *arguments)
+
+
 def _refresh_earlier(draws: Original) -> Original:
-    return lambda self, entry, now: draws(self, entry, now - 3.0)
+    return lambda self, request, entry, now: draws(self, request, entry, now + 8.0)
 
 
 def _void_without_tags(void: Original) -> Original:
@@ -332,8 +350,8 @@ def _keep_permit_of_replaced(end: Original) -> Original:
     return mutant
 
 
-def _mutants(schedule: str, *mutants: tuple[str, str, int, Replacement]) -> dict[str, ScheduleMutant]:
-    return {name: ScheduleMutant(schedule, world, steps, (replacement,)) for name, world, steps, replacement in mutants}
+def _mutants(schedule: str, *mutants: tuple[str, str, int, *tuple[Replacement, ...]]) -> dict[str, ScheduleMutant]:
+    return {name: ScheduleMutant(schedule, world, steps, tuple(replaced)) for name, world, steps, *replaced in mutants}
 
 
 SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
@@ -398,12 +416,26 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             "nothing cached, answers shared",
             10_000,
             (MemoryCache, "get", _serve_for_longer),
+            (freshness, "fresh_seconds_for", _fresh_for_longer),
         ),
         (
             "a stale answer is served beyond the begin's own limit",
             "stale answers",
             2_000,
             (FreshnessPolicy, "accepts_stale", _accept_any_age),
+        ),
+        ("a caller's own bound is ignored", "defaults", 6_000, (freshness, "bound_of", nothing)),
+        (
+            "the sharing window serves bounded callers",
+            "nothing cached, answers shared",
+            2_000,
+            (freshness, "fresh_seconds_for", _extend_by_window),
+        ),
+        (
+            "a rejected answer releases all waiters",
+            "many elections",
+            6_000,
+            (Election, "continue_flight", _elect_for_failures_only),
         ),
         (
             "an entry is refreshed too early",
@@ -421,7 +453,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ("a batch of a purge is applied twice", "defaults", 4_000, (MemoryCache, "_unlink", purged_twice)),
         ("a lookup finds hidden entries", "defaults", 8_000, (MemoryCache, "get", found_though_hidden)),
         ("a purge misses the last entry of a batch", "defaults", 8_000, (GreedyDual, "walk", batch_without_the_last)),
-        ("new entries have no purge's number", "defaults", 8_000, (CachePolicy, "_terms", _terms_of_first_generation)),
+        ("new entries have no purge's number", "defaults", 41_000, (CachePolicy, "_terms", _terms_of_first_generation)),
         (
             "the lifetime that a holder asks for is ignored",
             "defaults",
@@ -431,7 +463,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         (
             "an answer that is dead at once leaves the older one",
             "defaults",
-            2_000,
+            6_000,
             (MemoryCache, "put", _leave_old_entry),
         ),
         ("a long wait saves less than nothing", "neither", 2_000, (TaskLedger, "count_shared", _save_below_zero)),
@@ -446,7 +478,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ("a renewed lease lasts twice as long", "defaults", 2_000, (Flights, "renew", _renew_for_twice_as_long)),
         ("a begin joins a voided flight", "defaults", 2_000, (Flights, "find", _find_voided)),
         ("a voided flight stores its answer", "defaults", 2_000, (Flight, "may_store", _always)),
-        ("a replaced flight stores its answer", "defaults", 2_000, (Flight, "replaced", nothing)),
+        ("a replaced flight stores its answer", "defaults", 52_000, (Flight, "replaced", nothing)),
         ("a replaced flight keeps its permit", "defaults", 2_000, (Leases, "_end", _keep_permit_of_replaced)),
         ("a hung call keeps its lease", "short calls", 2_000, (HeldLease, "overdue_at", _never)),
         ("a waiter is not charged", "defaults", 2_000, (Flights, "join", _join_without_charge)),
@@ -481,6 +513,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             (StoreEvents, "key_changed", _keep_what_others_removed),
         ),
         ("another host's claim is ignored", "calm", 2_000, (LookupAnswers, "_conclude", _ignore_claims_of_others)),
+        ("a found record answers whoever waits", "calm", 2_000, (answers, "accepts_found", _always)),
         ("gets stay charged", "calm", 2_000, (Lookups, "_take_gets", _keep_charge_of_gets)),
         ("unused claims are not released", "calm", 2_000, (Lookups, "release_claims", _forget_claims)),
     ),

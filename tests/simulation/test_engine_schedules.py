@@ -29,6 +29,10 @@ class Schedule(EngineSchedule[ModelTrial]):
         self.keys = (
             [f"key-{number}" for number in range(40)] if world == "small cache" else ["hot", "hot", "hot", "cold"]
         )
+        # Bounds make most stored answers unusable, so half of the lives have none.
+        bounded = self.chance.random() < 0.5
+        self.ttls = [None, None, None, 0.0, 3.5, 50.0] if bounded else [None]
+        self.max_ages = [None, None, None, 0.0, 2.0, 20.0] if bounded else [None]
         self.namespaces = ["default"] * 16 + ["team"] * 3 + ["1000:default", "*:team"]
         self.moves |= {
             self.begin: 40,
@@ -55,8 +59,9 @@ class Schedule(EngineSchedule[ModelTrial]):
             task=chance.choice(["general", "rag", "code"]),
             backends=chance.choice([(), (), ("local",), ("local", "cloud"), ("a", "b", "c")]),
             wait_seconds=chance.choice([None, None, None, 0.0, 1.0, 7.5, 40.0, 300.0]),
-            ttl_seconds=chance.choice([None, None, None, 0.0, 3.5, 50.0]),
+            ttl_seconds=chance.choice(self.ttls),
             stale_seconds=chance.choice([None, None, None, 0.0, 6.5]),
+            max_age_seconds=chance.choice(self.max_ages),
             mode=chance.choices(_MODES, [10, 2, 1])[0],
         )
         self.trial.ask(self.peer(), request)
@@ -92,7 +97,7 @@ class Schedule(EngineSchedule[ModelTrial]):
                 tags=chance.choice([(), (), ("red",), ("red", "blue")]),
             )
         elif kind == "fail":
-            failure = chance.choices(_FAILURES, [6, 2, 1, 1])[0]
+            failure = chance.choices(_FAILURES, [6, 2, 1, 3])[0]
             message = f"message {request_id}"
             request = wire.Fail(
                 lease,
@@ -101,6 +106,9 @@ class Schedule(EngineSchedule[ModelTrial]):
                 id=request_id,
                 next=chance.random() < 0.3,
                 ttl_seconds=chance.choice([None, None, None, 4.5, 60.0]),
+                answered=chance.random() < 0.5,
+                invalid=chance.random() < 0.7,
+                usage=wire.Usage(cost_dollars=chance.choice([None, 0.125])),
             )
         else:
             request = wire.Renew(lease, id=request_id)
@@ -131,7 +139,9 @@ class Schedule(EngineSchedule[ModelTrial]):
                 place[0], value, place[1], id=request_id, ttl_seconds=ttl_seconds, tags=tags
             )
         else:
-            request = wire.Get(*place, id=request_id) if kind == "get" else wire.Delete(*place, id=request_id)
+            max_age_seconds = chance.choice([None, None, 0.0, 5.0])
+            get = wire.Get(*place, id=request_id, max_age_seconds=max_age_seconds)
+            request = get if kind == "get" else wire.Delete(*place, id=request_id)
 
         trial.ask(self.peer(), request)
 

@@ -7,6 +7,7 @@ import random
 from typing import NamedTuple
 
 import pytest
+from msgspec import structs
 
 from sidecard.core.effects import (
     AwaitRead,
@@ -238,7 +239,9 @@ class Schedule:
             caller.asked = self.ids, key, self.clock.now, mode
             self.note(host, f"{caller.peer.id} begins {key} as {self.ids} {mode}")
             wait_seconds = self.chance.choice([_WAIT_SECONDS, _WAIT_SECONDS, 0.0])
-            host.asks(caller, wire.Begin(key, id=self.ids, mode=mode, wait_seconds=wait_seconds))  # type: ignore[arg-type]
+            begin = wire.Begin(key, id=self.ids, mode=mode, wait_seconds=wait_seconds)  # type: ignore[arg-type]
+            max_age_seconds = self.chance.choice([None, None, 0.0, 0.2, 2.0])
+            host.asks(caller, structs.replace(begin, max_age_seconds=max_age_seconds))
 
     def end(self) -> None:
         """Complete a lease, or fail it."""

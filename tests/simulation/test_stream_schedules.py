@@ -104,6 +104,7 @@ class Schedule:
         mode: wire.Mode = self.chance.choice(["use", "use", "use", "use", "refresh", "only_if_cached"])
         wait_seconds = self.chance.choice([None, None, 0.0, 1.0, 20.0])
         begin = wire.Begin(key, id=self.ids, stream=self.chance.random() < 0.85, mode=mode, wait_seconds=wait_seconds)
+        begin = msgspec.structs.replace(begin, max_age_seconds=self.chance.choice([None, None, 0.0, 3.0]))
         self.readings[actor.peer.id, begin.id] = Reading(actor, begin)
         self.say(actor, begin)
 

@@ -80,6 +80,8 @@ class Begin(Request, frozen=True, tag="begin"):
     batch: RequestId = 0
     """Begins of one connection with the same number above 0 are answered by common upstream calls, one after another: their
     leases share one permit, and a call's time is divided among its leases."""
+    max_age_seconds: Seconds | None = None
+    """An answer of this age or older is none for this caller. ``ttl_seconds``, where it is set, bounds its answers too."""
 
 
 class Transcript(Struct, frozen=True):
@@ -132,6 +134,8 @@ class Fail(Request, frozen=True, tag="fail"):
     """With ``ignored``: the backend did answer, but the answer cannot be shared."""
     usage: Usage | None = None
     """With ``answered``."""
+    invalid: bool = False
+    """With ``answered``: the caller finds the answer invalid, so the next waiter makes the call."""
     ttl_seconds: Seconds | None = None
     """How long a ``fatal`` failure is remembered for the key. None is the task's setting, else 0."""
 
@@ -153,6 +157,8 @@ class Get(Request, frozen=True, tag="get"):
 
     key: Key
     namespace: Namespace = DEFAULT_NAMESPACE
+    max_age_seconds: Seconds | None = None
+    """An entry of this age or older is a `Miss`."""
 
 
 class Put(Request, frozen=True, tag="put"):

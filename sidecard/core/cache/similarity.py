@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 from msgspec import structs
 
 from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.freshness import is_fresh_for
 from sidecard.core.cache.policy import CachePolicy
 from sidecard_client.protocol import wire
 
@@ -202,7 +203,7 @@ class SimilarAnswers:
             if similarity < threshold:
                 return
 
-            fresh = now - entry.stored_at < entry.terms.ttl_seconds
+            fresh = now - entry.stored_at < entry.terms.ttl_seconds and is_fresh_for(request, entry, now)
             trusted = entry.terms.trust_epoch == self._policy.trust_epoch
             if fresh and trusted and not self._policy.cache.is_hidden(entry):
                 yield entry, similarity

@@ -28,17 +28,24 @@ class Election(Struct, frozen=True, eq=False):
     endings: Endings
 
     def continue_flight(
-        self, flight: Flight | None, kind: FailureKind, message: str, now: float, unresponsive: Peer | None = None
+        self,
+        flight: Flight | None,
+        kind: FailureKind,
+        message: str,
+        now: float,
+        unresponsive: Peer | None = None,
+        *,
+        invalid: bool = False,
     ) -> list[Effect]:
         """Continue a flight whose lease ended without an answer: with the next holder, or by its end.
 
-        ``unresponsive`` is the last holder, if its lease expired.
+        ``unresponsive`` is the last holder, if its lease expired. ``invalid``: its answer was rejected by its own caller.
         """
         if flight is None:
             return []
 
         effects = self.interrupt_stream(flight, kind, message, now)
-        may_continue = kind in {"transient", "cancelled"}
+        may_continue = invalid or kind in {"transient", "cancelled"}
         if may_continue and self.flights.draining:
             return effects + self._dismiss(flight, now)
 
@@ -138,7 +145,7 @@ class Election(Struct, frozen=True, eq=False):
             entry = self.freshness.find_stale(flight.scope, waiter.request, now)
             if entry is not None:
                 self.flights.leave(waiter)
-                effects += self.serving.entry_if_room(waiter.peer, waiter.request, entry, now)
+                effects += self.serving.entry_if_room(waiter.peer, waiter.request, entry, now, stale=True)
 
         return effects
 

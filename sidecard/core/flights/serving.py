@@ -9,6 +9,7 @@ from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.cache.compression import Compression
 from sidecard.core.cache.entry import COMPRESSED, Entry
+from sidecard.core.cache.freshness import is_fresh_for
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
@@ -45,8 +46,8 @@ class Serving(Struct, frozen=True, eq=False):
             ledger.misses += 1
             ledger.used_at = now
 
-    def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
-        """Serve an entry, fresh or stale, to a begin that has waited for no call."""
+    def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float, *, stale: bool = False) -> list[Effect]:
+        """Serve an entry to a begin that has waited for no call. ``stale``: it is too old to be fresh for this begin."""
         age = now - entry.stored_at
         ledger = self.ledgers.of(request.task, peer.uid, now)
         terms = entry.terms
@@ -54,16 +55,15 @@ class Serving(Struct, frozen=True, eq=False):
         if dollars:
             self.spending.count_saved(terms.backend, terms.usage.model, dollars, peer.uid, now)
 
-        stale = age >= terms.fresh_seconds
         kind: type[wire.Hit | wire.Shared] = wire.Hit
-        if age < terms.ttl_seconds:
-            ledger.count_hit(entry)
-            self.counters.hits += 1
-        elif stale:
+        if stale:
             ledger.count_hit(entry)
             ledger.stale_hits += 1
             self.counters.hits += 1
             self.counters.stale_hits += 1
+        elif age < terms.ttl_seconds:
+            ledger.count_hit(entry)
+            self.counters.hits += 1
         else:
             ledger.count_shared(entry.seconds, dollars, 0.0)
             self.counters.shared += 1
@@ -76,12 +76,18 @@ class Serving(Struct, frozen=True, eq=False):
 
         return self.streams.replay(peer, reply) if request.stream else [SendReply(peer.id, reply)]
 
-    def entry_if_room(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
+    def entry_if_room(
+        self, peer: Peer, request: wire.Begin, entry: Entry, now: float, *, stale: bool = False
+    ) -> list[Effect]:
         """Serve an entry; reject a begin that wants a stream for which there is no room."""
         if request.stream and not self.streams.fits(peer, self.compression.answer(entry)):
             return self.endings.reject_full(peer, request, "streams", self.streams.limit_bytes)
 
-        return self.entry(peer, request, entry, now)
+        return self.entry(peer, request, entry, now, stale=stale)
+
+    def previous(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
+        """Serve the answer that a caller's own call was to replace."""
+        return self.entry_if_room(peer, request, entry, now, stale=not is_fresh_for(request, entry, now))
 
     def without_lease(self, applicant: Applicant, rejection: Rejection, now: float) -> list[Effect]:
         """End the begin of an applicant that gets no lease: with its previous answer, or with a rejection."""
@@ -89,8 +95,8 @@ class Serving(Struct, frozen=True, eq=False):
         if previous is None:
             return [self.endings.reject(peer, request, rejection)]
 
-        if rejection is WOULD_WAIT or previous.is_fresh(now):
-            return self.entry_if_room(peer, request, previous, now)
+        if rejection is WOULD_WAIT or is_fresh_for(request, previous, now):
+            return self.previous(peer, request, previous, now)
 
         self.counters.stale_given += 1
         return [self.endings.reject(peer, request, rejection, *self.answer_fields(previous, now))]
@@ -184,7 +190,11 @@ class Serving(Struct, frozen=True, eq=False):
         if entry is None or now - entry.stored_at >= entry.terms.ttl_seconds:
             return wire.Miss(request.id)
 
-        age, terms, answer = now - entry.stored_at, entry.terms, self.compression.answer(entry)
+        age, terms = now - entry.stored_at, entry.terms
+        if request.max_age_seconds is not None and age >= request.max_age_seconds:
+            return wire.Miss(request.id)
+
+        answer = self.compression.answer(entry)
         return wire.Hit(request.id, answer, age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)
 
     def answer_fields(self, entry: Entry, now: float) -> tuple[Any, float, str]:

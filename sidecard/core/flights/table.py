@@ -13,6 +13,7 @@ from msgspec import Struct
 from sidecard.core.accounts.charges import flight_bytes
 from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.backends.backend import Backend, Permit
+from sidecard.core.cache.freshness import is_fresh_for
 from sidecard.core.events import Peer
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
@@ -173,7 +174,7 @@ class Flights:
             now,
             (*applicant.tried, backend),
             applicant.retries,
-            previous is not None and previous.is_fresh(now),
+            previous is not None and is_fresh_for(applicant.request, previous, now),
             now + settings.lease_seconds,
         )
         if flight is not None:

@@ -245,13 +245,11 @@ def test_store_gets_what_memory_keeps() -> None:
 def test_record_is_read_in_either_form(settings: dict[str, Any], found: Record, kept: bytes) -> None:
     """A record is read compressed or not, and kept as the settings say."""
     host = Host(store="own", **settings)
-    alice, bob, reader = host.peer(), host.peer(), host.peer()
+    alice, reader = host.peer(), host.peer()
     alice.asks(Begin("key", id=1))
-    bob.asks(Begin("key", id=2, mode="refresh"))
     reader.asks(Get("key", id=3))
     host.answers(host.asked().ticket, Found(found))
     assert unpacked(alice.gets(Hit)) == TEXT
-    assert unpacked(bob.gets(Shared)) == TEXT
     assert unpacked(reader.gets(Hit)) == TEXT
     assert entry_of(host).value == kept
     assert host.stats().store_hits == 1

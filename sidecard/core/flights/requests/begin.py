@@ -4,7 +4,7 @@ from msgspec import Struct, structs
 
 from sidecard.core.accounts.charges import begin_bytes
 from sidecard.core.cache.entry import Entry
-from sidecard.core.cache.freshness import FreshnessPolicy
+from sidecard.core.cache.freshness import FreshnessPolicy, is_fresh_for
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
@@ -66,6 +66,10 @@ class BeginOperation(Struct, frozen=True, eq=False):
                 and now - entry.stored_at < entry.terms.direct_hit_seconds
                 and entry.terms.trust_epoch == policy.trust_epoch
                 and not request.stream
+                and (
+                    (request.ttl_seconds is None and request.max_age_seconds is None)
+                    or is_fresh_for(request, entry, now)
+                )
             ):
                 return self.serving.entry(peer, request, entry, now)
 
@@ -90,7 +94,7 @@ class Misses(Struct, frozen=True, eq=False):
         if entry is not None:
             if self.status.doubts(entry):
                 entry = None
-            elif now - entry.stored_at < entry.terms.direct_hit_seconds:
+            elif now - entry.stored_at < entry.terms.direct_hit_seconds and is_fresh_for(request, entry, now):
                 return self.serving.entry_if_room(peer, request, entry, now)
 
         flight = None
@@ -155,8 +159,8 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
     ) -> list[Effect] | None:
         """Answer a begin from what is known of its key; None if a call is needed."""
         may_lead = flight is None and request.mode == "use" and not self.flights.draining
-        if entry is not None and entry.is_fresh(now):
-            if may_lead and self.freshness.draws_early_refresh(entry, now):
+        if entry is not None and is_fresh_for(request, entry, now):
+            if may_lead and self.freshness.draws_early_refresh(request, entry, now):
                 return self.callers.lead(scope, peer, request, now, entry)
 
             return self.serving.entry_if_room(peer, request, entry, now)
@@ -171,10 +175,10 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
         if may_lead or entry is None or not self.freshness.accepts_stale(request, entry, now):
             return None
 
-        return self.serving.entry_if_room(peer, request, entry, now)
+        return self.serving.entry_if_room(peer, request, entry, now, stale=True)
 
     def allowed(self, request: wire.Begin, entry: Entry, now: float) -> Entry | None:
-        """Return a stale entry if the begin accepts it."""
+        """Return an entry that is stale for the begin, if it accepts that."""
         return entry if self.freshness.accepts_stale(request, entry, now) else None
 
 
@@ -202,7 +206,7 @@ class NewCallers(Struct, frozen=True, eq=False):
             if previous is None:
                 return self.endings.reject_full(peer, request, full)
 
-            return self.serving.entry_if_room(peer, request, previous, now)
+            return self.serving.previous(peer, request, previous, now)
 
         deadline = now + self.endings.wait_seconds(request)
         applicant = Applicant(flight, peer, request, charge, request.id, now, deadline, previous=previous)

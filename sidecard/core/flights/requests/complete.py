@@ -2,6 +2,7 @@
 
 from msgspec import Raw, Struct
 
+from sidecard.core.cache.freshness import bound_of
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.effects import Effect, SendReply
@@ -96,10 +97,17 @@ class AnswerStorage(Struct, frozen=True, eq=False):
             return False, []
 
         scope, key = flight.scope, flight.key
+        if self.failures.known:
+            self.failures.forget(scope, key)
+
+        ttl_seconds = begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
+        if ttl_seconds == 0 and not begin.stale_seconds:
+            return False, []  # asked not to be kept; what is stored stays for callers that accept it
+
         placement = self.similar_answers.placement(scope, key, begin) if task.similar else None
         terms = policy.terms(
             scope,
-            policy.ttl_seconds(task, request.ttl_seconds, begin.ttl_seconds),
+            policy.ttl_seconds(task, ttl_seconds),
             settings.sharing_window_seconds,
             lease.backend,
             call.usage,
@@ -110,9 +118,6 @@ class AnswerStorage(Struct, frozen=True, eq=False):
             None if placement is None else placement.group,
             0 if placement is None else placement.charge,
         )
-        if self.failures.known:
-            self.failures.forget(scope, key)
-
         entry, effects = policy.store(key, value, now, terms, call.seconds)
         if entry is None:
             return False, effects + self.writes.forget(scope, key)
@@ -121,7 +126,7 @@ class AnswerStorage(Struct, frozen=True, eq=False):
             self.similar_answers.index(placement, key)
 
         if self.writes.status.state != "none":
-            replace = begin.mode == "refresh" or lease.early_refresh
+            replace = begin.mode == "refresh" or lease.early_refresh or bound_of(begin) is not None
             effects += self.writes.write(entry, now, claim=flight.take_claim(), replace=replace)
 
         return True, effects

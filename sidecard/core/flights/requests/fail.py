@@ -60,7 +60,8 @@ class FailOperation(Struct, frozen=True, eq=False):
         effects += further
         if not continues:
             effects.append(SendReply(peer.id, wire.Ok(request.id)))
-            effects += self.election.continue_flight(flight, kind, message, now)
+            invalid = kind == "ignored" and request.answered and request.invalid
+            effects += self.election.continue_flight(flight, kind, message, now, invalid=invalid)
 
         return effects
 

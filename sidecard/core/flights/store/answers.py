@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.freshness import accepts_found
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect
 from sidecard.core.events import (
@@ -49,7 +50,14 @@ class LookupAnswers(Struct, frozen=True, eq=False):
             # It was stored in memory meanwhile, or it is the doubted entry.
             doubted = self.status.doubts(entry)
             if entry.is_fresh(now) and (isinstance(answer, Unavailable) or not doubted):
-                return self._serve(flight, entry, now)
+                effects = self._serve(flight, entry, now)
+                if flight.state == OVER:
+                    return effects
+
+                if isinstance(answer, Found) and now - entry.stored_at <= answer.record.age_seconds:
+                    return effects + self._replace_stored(flight, now)
+
+                return effects + self._conclude(flight, answer, now)
 
             if isinstance(answer, Absent) and (doubted or entry.is_fresh(now)):
                 self.policy.cache.delete(flight.scope, flight.key, now)
@@ -87,12 +95,27 @@ class LookupAnswers(Struct, frozen=True, eq=False):
             # Its value is damaged.
             return self._conclude(flight, Absent(), now)
 
-        return effects + self._serve(flight, entry, now)
+        effects += self._serve(flight, entry, now)
+        return effects if flight.state == OVER else effects + self._replace_stored(flight, now)
+
+    def _replace_stored(self, flight: Flight, now: float) -> list[Effect]:
+        """The stored answer is too old for all waiters that remain: let one of them compute another."""
+        if not (self.status.grants_claims and flight.needs_holder()):
+            return self.compute_here(flight, now)
+
+        leader = next(waiter for waiter in flight.waiters.values() if waiter.may_lead)
+        effects = self.election.serve_stale(flight, now, exclude=leader)
+        return [*effects, *self._not_stored(flight, now), self.lookups.ask(flight, now, reads_entry=False)]
 
     def _serve(self, flight: Flight, entry: Entry, now: float) -> list[Effect]:
+        """Serve an entry to the waiters that accept its age; end the flight, unless a waiter remains."""
         effects = self.lookups.answer_gets(flight, now, entry)
         terms = entry.terms
-        for waiter in self.lookups.end(flight):
+        for waiter in list(flight.waiters.values()):
+            if not accepts_found(waiter.request, waiter.joined_at, entry, now):
+                continue
+
+            self.flights.leave(waiter)
             if waiter.lookup_open:
                 effects += self.serving.entry(waiter.peer, waiter.request, entry, now)
             else:
@@ -100,6 +123,9 @@ class LookupAnswers(Struct, frozen=True, eq=False):
                 effects += self.serving.shared(
                     waiter, answer, entry.seconds, backend, terms.usage, now, age_seconds=age_seconds
                 )
+
+        if not flight.waiters:
+            self.lookups.end(flight)
 
         return effects
 
