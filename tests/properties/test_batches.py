@@ -42,6 +42,7 @@ def test_each_input_is_asked_upstream_once(
     _check_answers(callers)
     assert sorted(upstream.inputs) == sorted(set().union(*lists))
     assert max(map(len, upstream.calls)) <= max_batch
+    assert host.breakers()["default"].permits == 0
     _check_nothing_is_held(host)
 
 

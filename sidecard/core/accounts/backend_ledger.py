@@ -29,9 +29,9 @@ class BackendLedger:
         self.completion_tokens = 0
         self.saved_dollars = 0.0
 
-    def count_call(self, seconds: float, usage: Usage) -> None:
-        """Book an answered call."""
-        self.calls += 1
+    def count_call(self, seconds: float, usage: Usage, calls: int) -> None:
+        """Book an answered call, or a further answer of one."""
+        self.calls += calls
         self.seconds += seconds
         if usage is not NO_USAGE:
             self.dollars += usage.cost_dollars or 0.0
@@ -99,15 +99,17 @@ class BackendLedgers:
         self.by_model = SpendingTable(MAX_MODELS)
         """By ``backend/model``."""
 
-    def count_call(self, backend: str, seconds: float, usage: Usage, uid: int = UNKNOWN_UID, now: float = 0.0) -> None:
-        """Book an answered call."""
+    def count_call(
+        self, backend: str, seconds: float, usage: Usage, uid: int = UNKNOWN_UID, now: float = 0.0, calls: int = 1
+    ) -> None:
+        """Book an answered call, or a further answer of one."""
         ledger = self.by_backend.of(backend, uid, now)
         ledger.used_at = now
-        ledger.count_call(seconds, usage)
+        ledger.count_call(seconds, usage, calls)
         if usage.model is not None:
             ledger = self.by_model.of(f"{backend}/{usage.model}", uid, now)
             ledger.used_at = now
-            ledger.count_call(seconds, usage)
+            ledger.count_call(seconds, usage, calls)
 
     def count_saved(self, backend: str, model: str | None, dollars: float, uid: int, now: float) -> None:
         """Book an answer that was served again."""

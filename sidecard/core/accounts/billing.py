@@ -73,13 +73,19 @@ class Billing:
         # Not more than callers may report: clients could not decode the entry's usage.
         return usage if dollars is None else structs.replace(usage, cost_dollars=min(dollars, MAX_DOLLARS))
 
-    def bill(self, lease: LeasedCall, seconds: float, usage: Usage, now: float) -> list[Effect]:
-        """Book a backend's answer, in time or late; return the budgets' notes and what to share with other hosts."""
+    def bill(self, lease: LeasedCall, seconds: float, usage: Usage, now: float, calls: int) -> list[Effect]:
+        """Book a backend's answer, in time or late; return the budgets' notes and what to share with other hosts.
+
+        ``calls`` is 0 for all but the first answer of a batch, each of which is booked with its share of the time.
+        """
         dollars = usage.cost_dollars or 0.0
         backend, uid = lease.permit.backend.name, lease.peer.uid
-        self.tasks.of(lease.request.task, uid, now).count_call(seconds, dollars)
-        self.spending.count_call(lease.backend, seconds, usage, uid, now)
-        self._metrics.observe_call(backend, seconds, lease.request.trace, uid, now)
+        share = seconds / lease.permit.granted
+        self.tasks.of(lease.request.task, uid, now).count_call(share, dollars, calls)
+        self.spending.count_call(lease.backend, share, usage, uid, now, calls)
+        if calls:
+            self._metrics.observe_call(backend, seconds, lease.request.trace, uid, now)
+
         if not dollars:
             return []
 

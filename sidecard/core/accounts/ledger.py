@@ -156,9 +156,9 @@ class TaskLedger:
         self.waited_seconds += seconds - saved_seconds
         return saved_seconds
 
-    def count_call(self, seconds: float, dollars: float) -> None:
-        """Book an answered call."""
-        self.upstream_calls += 1
+    def count_call(self, seconds: float, dollars: float, calls: int = 1) -> None:
+        """Book an answered call, or a further answer of one."""
+        self.upstream_calls += calls
         self.billed_seconds += seconds
         self.billed_dollars += dollars
 

@@ -6,7 +6,7 @@ rejected.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from msgspec import Struct
 
@@ -48,6 +48,11 @@ class Decision(Struct):
         return next(reason for reason in _SOONEST if reason in self.obstacles.values())
 
 
+def queue_place(request: Begin, flow: tuple[int, int]) -> Hashable:
+    """Return the place in queues that the begins of one batch share; None for one of its own."""
+    return (flow, request.batch) if request.batch else None
+
+
 class Admission:
     """Choose backends for begins, and issue permits."""
 
@@ -79,8 +84,12 @@ class Admission:
         """Return how a begin's backends are ordered."""
         return request.route or self._settings.now.tasks.get(request.task, ANY_TASK).route or "order"
 
-    def has_queue_room(self, backend: Backend, flow: tuple[int, int]) -> bool:
+    def has_queue_room(self, backend: Backend, request: Begin, flow: tuple[int, int]) -> bool:
         """Return whether a flow may queue one more caller; its first number is the uid."""
+        place = queue_place(request, flow)
+        if place is not None and backend.queue.has_place(place):
+            return True
+
         limit, waiting = backend.settings.max_queue, len(backend.queue)
         return waiting < limit or in_spare(backend.queue.of_group(flow), waiting, limit, self._settings.now.spare_share)
 
@@ -109,7 +118,7 @@ class Admission:
             reason = self.obstacle(request.task, backend, now)
             if (
                 reason == "saturated"
-                and self.has_queue_room(backend, flow)
+                and self.has_queue_room(backend, request, flow)
                 # Two names may share `OTHER_BACKENDS`; a caller is in a queue at most once.
                 and all(waiting is not backend for _, waiting in waits)
             ):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.budgets import Budget
@@ -13,6 +13,7 @@ from sidecard.core.backends.queue import FairQueue
 from sidecard.core.backends.windows import MovingAverage, TrimmedMean
 from sidecard.core.names import UNKNOWN_UID, Hold
 from sidecard.core.notes import BreakerNote
+from sidecard.core.records import NO_USAGE
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage
 
@@ -31,13 +32,63 @@ _CAUSES = {
 }
 
 
+_WEIGHTS: dict[CallResult, int] = {"nothing": 0, "neutral": 1, "success": 2, "slow": 3, "failure": 4}
+"""The leases of one call may end differently: those that say most of the backend decide."""
+
+
 class Permit(Struct, eq=False):
-    """A lease's share of a backend's breaker and limit. Returned exactly once, by `Backend.release`."""
+    """A call's share of a backend's breaker and limit. Each lease returns it exactly once, by `Backend.release`.
+
+    The leases of a batch share one; it is free when the last of them has ended.
+    """
 
     backend: "Backend"
     breaker_pass: BreakerPass
     reserved: tuple[tuple[Budget, float], ...] = ()
     """Budgets to which its call counts, each with the dollars reserved of it."""
+    leases: int = 1
+    """Current leases."""
+    granted: int = 1
+    """Leases so far."""
+    answered: int = 0
+    """Leases whose call has an answer."""
+    used: Usage = NO_USAGE
+    """What they used together, of a batch."""
+    result: CallResult = "nothing"
+    """Of the leases that have ended, of a batch."""
+    pause_seconds: float = 0.0
+    """The longest pause that the backend requested, of a batch."""
+
+    def share(self) -> None:
+        """Let one more lease use the permit."""
+        self.leases += 1
+        self.granted += 1
+
+    def count_answer(self, usage: Usage) -> int:
+        """Count an answer; return how many calls to count: a batch's answers are one."""
+        self.answered += 1
+        if self.granted > 1:
+            self.used = _added(self.used, usage)
+
+        return 1 if self.answered == 1 else 0
+
+    def lease_ended(self, result: CallResult, pause_seconds: float) -> None:
+        """Record the end of one of several leases."""
+        self.leases -= 1
+        self.result = max(self.result, result, key=_WEIGHTS.__getitem__)
+        self.pause_seconds = max(self.pause_seconds, pause_seconds)
+
+
+def _added(one: Usage, other: Usage) -> Usage:
+    sums = {name: _sum(getattr(one, name), getattr(other, name)) for name in _SUMMED}
+    return structs.replace(other, **sums)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else one + other
+
+
+_SUMMED = ("prompt_tokens", "completion_tokens", "cost_dollars")
 
 
 class Backend:
@@ -149,7 +200,14 @@ class Backend:
         return Permit(self, self.breaker.admit(now))
 
     def release(self, permit: Permit, result: CallResult, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:
-        """Return a permit, with its call's result or with the pause that the backend requested."""
+        """Return a lease's permit, with its call's result or with the pause that the backend requested."""
+        if permit.granted > 1:
+            permit.lease_ended(result, pause_seconds)
+            if permit.leases:
+                return []
+
+            result, pause_seconds = permit.result, permit.pause_seconds
+
         self.permits -= 1
         breaker = self.breaker
         notes = [] if breaker.state == "closed" else breaker.advance(now)

@@ -6,19 +6,24 @@ Precedent: the fair queueing of nginx's and Kubernetes' request queues.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
 
 class FairQueue(Generic[T]):
-    """Items by group and flow, each item at most once. Without ``group_of`` all flows are in one group."""
+    """Items by group and flow, each item at most once. Without ``group_of`` all flows are in one group.
+
+    Items that name the same place count as one: they are served together.
+    """
 
     def __init__(self, group_of: Callable[[Any], Hashable] = lambda _: None) -> None:
         self._group_of = group_of
-        self._groups: OrderedDict[Hashable, OrderedDict[Hashable, OrderedDict[T, None]]] = OrderedDict()
+        self._groups: OrderedDict[Hashable, OrderedDict[Hashable, OrderedDict[T, Hashable]]] = OrderedDict()
         self._count = 0
+        self._places: dict[Hashable, int] = {}
+        """Named places, with the number of their items."""
 
     def __len__(self) -> int:
         return self._count
@@ -26,15 +31,26 @@ class FairQueue(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return iter([item for flows in self._groups.values() for items in flows.values() for item in items])
 
-    def push(self, flow: Hashable, item: T) -> None:
+    def push(self, flow: Hashable, item: T, place: Hashable = None) -> None:
         """Append an item to a flow."""
         flows = self._groups.setdefault(self._group_of(flow), OrderedDict())
-        flows.setdefault(flow, OrderedDict())[item] = None
-        self._count += 1
+        flows.setdefault(flow, OrderedDict())[item] = place
+        if place is None or place not in self._places:
+            self._count += 1
+
+        if place is not None:
+            self._places[place] = self._places.get(place, 0) + 1
+
+    def has_place(self, place: Hashable) -> bool:
+        """Return whether an item has this place already."""
+        return place in self._places
 
     def of_group(self, flow: Hashable) -> int:
-        """Return the number of items in all flows of the flow's group."""
-        return sum(map(len, self._groups.get(self._group_of(flow), {}).values()))
+        """Return the number of places in all flows of the flow's group."""
+        flows: Mapping[Hashable, Mapping[T, Hashable]] = self._groups.get(self._group_of(flow), {})
+        places = [place for items in flows.values() for place in items.values()]
+        named = {place for place in places if place is not None}
+        return places.count(None) + len(named)
 
     def first(self) -> T:
         """Return the next item. Raises `StopIteration` if the queue is empty."""
@@ -44,8 +60,15 @@ class FairQueue(Generic[T]):
         """Remove an item from any position; its flow keeps its turn."""
         group = self._group_of(flow)
         flows = self._groups[group]
-        del flows[flow][item]
-        self._count -= 1
+        place = flows[flow].pop(item)
+        if place is not None:
+            self._places[place] -= 1
+            if not self._places[place]:
+                del self._places[place]
+
+        if place not in self._places:
+            self._count -= 1
+
         if not flows[flow]:
             del flows[flow]
 

@@ -9,14 +9,14 @@ from msgspec import Struct, structs
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.backends.admission import Admission, Choice, Decision
-from sidecard.core.backends.backend import Backend
+from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.flights.endings import TABLE_FULL, Endings, Rejection
 from sidecard.core.flights.limits import TableLimits
-from sidecard.core.flights.participants import Applicant, HeldLease
+from sidecard.core.flights.participants import Applicant, HeldLease, SharedPermit
 from sidecard.core.flights.serving import WOULD_WAIT, Serving
 from sidecard.core.flights.table import Flights
 from sidecard.core.notes import QueueFull, Reelected
@@ -103,22 +103,17 @@ class Grants(Struct, frozen=True, eq=False):
         if applicant.tried:
             names = tuple(name for name in names if name not in applicant.tried)
 
+        if request.batch:
+            shared = self.flights.shared_permit(applicant.peer, request.batch)
+            if shared is not None and shared[0] in names:
+                return None, self._share(applicant, shared, Decision(self.admission.route(request)), now)
+
         decision, effects = self.admission.decide(request, names, applicant.flow, now)
         if decision.chosen is not None:
             return None, effects + self.grant(applicant, decision.chosen, decision, now)
 
         if decision.queues and applicant.deadline > now:
-            if applicant.previous is not None:
-                return WOULD_WAIT, effects
-
-            if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
-                return TABLE_FULL, effects + self.limits.note_full("waiters")
-
-            self._queue(applicant, decision.queues, now)
-            if not applicant.pending:
-                effects.append(self.pending(applicant))
-
-            return None, effects
+            return self._wait(applicant, decision, now, effects)
 
         if decision.reason == "saturated" and not decision.queues:
             self.limits.count("max_queue")
@@ -129,10 +124,27 @@ class Grants(Struct, frozen=True, eq=False):
         return Rejection(decision.reason, decision.retry_after_seconds, decision.obstacles), effects
 
     def grant(self, applicant: Applicant, choice: Choice, decision: Decision, now: float) -> list[Effect]:
-        """Give an applicant a lease on a backend that admits."""
+        """Give an applicant a lease on a backend that admits; the others of its batch that wait get theirs, too."""
         name, backend = choice
         permit = self.admission.acquire(backend, applicant.request.task, now)
-        lease = self.flights.grant(applicant, name, permit, now)
+        effects = self._give(applicant, name, permit, decision, now)
+        batch = applicant.request.batch
+        if batch:
+            for other in self.flights.applicants_of_batch(applicant.peer, batch):
+                allowed = name in self.admission.names(other.request) and name not in other.tried
+                if allowed and self.limits.admits_lease(other.peer.uid):
+                    self.flights.withdraw(other)
+                    effects += self._share(other, (name, permit), decision, now)
+
+        return effects
+
+    def _share(self, applicant: Applicant, shared: SharedPermit, decision: Decision, now: float) -> list[Effect]:
+        name, permit = shared
+        permit.share()
+        return self._give(applicant, name, permit, decision, now)
+
+    def _give(self, applicant: Applicant, backend: str, permit: Permit, decision: Decision, now: float) -> list[Effect]:
+        lease = self.flights.grant(applicant, backend, permit, now)
         if applicant.first:
             self.retries.deposit(now)
 
@@ -150,6 +162,21 @@ class Grants(Struct, frozen=True, eq=False):
             self.flights.timers.clear(backend)
         else:
             self.flights.timers.set(backend, wakes_at)
+
+    def _wait(
+        self, applicant: Applicant, decision: Decision, now: float, effects: list[Effect]
+    ) -> tuple[Rejection | None, list[Effect]]:
+        if applicant.previous is not None:
+            return WOULD_WAIT, effects
+
+        if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
+            return TABLE_FULL, effects + self.limits.note_full("waiters")
+
+        self._queue(applicant, decision.queues, now)
+        if not applicant.pending:
+            effects.append(self.pending(applicant))
+
+        return None, effects
 
     def _queue(self, applicant: Applicant, choices: tuple[Choice, ...], now: float) -> None:
         for choice in choices:

@@ -36,7 +36,10 @@ _MAX_SENTENCES = 4
 
 
 class PaidCall(Struct, frozen=True):
-    """A call whose backend has answered: how long it took, its priced usage, and the effects of billing it."""
+    """A call whose backend has answered: how long it took, its priced usage, and the effects of billing it.
+
+    Of a batch, ``seconds`` is the lease's share.
+    """
 
     seconds: float
     usage: wire.Usage
@@ -127,16 +130,20 @@ class Leases(Struct, frozen=True, eq=False):
 
         ``message`` is why the outcome is not ``done``, that is, why the answer is not shared.
         """
-        backend, seconds = lease.permit.backend, now - lease.granted_at
+        permit = lease.permit
+        backend, seconds = permit.backend, now - lease.granted_at
         usage = self.billing.priced(backend, usage)
-        self.backends.learn(backend, seconds, usage, now)
+        calls = permit.count_answer(usage)
+        if permit.leases == 1:
+            self.backends.learn(backend, seconds, usage if permit.granted == 1 else permit.used, now)
+
         effects = [] if outcome == "done" else [_ended_note(lease, outcome, message)]
         effects += self._end(lease, outcome, backend.result_of_answer(seconds, usage), now, answered=True)
-        effects += self.billing.bill(lease, seconds, usage, now)
+        effects += self.billing.bill(lease, seconds, usage, now, calls)
         if self.recorder.enabled:
             self.recorder.record_answer(lease, seconds, usage, spoken)
 
-        return PaidCall(seconds, usage, effects)
+        return PaidCall(seconds / permit.granted, usage, effects)
 
     def unanswered(
         self,
@@ -160,7 +167,7 @@ class Leases(Struct, frozen=True, eq=False):
             return []
 
         priced = self.billing.priced(late.permit.backend, usage)
-        return self.billing.bill(late, now - late.granted_at, priced, now)
+        return self.billing.bill(late, now - late.granted_at, priced, now, late.permit.count_answer(priced))
 
     def reject_stale(self, peer: Peer, request: LeaseRequest) -> list[Effect]:
         """Reject a message whose lease is not current."""
@@ -190,7 +197,7 @@ class Leases(Struct, frozen=True, eq=False):
                 self.billing.tasks.of(lease.request.task).failed += 1
 
         permit = lease.permit
-        if permit.reserved:
+        if permit.reserved and permit.leases == 1:
             self.admission.release_reservation(permit)
 
         self.metrics.count_lease(permit.backend.name, outcome, lease.peer.uid, now)

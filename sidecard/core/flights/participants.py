@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from sidecard.core.backends.admission import queue_place
 from sidecard.core.events import Peer
 from sidecard_client.protocol.wire import Begin
 
@@ -117,7 +118,7 @@ class Applicant(Struct, eq=False):
 
     def enqueue(self, choice: "Choice") -> None:
         """Join a backend's queue."""
-        choice[1].queue.push(self.flow, self)
+        choice[1].queue.push(self.flow, self, queue_place(self.request, self.flow))
         self.queues += (choice,)
 
     def dequeue(self, backend: "Backend") -> None:
@@ -191,3 +192,18 @@ class HeldLease(Struct, eq=False):
         if self.flight is not None:
             self.flight.lease_ended()
             self.flight = None
+
+
+SharedPermit = tuple[str, "Permit"]
+"""A permit that begins of a batch may share, and their name for its backend."""
+
+
+class PeerTable(Struct, eq=False):
+    """The participants of one peer."""
+
+    applicants: dict[int, Applicant] = {}
+    """By the id to answer."""
+    leases: dict[str, HeldLease] = {}
+    waiters: dict[int, Waiter] = {}
+    permits: dict[int, SharedPermit] = {}
+    """By batch: of its latest call in progress."""

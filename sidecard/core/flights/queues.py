@@ -110,7 +110,7 @@ class Queues(Struct, frozen=True, eq=False):
             choice = next((choice for choice in named if choice[1] is backend), None)
             if (
                 choice is not None
-                and self.admission.has_queue_room(backend, applicant.flow)
+                and self.admission.has_queue_room(backend, applicant.request, applicant.flow)
                 and self.admission.policy_obstacle(applicant.request.task, backend, now) is None
             ):
                 applicant.enqueue(choice)

@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from sidecard.core.accounts.charges import flight_bytes
 from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.cache.freshness import is_fresh_for
 from sidecard.core.events import Peer
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
-from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
+from sidecard.core.flights.participants import Applicant, HeldLease, PeerTable, SharedPermit, Waiter
 from sidecard.core.scopes import covers
 from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import Share
@@ -28,15 +26,6 @@ if TYPE_CHECKING:
 
 _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
-
-
-class _PeerTable(Struct, eq=False):
-    """The participants of one peer."""
-
-    applicants: dict[int, Applicant] = {}
-    """By the id to answer."""
-    leases: dict[str, HeldLease] = {}
-    waiters: dict[int, Waiter] = {}
 
 
 class Flights:
@@ -54,7 +43,7 @@ class Flights:
         self._replaced: dict[Flight, None] = {}
         """Voided flights whose key has a later flight; each still serves the callers that it had."""
         self._leases: dict[str, HeldLease] = {}
-        self._peers: dict[int, _PeerTable] = {}
+        self._peers: dict[int, PeerTable] = {}
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval] = Timers()
@@ -185,8 +174,19 @@ class Flights:
         self._memory.charge(peer.uid, lease.memory_bytes)
         table = self._peers.get(peer.id) or self._table(peer)
         table.leases[name] = lease
+        if lease.request.batch:
+            table.permits[lease.request.batch] = (backend, permit)
+
         self.timers.set(lease, now + min(settings.lease_seconds, settings.max_call_seconds))
         return lease
+
+    def shared_permit(self, peer: Peer, batch: int) -> SharedPermit | None:
+        """Return the permit of a batch's call in progress."""
+        return self._table(peer).permits.get(batch)
+
+    def applicants_of_batch(self, peer: Peer, batch: int) -> list[Applicant]:
+        """Return the begins of a batch that wait for a permit."""
+        return [one for one in self._table(peer).applicants.values() if one.request.batch == batch]
 
     def held(self, name: str, peer: Peer) -> HeldLease | None:
         """Return the current lease of that name if ``peer`` holds it. This is the fence."""
@@ -264,7 +264,13 @@ class Flights:
             flight.lease_ended()
 
         self.timers.clear(lease)
-        del self._peers[peer.id].leases[lease.name]
+        table = self._peers[peer.id]
+        del table.leases[lease.name]
+        if lease.request.batch and lease.permit.leases == 1:
+            _, latest = table.permits[lease.request.batch]
+            if latest is lease.permit:
+                del table.permits[lease.request.batch]
+
         if not answered:
             self._ended[lease.name] = lease.ended()
             if len(self._ended) > _REMEMBERED_LEASES:
@@ -376,10 +382,10 @@ class Flights:
         if flight.claim and not flight.storable:
             self.unused_claims.append(flight)
 
-    def _table(self, peer: Peer) -> _PeerTable:
+    def _table(self, peer: Peer) -> PeerTable:
         table = self._peers.get(peer.id)
         if table is None:
-            table = self._peers[peer.id] = _PeerTable()
+            table = self._peers[peer.id] = PeerTable()
 
         return table
 
