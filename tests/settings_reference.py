@@ -57,6 +57,8 @@ EXAMPLES = {
     "backends.tokens_per_minute": 200_000,
     "backends.input_dollars_per_million_tokens": 0.15,
     "backends.output_dollars_per_million_tokens": 0.6,
+    "backends.cached_input_dollars_per_million_tokens": 0.075,
+    "backends.cache_write_dollars_per_million_tokens": 0.15,
     "budgets.dollars": 5,
     "budgets.task": "rag",
     "budgets.backend": "cloud",

@@ -26,11 +26,12 @@ from sidecard_client._sync.streams import Stream
 from sidecard_client.batches.batch import InputBatch, separated
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
-from sidecard_client.call.completion import may_be_stored, read_usage, reason_of, warn_unshareable
+from sidecard_client.call.completion import may_be_stored, reason_of, warn_unshareable
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome, Source, value_of
+from sidecard_client.call.usage import read_usage
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
@@ -303,13 +304,13 @@ class FakeClient(Client):
 
                 raise
 
-            read_usage(call.options, value)  # a faulty hook warns in the test
+            read_usage(call.options, value, function)  # a faulty hook warns in the test
             try:
                 packed = _packed_answer(call, value)
             except UnshareableValue as error:
                 warn_unshareable(function, reason_of(call, error))
             else:
-                if call.key is not None and may_be_stored(call.options, value):
+                if call.key is not None and may_be_stored(call.options, value, function):
                     self._store(_put_of(call, packed), backend, self._clock() - started, call.similar)
 
             return Outcome(value, "upstream", backend=backend, attempts=attempt)

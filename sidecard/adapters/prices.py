@@ -14,6 +14,7 @@ from sidecard.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from genai_prices import Usage
     from genai_prices.data_snapshot import DataSnapshot
 
 MAX_REMEMBERED = 4096
@@ -57,8 +58,15 @@ class _Table:
         self._known: set[str] = set()
         self._unknown: set[str] = set()
 
-    def price(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Return the cost of a call in dollars."""
+    def price(
+        self,
+        model: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int = 0,
+        cache_write_tokens: int = 0,
+    ) -> float | None:
+        """Return the cost of a call in dollars; ``prompt_tokens`` include those read from the provider's cache or written to it."""
         if model in self._unknown or len(model) > MAX_MODEL_CHARACTERS:
             return None
 
@@ -69,7 +77,15 @@ class _Table:
             self._snapshot = self._new_snapshot()
 
         try:
-            dollars = self._look_up(model, prompt_tokens, completion_tokens)
+            dollars = self._look_up(
+                model,
+                self._usage(
+                    input_tokens=prompt_tokens,
+                    output_tokens=completion_tokens,
+                    cache_read_tokens=cached_tokens or None,
+                    cache_write_tokens=cache_write_tokens or None,
+                ),
+            )
         except LookupError:
             self._unknown.add(model)
             return None
@@ -79,9 +95,8 @@ class _Table:
         self._known.add(model)
         return dollars
 
-    def _look_up(self, model: str, prompt_tokens: int, completion_tokens: int) -> float:
+    def _look_up(self, model: str, usage: "Usage") -> float:
         """Raise `LookupError` if the table has no such model."""
-        usage = self._usage(input_tokens=prompt_tokens, output_tokens=completion_tokens)
         now = datetime.now(UTC)
         try:
             return float(self._snapshot.calc(usage, model, None, None, now).total_price)

@@ -152,6 +152,10 @@ def _of_backend(values: Values, name: str) -> Iterator[str]:
                 "or neither"
             )
 
+    for cached in (path("cached_input_dollars_per_million_tokens"), path("cache_write_dollars_per_million_tokens")):
+        if cached in values.valid and not values.has(prices[0]):
+            yield f"{values.where(cached)}: {'.'.join(cached)} is set without {'.'.join(prices[0])}; set both, or neither"
+
     requests = path("requests_per_minute")
     if 0 < settings.requests_per_minute < 1:
         yield (

@@ -82,6 +82,10 @@ class BackendSettings(Struct, frozen=True):
     """Price of prompt tokens."""
     output_dollars_per_million_tokens: float | None = None
     """Price of completion tokens."""
+    cached_input_dollars_per_million_tokens: float | None = None
+    """Price of prompt tokens that the backend read from its own cache; without it, that of prompt tokens."""
+    cache_write_dollars_per_million_tokens: float | None = None
+    """Price of prompt tokens that the backend wrote to its own cache; without it, that of prompt tokens."""
     weight: float = 1.0
     """Relative share of calls under the route ``weighted``."""
     timeouts: TimeoutsCount = "failure"

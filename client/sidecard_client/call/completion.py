@@ -6,7 +6,6 @@ A failing hook costs a warning, never the call: the value is on its way to its c
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from sidecard_client.call.call import Call
@@ -14,7 +13,8 @@ from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.failures import message_of
 from sidecard_client.call.options import Options
 from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
-from sidecard_client.call.warn import warn, warn_once
+from sidecard_client.call.usage import read_usage
+from sidecard_client.call.warn import name_of_function, of, place_of, warn, warn_once
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnshareableValue
 from sidecard_client.values.codec import problem_of_annotation
@@ -51,10 +51,10 @@ def complete_packed(call: Call, lease: wire.Lease, packed: Raw, value: Any) -> w
         value=packed,
         usage=None if options.usage is None and call.span is None else usage_of(call, value),
         ttl_seconds=options.ttl_seconds,
-        store=options.store is None or may_be_stored(options, value),
+        store=options.store is None or may_be_stored(options, value, call.functions[0]),
         tags=options.tags,
         deterministic=asks_for_one_answer(call.args, call.kwargs, said=options.deterministic),
-        spoken=transcript_of(options, call.args, call.kwargs, value) if logged else None,
+        spoken=transcript_of(options, call.args, call.kwargs, value, call.functions[0]) if logged else None,
     )
 
 
@@ -77,41 +77,19 @@ def reason_of(call: Call, error: UnshareableValue) -> str:
 
 def warn_unshareable(function: Callable[..., Any], reason: object) -> None:
     """Warn once per function that its values are returned, but neither stored nor shared."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    warn_once(f"unshareable {name}", f"{name}: {reason}")
+    warn_once(f"unshareable {place_of(function)}", f"{name_of_function(function)}: {reason}", function)
 
 
 def usage_of(call: Call, value: Any) -> wire.Usage | None:
     """Return the usage of a call that was made, and record it in the call's span."""
-    usage = read_usage(call.options, value)
+    usage = read_usage(call.options, value, call.functions[0])
     if call.span is not None:
         call.span.set_usage(usage)
 
     return usage
 
 
-def read_usage(options: Options, value: Any) -> wire.Usage | None:
-    """Ask the ``usage`` hook. If it fails, warn and return None: the value must not be lost with its price."""
-    if options.usage is None:
-        return None
-
-    try:
-        reported = options.usage(value)
-        if reported is None:
-            return None
-
-        fields = {"model": options.model} if options.model else {}
-        fields.update(msgspec.to_builtins(reported))
-        usage = msgspec.convert(fields, wire.Usage)
-        wire.pack(usage)  # text without a UTF-8 form fails here, and not on the way to the daemon
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook
-        warn(f"usage= failed, so the call is booked without its cost ({type(error).__name__}).")
-        return None
-    else:
-        return usage
-
-
-def may_be_stored(options: Options, value: Any) -> bool:
+def may_be_stored(options: Options, value: Any, function: Callable[..., Any] | None = None) -> bool:
     """Ask the ``store`` hook. If it fails, warn and do not store."""
     if options.store is None:
         return True
@@ -119,5 +97,10 @@ def may_be_stored(options: Options, value: Any) -> bool:
     try:
         return bool(options.store(value))
     except Exception as error:  # noqa: BLE001 - the boundary to the user's hook
-        warn(f"store= failed, so the answer is not stored ({type(error).__name__}).")
-        return False
+        problem = type(error).__name__
+
+    warn(
+        f"{of('store=', function)} failed ({problem}), so the answer is not stored: return True or False for any value.",
+        function,
+    )
+    return False

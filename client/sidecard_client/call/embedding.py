@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import structs
 
 from sidecard_client.call.call import Call, key_parts
-from sidecard_client.call.warn import warn_once
+from sidecard_client.call.warn import name_of_function, place_of, warn_once
 from sidecard_client.keys.fingerprint import group_of
 from sidecard_client.keys.similarity import packed, text_of
 from sidecard_client.keys.vectors import Embedding, QueryVector
@@ -67,16 +67,16 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
     embedding = options.embed
     assert embedding is not None  # noqa: S101 - only calls that have one are asked; for the type checker
     function = call.functions[0]
-    name = getattr(function, "__qualname__", type(function).__qualname__)
+    name, place = name_of_function(function), place_of(function)
     try:
         key_name, args, kwargs, extras = key_parts(call)
     except UnkeyableRequest as error:
-        _warn(name, f"embed= finds no group for {name}: {error}")
+        _warn(place, f"embed= finds no group for {name}: {error}", function)
         return None
 
     found = text_of(args, kwargs)
     if found is None:
-        _warn(name, f"embed= finds no text in the arguments of {name} (see sidecard_client.keys.similarity)")
+        _warn(place, f"embed= finds no text in the arguments of {name} (see sidecard_client.keys.similarity)", function)
         return None
 
     try:
@@ -93,16 +93,18 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
             extras,
         )
     except UnkeyableRequest as error:
-        _warn(name, f"embed= finds no group for {name}: {error}")
+        _warn(place, f"embed= finds no group for {name}: {error}", function)
         return None
 
     return embedding, found.text, group
 
 
 def _without(call: Call, embedding: Embedding, error: Exception) -> Call:
-    _warn(f"{embedding.name}", f"embed= failed ({type(error).__name__}: {error})")
+    function = call.functions[0]
+    problem = f"embed= failed ({type(error).__name__}: {error}) for {name_of_function(function)}"
+    _warn(f"{embedding.name}", problem, function)
     return plain(call)
 
 
-def _warn(subject: str, message: str) -> None:
-    warn_once(f"embed {subject}", f"{message}, so no similar request is looked for.")
+def _warn(subject: str, message: str, function: Callable[..., Any]) -> None:
+    warn_once(f"embed {subject}", f"{message}, so no similar request is looked for.", function)

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal
 from msgspec import UNSET, Struct
 
 from sidecard_client.call.call import Call, T, refreshed, unshared
-from sidecard_client.call.warn import warn
+from sidecard_client.call.warn import name_of_function, warn
 from sidecard_client.keys.vectors import CAN_EMBED
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import (
@@ -110,7 +110,12 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             if call.options.on_unavailable != "fallback":
                 raise RequestRefused(reply.code, reply.message)
 
-            warn(f"The daemon refuses calls, which are made without it ({reply.code}): {reply.message}")
+            function = call.functions[0]
+            warn(
+                f"The daemon refuses the call of {name_of_function(function)}, which is made without it ({reply.code}): "
+                f"{reply.message}",
+                function,
+            )
             return NextStep.WITHOUT_DAEMON
         case wire.VectorWanted() if call.similar is CAN_EMBED:
             return NextStep.SEND_VECTOR

@@ -4,10 +4,9 @@ With a daemon, the daemon decides: it knows which backends are local. Without on
 accepts count as local; any other name proves nothing.
 """
 
-import warnings
 from collections.abc import Mapping
 
-from sidecard_client.protocol.errors import SidecardWarning
+from sidecard_client.call.warn import warn
 
 VARIABLES = ("SIDECARD_SOVEREIGN_ENABLED", "SOVEREIGN_MODE")
 """The daemon's variables; the first non-empty one counts."""
@@ -29,7 +28,7 @@ def sovereign_by(environ: Mapping[str, str]) -> bool:
             if flag is None:
                 words = ", ".join(WORDS)
                 message = f"{variable} is {text!r}, which counts as true; set it to one of {words}."
-                warnings.warn(message, SidecardWarning, stacklevel=3)
+                warn(message)
 
             return flag is not False
 

@@ -4,13 +4,14 @@ The daemon asks with each lease (`wire.Lease.log`). The hook sees prompt and ans
 fails, nothing is sent, and the call is unaffected.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from sidecard_client.call.options import Options
-from sidecard_client.call.warn import warn
+from sidecard_client.call.warn import of, warn
 from sidecard_client.protocol import wire
 
 MAX_TRANSCRIPT_BYTES: Final = 1024 * 1024
@@ -29,9 +30,13 @@ _pack = msgspec.msgpack.Encoder(enc_hook=_kind).encode
 
 
 def transcript_of(
-    options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    value: Any,
+    function: Callable[..., Any] | None = None,
 ) -> wire.Transcript | None:
-    """Return the transcript of a call with ``args`` and ``kwargs`` that returned ``value``; None for nothing.
+    """Return the transcript of a call of ``function`` that returned ``value``; None for nothing.
 
     The prompt is ``{"args": [...], "kwargs": {...}}``. Never raises: a failing hook costs a warning with its exception's type.
     """
@@ -44,11 +49,14 @@ def transcript_of(
         prompt, answer = redacted
         return wire.Transcript(_packed(prompt), _packed(answer))
     except Exception as error:  # noqa: BLE001 - the boundary to the user's hook, as in `completion`
-        warn(
-            f"The call is logged without prompt and answer ({type(error).__name__}): redact= should return "
-            "(prompt, answer), or None to log neither."
-        )
-        return None
+        problem = type(error).__name__
+
+    warn(
+        f"The call is logged without prompt and answer ({problem}): {of('redact=', function)} should return "
+        "(prompt, answer), or None to log neither.",
+        function,
+    )
+    return None
 
 
 def _packed(thing: Any) -> Raw:

@@ -1,25 +1,143 @@
-"""Warnings to the app's developer: a faulty hook or an unshareable value never breaks a call."""
+"""Warnings to the app's developer: a faulty hook or an unshareable value never breaks a call.
 
+A warning points at the line of the app that made the call, however many frames of sidecard, of an event loop or of an SDK lie
+between. If no such line is known (a task was made of ``client.call(...)``; a thread finishes a stream), it points at the function
+that was called. `warnings` shows it once per line and text, and may turn it into an error: it is issued where an exception
+still gives the lease back.
+"""
+
+import sys
 import warnings
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from types import CodeType, FrameType
+from typing import Any, Final
 
 from sidecard_client.protocol.errors import SidecardWarning
 
 MAX_WARNED: Final = 1000
-"""How many subjects are remembered. Beyond them, Python's own warning filter limits repetition."""
+"""How many subjects are remembered. The oldest are forgotten first, and warned of again."""
 
-_warned_of: set[str] = set()
+_HERE: Final = __name__.partition(".")[0]
+
+_PASSED_THROUGH: Final = frozenset(
+    {
+        _HERE,
+        "anyio",
+        "asyncio",
+        "concurrent",
+        "contextlib",
+        "functools",
+        "outcome",
+        "sniffio",
+        "threading",
+        "trio",
+        "uvloop",
+    }
+)
+"""Packages that call sidecard for the app."""
+
+_HTTP: Final = frozenset({"httpcore", "httpcore2", "httpx", "httpx2"})
+"""Packages that call a transport. What calls them is an SDK, or the app."""
+
+_LOOPS: Final = ("asyncio.base_events", "asyncio.events", "asyncio.runners", "trio._core._run", "uvloop")
+"""Modules below a task: what called them did not make this call."""
+
+_warned_of: dict[str, None] = {}
 
 
-def warn(message: str, *, stack_level: int = 3) -> None:
-    """Warn the developer."""
-    warnings.warn(message, SidecardWarning, stacklevel=stack_level)
+def name_of_function(function: Any) -> str:
+    """Return what to call a function in a message."""
+    while isinstance(function, partial):
+        function = function.func
+
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
 
 
-def warn_once(subject: str, message: str) -> None:
+def of(option: str, function: Callable[..., Any] | None) -> str:
+    """Return an option with the function whose call it was given for."""
+    return option if function is None else f"{option} of {name_of_function(function)}"
+
+
+def warn(message: str, function: Callable[..., Any] | None = None) -> None:
+    """Warn the developer; ``function`` is what was called."""
+    frame, code = _frame_of_caller(), _code_of(function)
+    if frame is not None and (code is None or not _is_loop(frame)):
+        variables, file, line = frame.f_globals, frame.f_code.co_filename, frame.f_lineno
+    elif code is not None:
+        variables, file, line = _variables_of(function), code.co_filename, code.co_firstlineno
+    else:
+        warnings.warn(message, SidecardWarning, stacklevel=2)
+        return
+
+    registry = variables.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, SidecardWarning, file, line, variables.get("__name__"), registry)
+
+
+def warn_once(subject: str, message: str, function: Callable[..., Any] | None = None) -> None:
     """Warn once for each ``subject``."""
-    if subject not in _warned_of:
-        if len(_warned_of) < MAX_WARNED:
-            _warned_of.add(subject)
+    if subject in _warned_of:
+        return
 
-        warn(message, stack_level=4)
+    if len(_warned_of) >= MAX_WARNED:
+        del _warned_of[next(iter(_warned_of))]
+
+    _warned_of[subject] = None
+    warn(message, function)
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Return where a function was defined, as a subject: two functions of one name are two."""
+    code = _code_of(function)
+    name = name_of_function(function)
+    return name if code is None else f"{name} {code.co_filename}:{code.co_firstlineno}"
+
+
+def _frame_of_caller() -> FrameType | None:
+    """Return the frame of the app; one of an event loop if only that is known."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - `inspect` takes longer to import than the rest of the client
+    below_http = False
+    found = None
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        package = module.partition(".")[0]
+        if _is_loop(frame):
+            return found or frame
+
+        if package in _HTTP:
+            below_http = True
+        elif package not in _PASSED_THROUGH:
+            found = found or frame
+            if not below_http or not _is_installed(frame.f_code.co_filename):
+                return frame
+
+        frame = frame.f_back
+
+    return found
+
+
+def _is_loop(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith(_LOOPS)
+
+
+def _is_installed(file: str) -> bool:
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _plain(function: Any) -> Any:
+    while isinstance(function, partial):
+        function = function.func
+
+    function = getattr(function, "__func__", function)
+    return function if hasattr(function, "__code__") else getattr(type(function), "__call__", None)  # noqa: B004 - its code
+
+
+def _code_of(function: Any) -> CodeType | None:
+    code = getattr(_plain(function), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def _variables_of(function: Any) -> dict[str, Any]:
+    variables = getattr(_plain(function), "__globals__", None)
+    return variables if isinstance(variables, dict) else {}

@@ -10,12 +10,13 @@ No input makes this module raise, and no byte is parsed twice.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from sidecard_client.http.request import ApiFamily
+from sidecard_client.protocol.usage import counts_of
 from sidecard_client.protocol.wire import FailureKind, Usage
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
@@ -86,6 +87,8 @@ class AnswerParser:
         self.model: str | None = None
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
+        self.cached_prompt_tokens: int | None = None
+        self.cache_write_prompt_tokens: int | None = None
 
     def feed(self, data: bytes) -> None:
         """Parse bytes of the body, split anywhere."""
@@ -153,7 +156,13 @@ class AnswerParser:
         if self.model is None and self.prompt_tokens is None and self.completion_tokens is None:
             return None
 
-        return Usage(self.model, self.prompt_tokens, self.completion_tokens)
+        return Usage(
+            self.model,
+            self.prompt_tokens,
+            self.completion_tokens,
+            cached_prompt_tokens=self.cached_prompt_tokens,
+            cache_write_prompt_tokens=self.cache_write_prompt_tokens,
+        )
 
     def _read_line(self, line: bytes) -> None:
         if self._api.json_lines:
@@ -203,13 +212,11 @@ class AnswerParser:
         if not isinstance(usage, dict):
             return
 
-        counts = [count for count in map(usage.get, self._api.prompt_tokens) if _is_count(count)]
-        if counts and _is_count(sum(counts)):
-            self.prompt_tokens = sum(counts)
-
-        count = usage.get(self._api.completion_tokens)
-        if _is_count(count):
-            self.completion_tokens = count
+        counts = counts_of(usage).fields
+        self.prompt_tokens = counts.get("prompt_tokens", self.prompt_tokens)
+        self.completion_tokens = counts.get("completion_tokens", self.completion_tokens)
+        self.cached_prompt_tokens = counts.get("cached_prompt_tokens", self.cached_prompt_tokens)
+        self.cache_write_prompt_tokens = counts.get("cache_write_prompt_tokens", self.cache_write_prompt_tokens)
 
     # One method for each form of answer: read its finish reasons, return the object that has model and usage -----------
 
@@ -286,26 +293,23 @@ class _Api(Struct, frozen=True):
     """How the answers of an API are read."""
 
     read: Callable[[AnswerParser, dict[str, Any]], dict[str, Any]]
-    prompt_tokens: tuple[str, ...]
-    completion_tokens: str
     json_lines: bool = False
     """Its streams are JSON lines, and its usage is not in an object of its own."""
     has_end: bool = False
     """Its streams have a last event. OpenAI's ``[DONE]`` is none: some servers leave it out."""
 
 
-_OPENAI: Final = _Api(AnswerParser.openai_choices, ("prompt_tokens",), "completion_tokens")
-_OLLAMA: Final = _Api(AnswerParser.ollama, ("prompt_eval_count",), "eval_count", json_lines=True, has_end=True)
-_ANTHROPIC_INPUTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_OPENAI: Final = _Api(AnswerParser.openai_choices)
+_OLLAMA: Final = _Api(AnswerParser.ollama, json_lines=True, has_end=True)
 _APIS: Final[Mapping[ApiFamily, _Api]] = {
     "openai_chat": _OPENAI,
     "openai_completions": _OPENAI,
-    "openai_responses": _Api(AnswerParser.openai_response, ("input_tokens",), "output_tokens", has_end=True),
-    "openai_embeddings": _Api(AnswerParser.embeddings, ("prompt_tokens",), "completion_tokens"),
-    "anthropic_messages": _Api(AnswerParser.anthropic_message, _ANTHROPIC_INPUTS, "output_tokens", has_end=True),
+    "openai_responses": _Api(AnswerParser.openai_response, has_end=True),
+    "openai_embeddings": _Api(AnswerParser.embeddings),
+    "anthropic_messages": _Api(AnswerParser.anthropic_message, has_end=True),
     "ollama_generate": _OLLAMA,
     "ollama_chat": _OLLAMA,
-    "ollama_embed": _Api(AnswerParser.embeddings, ("prompt_eval_count",), "eval_count", json_lines=True),
+    "ollama_embed": _Api(AnswerParser.embeddings, json_lines=True),
 }
 
 
@@ -338,7 +342,3 @@ class _LineSplitter:
     def rest(self) -> bytes:
         """Return the last line if it has no line feed."""
         return b"" if self.too_long else b"".join(self._parts)
-
-
-def _is_count(count: Any) -> TypeGuard[int]:
-    return isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= 2**53

@@ -15,13 +15,16 @@ from sidecard.core.effects import Effect, EmitNote, ShareSpending
 from sidecard.core.events import RemoteSpending
 from sidecard.core.records import NO_USAGE
 from sidecard.core.wall_clock import WallClock
-from sidecard_client.protocol.wire import MAX_DOLLARS, Usage
+from sidecard_client.protocol.wire import MAX_DOLLARS, Usage, in_own_words
 
-Price = Callable[[str, int, int], float | None]
-"""Model, prompt tokens and completion tokens to dollars; None if the model's price is unknown."""
+Price = Callable[..., float | None]
+"""Model, prompt tokens and completion tokens to dollars; None if the model's price is unknown.
+
+If some of the prompt tokens were read from the backend's own cache, or written to it, two more arguments say how many.
+"""
 
 
-def no_price(_model: str, _prompt_tokens: int, _completion_tokens: int) -> float | None:
+def no_price(_model: str, _prompt_tokens: int, _completion_tokens: int, *_cached: int) -> float | None:
     """Return that no model's price is known."""
     return None
 
@@ -60,15 +63,19 @@ class Billing:
         if usage is None:
             return NO_USAGE
 
+        usage = in_own_words(usage)
         prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
         if usage.cost_dollars is not None or not (prompt_tokens or completion_tokens):
             return usage
 
+        read = min(usage.cached_prompt_tokens or 0, prompt_tokens)
+        written = min(usage.cache_write_prompt_tokens or 0, prompt_tokens - read)
+        cached = (read, written) if read or written else ()
         dollars = None
         if backend.priced:
-            dollars = backend.price_dollars(prompt_tokens, completion_tokens)
+            dollars = backend.price_dollars(prompt_tokens, completion_tokens, *cached)
         elif usage.model is not None and backend.costs:
-            dollars = self._price(usage.model, prompt_tokens, completion_tokens)
+            dollars = self._price(usage.model, prompt_tokens, completion_tokens, *cached)
 
         # Not more than callers may report: clients could not decode the entry's usage.
         return usage if dollars is None else structs.replace(usage, cost_dollars=min(dollars, MAX_DOLLARS))

@@ -275,13 +275,21 @@ class Backend:
         room_at = max(self._requests.room_at(1.0, now), self._minute_tokens.room_at(self._expected_tokens(), now))
         return min(room_at if room_at > now else float("inf"), overdue_at)
 
-    def price_dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Return the cost of a call by the configured price."""
+    def price_dollars(
+        self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0, cache_write_tokens: float = 0
+    ) -> float:
+        """Return the cost of a call by the configured prices; ``prompt_tokens`` include those read from a cache or written to it."""
         settings = self.settings
-        return _PER_MILLION * (
-            prompt_tokens * (settings.input_dollars_per_million_tokens or 0.0)
-            + completion_tokens * (settings.output_dollars_per_million_tokens or 0.0)
-        )
+        prompt = settings.input_dollars_per_million_tokens or 0.0
+        dollars = prompt_tokens * prompt + completion_tokens * (settings.output_dollars_per_million_tokens or 0.0)
+        for tokens, price in (
+            (cached_tokens, settings.cached_input_dollars_per_million_tokens),
+            (cache_write_tokens, settings.cache_write_dollars_per_million_tokens),
+        ):
+            if price is not None:
+                dollars += tokens * (price - prompt)
+
+        return _PER_MILLION * dollars
 
     def state(self, now: float) -> BackendState:
         """Return its state for `breakers`."""

@@ -54,6 +54,23 @@ def test_an_unknown_model_has_no_price(model: str, price: Price) -> None:
     assert price(model, 1, 1) is None
 
 
+@pytest.mark.parametrize(
+    ("model", "cached", "written", "dollars"),
+    [
+        ("gpt-4o", 1_000_000, 0, 1.25),
+        ("gpt-4o", 0, 1_000_000, 2.5),
+        ("claude-3-5-haiku-latest", 1_000_000, 0, 0.08),
+        ("claude-3-5-haiku-latest", 400_000, 600_000, 0.032 + 0.6),
+        ("gpt-4", 1_000_000, 0, 30.0),
+    ],
+)
+def test_tokens_of_the_providers_cache_have_their_own_price(
+    model: str, cached: int, written: int, dollars: float, price: Price
+) -> None:
+    """Or that of other prompt tokens, if the provider has none for them."""
+    assert price(model, 1_000_000, 0, cached, written) == pytest.approx(dollars)
+
+
 def test_the_largest_token_counts_have_a_price(price: Price) -> None:
     """No count that the protocol allows may raise."""
     dollars = price("gpt-4o", 2**53, 2**53)

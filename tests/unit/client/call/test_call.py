@@ -12,6 +12,7 @@ from sidecard_client.call import completion, outcome
 from sidecard_client.call.call import Call
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import NextStep, Outcome
+from sidecard_client.call.usage import read_usage
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol import wire
@@ -273,31 +274,31 @@ def test_warn_unshareable_once_per_function() -> None:
     [
         (None, None),
         ({}, wire.Usage(model="m")),
-        ({"model": "n", "cost_dollars": 0.5, "unknown": 1}, wire.Usage(model="n", cost_dollars=0.5)),
+        ({"model": "n", "cost_dollars": 0.5}, wire.Usage(model="n", cost_dollars=0.5)),
         (wire.Usage(completion_tokens=3), wire.Usage(model="m", completion_tokens=3)),
     ],
 )
 def test_read_usage(said: Any, usage: wire.Usage | None) -> None:
     """A mapping or a `Usage`, with the policy's model by default."""
-    assert completion.read_usage(DEFAULTS.changed({"usage": lambda _value: said, "model": "m"}), "v") == usage
+    assert read_usage(DEFAULTS.changed({"usage": lambda _value: said, "model": "m"}), "v") == usage
 
 
 def test_read_usage_without_a_hook() -> None:
     """Without a hook there is no usage."""
-    assert completion.read_usage(DEFAULTS, "v") is None
+    assert read_usage(DEFAULTS, "v") is None
 
 
 @pytest.mark.parametrize("said", [{"prompt_tokens": -1}, 3, wire.Usage(cost_dollars=-1.0), {"model": "\udc80"}])
 def test_read_usage_that_is_invalid_loses_the_price_alone(said: Any) -> None:
     """Invalid usage costs a warning and the price, never the value."""
     with pytest.warns(SidecardWarning, match="without its cost"):
-        assert completion.read_usage(DEFAULTS.changed({"usage": lambda _value: said}), "v") is None
+        assert read_usage(DEFAULTS.changed({"usage": lambda _value: said}), "v") is None
 
 
 def test_read_usage_whose_hook_raises() -> None:
     """A failing hook costs a warning and the price, never the value."""
     with pytest.warns(SidecardWarning, match="ZeroDivisionError"):
-        assert completion.read_usage(DEFAULTS.changed({"usage": lambda value: 1 / len(value)}), "") is None
+        assert read_usage(DEFAULTS.changed({"usage": lambda value: 1 / len(value)}), "") is None
 
 
 def test_another_backend() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from sidecard.core.accounts.backend_ledger import MAX_MODELS, BackendLedgers
 from sidecard.core.accounts.billing import Billing, Price, no_price
@@ -21,9 +22,14 @@ from tests.host import Host
 PRICED = BackendSettings(input_dollars_per_million_tokens=2.0, output_dollars_per_million_tokens=10.0)
 
 
-def table(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """Price one model, at a dollar a token."""
-    return float(prompt_tokens + completion_tokens) if model == "known" else None
+CACHING = structs.replace(
+    PRICED, cached_input_dollars_per_million_tokens=0.2, cache_write_dollars_per_million_tokens=2.5
+)
+
+
+def table(model: str, prompt_tokens: int, completion_tokens: int, cached: int = 0, _written: int = 0) -> float | None:
+    """Price one model, at a dollar a token, and half of it for a cached one."""
+    return prompt_tokens + completion_tokens - cached / 2 if model == "known" else None
 
 
 def accounts(price: Price = no_price) -> Billing:
@@ -46,13 +52,17 @@ def accounts(price: Price = no_price) -> Billing:
         ("cloud", Usage(prompt_tokens=3), None),
         ("default", Usage(model="known", prompt_tokens=3), 3.0),
         ("local", Usage(model="known", prompt_tokens=3), None),
+        ("mine", Usage(prompt_tokens=1000, cached_prompt_tokens=400, cache_write_prompt_tokens=100), 0.002),
+        ("caching", Usage(prompt_tokens=1000, cached_prompt_tokens=400, cache_write_prompt_tokens=100), 0.00133),
+        ("caching", Usage(prompt_tokens=1000, cached_prompt_tokens=9999), 0.0002),
+        ("cloud", Usage(model="known", prompt_tokens=3, cached_prompt_tokens=2), 2.0),
     ],
 )
 def test_priced_uses_the_reported_cost_then_the_backends_price_then_the_models(
     backend: str, usage: Usage | None, dollars: float | None
 ) -> None:
     """A remote model's price never applies to a local backend."""
-    backends = Backends({"mine": PRICED}, 40, lambda: 0.5)
+    backends = Backends({"mine": PRICED, "caching": CACHING}, 40, lambda: 0.5)
     priced = accounts(table).priced(backends.of(backend), usage)
 
     assert priced.cost_dollars == (None if dollars is None else pytest.approx(dollars))
