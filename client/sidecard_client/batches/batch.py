@@ -13,9 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecard_client.call.call import UNKEYED, Call, Functions, keyed, prepare
-from sidecard_client.call.completion import read_usage
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome, value_of
+from sidecard_client.call.usage import read_usage
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol.errors import UnshareableValue, WrongAnswers
 from sidecard_client.protocol.wire import Usage

@@ -34,11 +34,11 @@ from sidecard_client.batches.member import Member
 from sidecard_client.call import commands
 from sidecard_client.call.call import Call
 from sidecard_client.call.commands import Raised, Returned
-from sidecard_client.call.completion import read_usage
 from sidecard_client.call.conversation import Conversation, converse
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.local_flights import LocalFlights, LocalWaiter
 from sidecard_client.call.outcome import Outcome, hit_outcome
+from sidecard_client.call.usage import read_usage
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import LATE_SECONDS, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed

@@ -593,13 +593,6 @@ def test_an_invalid_setting_in_a_named_table_is_reported(text: str, said: str, f
             ),
         ),
         (
-            "[backends.x]\ncached_input_dollars_per_million_tokens = 1",
-            (
-                "backends.x.cached_input_dollars_per_million_tokens is set without "
-                "backends.x.input_dollars_per_million_tokens; set both, or neither"
-            ),
-        ),
-        (
             "[backends.x]\nrequests_per_minute = 0.5",
             (
                 "backends.x.requests_per_minute is 0.5, which lets no call through; "

@@ -200,3 +200,10 @@ def test_parts_of_an_address_are_completed(listen: str, advice: str, file: Path)
 def test_case_of_a_word_does_not_matter(text: str) -> None:
     """Other programs write log levels in capitals."""
     assert load(None, {"SIDECARD_LOG_LEVEL": text}).log.level == "info"
+
+
+@pytest.mark.parametrize("name", ["cached_input_dollars_per_million_tokens", "cache_write_dollars_per_million_tokens"])
+def test_a_price_of_cached_tokens_alone_is_an_error(name: str, file: Path) -> None:
+    """Without the others it would apply to no call."""
+    advice = f"backends.x.{name} is set without backends.x.input_dollars_per_million_tokens; set both, or neither"
+    assert advice in problems_of(file, {}, f"backends.x.{name}=1")
