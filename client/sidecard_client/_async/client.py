@@ -1,6 +1,6 @@
 """The asynchronous client: calls, entries, keys and the daemon's state. How it opens and closes is in `lifecycle`."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 
 from msgspec import Raw
@@ -286,6 +286,12 @@ class AsyncClient(AsyncLifecycle):
         await self._ask(wire.SetBreaker(backend=backend, action=action))
 
     # What they share --------------------------------------------------------------------------------------------------
+
+    async def outcome_keyed(
+        self, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str], policy: Mapping[str, Any]
+    ) -> list[Outcome[Any]]:
+        """Like `outcome_each`, with the key of each input, and ``policy`` without one. For transports."""
+        return await self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
     async def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
         return await run_batch(self._connector, self._interpreter, batch)

@@ -2,7 +2,7 @@
 
 """The blocking client: calls, entries, keys and the daemon's state. How it opens and closes is in `lifecycle`."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import Raw
@@ -242,6 +242,12 @@ class Client(Lifecycle):
         self._ask(wire.SetBreaker(backend=backend, action=action))
 
     # What they share --------------------------------------------------------------------------------------------------
+
+    def outcome_keyed(
+        self, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str], policy: Mapping[str, Any]
+    ) -> list[Outcome[Any]]:
+        """Like `outcome_each`, with the key of each input, and ``policy`` without one. For transports."""
+        return self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
     def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
         return run_batch(self._connector, self._interpreter, batch)

@@ -98,18 +98,28 @@ def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple
         normalize = template.options.normalize
         forms = () if isinstance(normalize, str) else normalize
 
-    calls: list[Call] = []
+    return _distinct([keyed(replace(template, args=(one,), key=UNKEYED), forms) for one in inputs], max_batch)
+
+
+def keyed_batch(options: Options, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str]) -> InputBatch:
+    """Make the calls of all inputs, of which at least one is given, with these keys; they are one upstream call."""
+    template = prepare(replace(options, key=keys[0], embed=None), function, (inputs[0],), {}, each=True)
+    calls = [replace(template, args=(one,), key=key) for one, key in zip(inputs, keys, strict=True)]
+    return _distinct(calls, LARGEST_BATCH)
+
+
+def _distinct(calls: Sequence[Call], max_batch: int) -> InputBatch:
     places: list[int] = []
     known: dict[str | None, int] = {}
-    for one in inputs:
-        call = keyed(replace(template, args=(one,), key=UNKEYED), forms)
-        place = known.setdefault(call.key, len(calls))
-        if place == len(calls):
-            calls.append(call)
+    distinct: list[Call] = []
+    for call in calls:
+        place = known.setdefault(call.key, len(distinct))
+        if place == len(distinct):
+            distinct.append(call)
 
         places.append(place)
 
-    return InputBatch(calls, places, max_batch)
+    return InputBatch(distinct, places, max_batch)
 
 
 def answers_of(function: Any, value: Any, count: int) -> list[Any]:

@@ -8,6 +8,8 @@ from msgspec import MsgspecError
 
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options, Redact
+from sidecard_client.http.embedding_calls import EmbeddingCall
+from sidecard_client.http.embeddings import embedding_request
 from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, ApiFamily, LlmRequest, parse_request
 from sidecard_client.http.response import AnswerParser, AnswerSummary
 from sidecard_client.http.translation import UpstreamRefused, head_of, read_timeout_of
@@ -94,6 +96,15 @@ class InterceptedCall:
         """This caller makes the call, and the rest of its answer has no meaning."""
         return self._parser is not None and self._parser.terminal
 
+    def keeps(self, _answer: Any) -> bool:
+        """Return whether the transport's policy stores answers of the task."""
+        return self._keep
+
+    def embedding(self, body: bytes) -> EmbeddingCall | None:
+        """Return the batch of a request for embeddings; None for other requests, and if nothing is shared."""
+        wanted = None if self.policy["key"] is None else embedding_request(self.asked.family, body)
+        return None if wanted is None else EmbeddingCall(self, wanted)
+
     def may_be_stored(self, _pieces: Any) -> bool:
         """The ``store`` hook."""
         return self._keep and self._summary is not None and self._summary.keep
@@ -111,7 +122,10 @@ class InterceptedCall:
         except (MsgspecError, RecursionError, UnicodeError, ValueError):
             answer = body.decode("utf-8", "replace")
 
-        arguments = {"args": prompt["args"][:1], "kwargs": {}}
+        return self.redacted({"args": prompt["args"][:1], "kwargs": {}}, answer)
+
+    def redacted(self, arguments: Any, answer: Any) -> tuple[Any, Any] | None:
+        """Return prompt and answer after the app's own redaction."""
         return (arguments, answer) if self._redact is None else self._redact(arguments, answer)
 
     def single_piece(self, parser: AnswerParser, response: "Response") -> dict[str, Any]:
@@ -218,6 +232,11 @@ class Interception:
             call.policy["model"] = asked.model[:MAX_NAME_CHARACTERS]
 
         return call
+
+    @property
+    def forms(self) -> tuple[NormalForm, ...]:
+        """The normal forms of keys that do not depend on the task."""
+        return () if isinstance(self._normalize, str) else self._normalize
 
     def _ttl_of(self, request: "Request") -> float | None:
         ttl = request.headers.get("x-sidecard-ttl")

@@ -18,6 +18,7 @@ from sidecard_client.protocol.wire import FailureKind, RejectionReason
 if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
     from sidecard_client._sync.streams import Stream
+    from sidecard_client.call.outcome import Outcome
 
     # Classes of httpx or of httpx2: they share no base.
     Request = Any
@@ -70,18 +71,22 @@ def library_of(request: "Request") -> ModuleType:
     return sys.modules[type(request).__module__.partition(".")[0]]
 
 
-def forwarded(request: "Request") -> "Request":
-    """Return the request as the backend receives it: without our headers, and asking for an unencoded answer."""
+def forwarded(request: "Request", body: bytes | None = None) -> "Request":
+    """Return the request as the backend receives it: without our headers, and asking for an unencoded answer.
+
+    ``body`` replaces the request's own.
+    """
+    replaced = {"accept-encoding"} if body is None else {"accept-encoding", "content-length"}
     headers = [
         (name, value)
         for name, value in request.headers.multi_items()
-        if not name.startswith("x-sidecard-") and name != "accept-encoding"
+        if not name.startswith("x-sidecard-") and name not in replaced
     ]
     return library_of(request).Request(
         request.method,
         request.url,
         headers=[*headers, ("accept-encoding", "identity")],
-        content=request.content,
+        content=request.content if body is None else body,
         extensions=request.extensions,
     )
 
@@ -107,7 +112,7 @@ def head_of(response: "Response") -> dict[str, Any]:
 
 
 def response_from(
-    library: ModuleType, head: Mapping[str, Any], pieces: "Stream[Any] | AsyncStream[Any]", **body: Any
+    library: ModuleType, head: Mapping[str, Any], pieces: "Stream[Any] | AsyncStream[Any] | Outcome[Any]", **body: Any
 ) -> "Response":
     """Return the response that starts with ``head``; ``body`` is its ``content`` or its ``stream``."""
     headers = [(str(name), str(value)) for name, value in head["headers"]]

@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sidecard_client.http.bodies import adrain, async_body_class, body_class, drain
+from sidecard_client.http.embedding_calls import EmbeddingCall
+from sidecard_client.http.embeddings import UnusableAnswer
 from sidecard_client.http.interception import InterceptedCall, Interception
 from sidecard_client.http.translation import (
     UpstreamRefused,
@@ -93,6 +95,10 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if call is None:
             return self._inner.handle_request(request)
 
+        embedding = call.embedding(request.content)
+        if embedding is not None:
+            return self._embed(embedding)
+
         if call.needs_normal_forms:
             call.set_key(self._sidecard.normal_forms(call.task))
 
@@ -109,6 +115,27 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         response = response_from(library, head, stream, content=head["body"])
         drain(stream)
         return response
+
+    def _embed(self, embedding: EmbeddingCall) -> "Response":
+        call = embedding.call
+        forms = self._sidecard.normal_forms(call.task) if call.needs_normal_forms else self.forms
+
+        def fetch(texts: list[str]) -> list[Any]:
+            response = self._inner.handle_request(embedding.request_for(texts))
+            try:
+                return embedding.answers(response, response.read(), texts)
+            finally:
+                response.close()
+
+        keys = embedding.keys(forms)
+        try:
+            outcomes = self._sidecard.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
+        except UnusableAnswer:
+            return self._inner.handle_request(forwarded(call.request))
+        except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
+            return response_to(error, call.request)
+
+        return embedding.response_from(outcomes)
 
     def _fetch(self, _body: object, call: InterceptedCall) -> Iterator[Any]:
         response = self._inner.handle_request(forwarded(call.request))
@@ -165,6 +192,10 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
         if call is None:
             return await self._inner.handle_async_request(request)
 
+        embedding = call.embedding(request.content)
+        if embedding is not None:
+            return await self._embed(embedding)
+
         if call.needs_normal_forms:
             call.set_key(await self._sidecard.normal_forms(call.task))
 
@@ -181,6 +212,27 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
         response = response_from(library, head, stream, content=head["body"])
         await adrain(stream)
         return response
+
+    async def _embed(self, embedding: EmbeddingCall) -> "Response":
+        call = embedding.call
+        forms = await self._sidecard.normal_forms(call.task) if call.needs_normal_forms else self.forms
+
+        async def fetch(texts: list[str]) -> list[Any]:
+            response = await self._inner.handle_async_request(embedding.request_for(texts))
+            try:
+                return embedding.answers(response, await response.aread(), texts)
+            finally:
+                await response.aclose()
+
+        keys = embedding.keys(forms)
+        try:
+            outcomes = await self._sidecard.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
+        except UnusableAnswer:
+            return await self._inner.handle_async_request(forwarded(call.request))
+        except Exception as error:  # noqa: BLE001 - as above
+            return response_to(error, call.request)
+
+        return embedding.response_from(outcomes)
 
     async def _fetch(self, _body: object, call: InterceptedCall) -> AsyncIterator[Any]:
         response = await self._inner.handle_async_request(forwarded(call.request))

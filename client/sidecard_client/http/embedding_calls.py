@@ -1,0 +1,128 @@
+"""A request for embeddings as a batch: the call of each text, the upstream request for those that are missing, the answer."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sidecard_client.http.embeddings import (
+    EmbeddedText,
+    EmbeddingRequest,
+    UnusableAnswer,
+    answer_of_texts,
+    texts_of_answer,
+    usage_of,
+)
+from sidecard_client.http.request import KEY_NAME_PREFIX
+from sidecard_client.http.translation import (
+    UpstreamRefused,
+    forwarded,
+    head_of,
+    library_of,
+    refusal_kind,
+    response_from,
+)
+from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.protocol.wire import Usage
+
+if TYPE_CHECKING:
+    from sidecard_client.call.outcome import Outcome, Source
+    from sidecard_client.http.interception import InterceptedCall
+    from sidecard_client.http.translation import Request, Response
+
+EACH: str = " each"
+"""Ends the name in the key of one text, whose entry is no whole answer."""
+
+_WEAKEST: list["Source"] = ["cache", "stale", "shared", "fallback", "upstream"]
+"""The source of an answer is the last of its texts' sources."""
+
+
+class EmbeddingCall:
+    """The batch that one request becomes."""
+
+    def __init__(self, call: "InterceptedCall", wanted: EmbeddingRequest) -> None:
+        self.call = call
+        self.texts = [text.json for text in wanted.inputs]
+        self.policy = call.policy | {"store": call.keeps, "usage": self._usage, "redact": self._transcript}
+        del self.policy["key"]
+        self._wanted = wanted
+        self._fresh: Response | None = None
+        """The last upstream answer."""
+        self._whole = False
+        """It answers the whole request as it was sent."""
+
+    def keys(self, forms: tuple[NormalForm, ...]) -> list[str]:
+        """Return the key of each text, which is that of a request for this text alone."""
+        asked = self.call.asked
+        name = f"{KEY_NAME_PREFIX}{asked.family}{EACH}"
+        body = asked.parts["body"]
+        return [
+            fingerprint(
+                self.call.task,
+                asked.model or None,
+                name,
+                (),
+                asked.parts | {"body": body | {"input": text.value}},
+                normalize=forms,
+            )
+            for text in self._wanted.inputs
+        ]
+
+    def request_for(self, texts: Sequence[str]) -> "Request":
+        """Return the upstream request for some of the texts; for all of them it is the app's own."""
+        self._whole = list(texts) == self.texts
+        return forwarded(self.call.request, None if self._whole else self._wanted.body_for(texts))
+
+    def answers(self, response: "Response", content: bytes, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what is kept of each text. Raises `UpstreamRefused`, or `UnusableAnswer` if the app cannot have the response."""
+        kind = refusal_kind(response)
+        if kind is not None:
+            raise UpstreamRefused(response, kind, content)
+
+        try:
+            embedded = texts_of_answer(self._wanted.family, content, texts)
+        except UnusableAnswer:
+            if self._whole:
+                raise UpstreamRefused(response, "ignored", content) from None
+
+            raise
+
+        self._fresh = response
+        head = head_of(response)
+        return [head | msgspec.structs.asdict(text) for text in embedded]
+
+    def response_from(self, outcomes: "Sequence[Outcome[Any]]") -> "Response":
+        """Return the answer to the app."""
+        library = library_of(self.call.request)
+        source = max((outcome.source for outcome in outcomes), key=_WEAKEST.index)
+        fresh = next((outcome for outcome in outcomes if outcome.source == source), outcomes[0])
+        summary = msgspec.structs.replace(
+            fresh,
+            source=source,
+            age_seconds=max(outcome.age_seconds for outcome in outcomes),
+            saved_dollars=sum(outcome.saved_dollars for outcome in outcomes),
+        )
+        own = all(outcome.source in {"upstream", "fallback"} for outcome in outcomes)
+        if self._whole and own and self._fresh is not None:
+            return response_from(library, head_of(self._fresh), summary, content=self._fresh.content)
+
+        texts = [_text_of(outcome.value) for outcome in outcomes]
+        head = {"status": fresh.value["status"], "headers": list(filter(_describes_any_body, fresh.value["headers"]))}
+        content = answer_of_texts(self._wanted.family, fresh.value["head"], texts)
+        return response_from(library, head, summary, content=content)
+
+    def _usage(self, answers: Sequence[Any]) -> Usage | None:
+        return usage_of([_text_of(answer) for answer in answers])
+
+    def _transcript(self, prompt: Any, answer: Any) -> tuple[Any, Any] | None:
+        body = self.call.asked.parts["body"] | {"input": msgspec.json.decode(prompt["args"][0])}
+        return self.call.redacted({"args": [body], "kwargs": {}}, msgspec.json.decode(answer["item"]))
+
+
+def _text_of(kept: dict[str, Any]) -> EmbeddedText:
+    return EmbeddedText(kept["head"], kept["item"], kept["used"])
+
+
+def _describes_any_body(header: Sequence[str]) -> bool:
+    return header[0].lower() != "content-length"

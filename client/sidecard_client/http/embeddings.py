@@ -1,0 +1,211 @@
+"""Embeddings of several texts: each text has its own entry, and one upstream request asks for those that are missing. Pure.
+
+What is kept of a text is JSON as the server wrote it, so that numbers keep their digits:
+
+========== =========================================================================
+field      content
+========== =========================================================================
+`head`     the answer's object, with null in place of the vectors and of numbers to add up
+`item`     the text's member of the vectors' list
+`used`     the text's share of those numbers: tokens, durations
+========== =========================================================================
+
+A server's numbers are divided among the texts of a request by length, and the sums are exact. An answer that is put together
+has the sum over all of its texts, stored ones and duplicates included, as a server would say that was asked for all of them.
+
+The answer has the items in the order of the request, each with the ``index`` of its place, whatever order the server chose.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sidecard_client.batches.batch import LARGEST_BATCH, divided
+from sidecard_client.http.request import ApiFamily
+from sidecard_client.protocol.wire import Usage
+
+_INPUT: Final = "input"
+_NULL: Final = Raw(b"null")
+
+_LISTS: Final[Mapping[ApiFamily, str]] = {"openai_embeddings": "data", "ollama_embed": "embeddings"}
+"""The field of an answer that has the vectors."""
+
+_USED: Final[Mapping[ApiFamily, frozenset[str]]] = {
+    "openai_embeddings": frozenset({"usage"}),
+    "ollama_embed": frozenset({"prompt_eval_count", "total_duration", "load_duration"}),
+}
+"""Its fields with numbers to add up, in nested objects too."""
+
+_to_json = msgspec.json.encode
+_from_json = msgspec.json.Decoder().decode
+_fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
+_items_of = msgspec.json.Decoder(list[Raw]).decode
+
+
+class UnusableAnswer(Exception):
+    """An answer of status 200 that does not have one vector for each text. Never reaches the app."""
+
+    kind = "ignored"
+
+
+class TextInput(Struct, frozen=True):
+    """One text, or list of token ids: its value, and the JSON that the request has for it."""
+
+    value: Any
+    json: str
+
+
+class EmbeddingRequest(Struct, frozen=True):
+    """A request for embeddings. ``fields`` are those of its body, in order."""
+
+    family: ApiFamily
+    fields: dict[str, Raw]
+    inputs: list[TextInput]
+
+    def body_for(self, texts: Sequence[str]) -> bytes:
+        """Return the body of a request for these texts, which is otherwise the same."""
+        joined = Raw(f"[{','.join(texts)}]".encode())
+        return _to_json({name: joined if name == _INPUT else raw for name, raw in self.fields.items()})
+
+
+class EmbeddedText(Struct, frozen=True):
+    """What is kept of one text's answer."""
+
+    head: bytes
+    item: bytes
+    used: dict[str, Any]
+
+
+def embedding_request(family: ApiFamily, body: bytes) -> EmbeddingRequest | None:
+    """Return a request whose texts can be told apart; None for any other."""
+    if family not in _LISTS:
+        return None
+
+    try:
+        fields = _fields_of(body)
+        given = fields[_INPUT]
+        value = _from_json(given)
+        values, texts = ([value], [given]) if _is_one(family, value) else (value, _items_of(given))
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, KeyError):
+        return None
+
+    if not 1 <= len(values) <= LARGEST_BATCH or not all(_is_one(family, one) for one in values):
+        return None
+
+    inputs = [TextInput(one, bytes(text).decode()) for one, text in zip(values, texts, strict=True)]
+    return EmbeddingRequest(family, fields, inputs)
+
+
+def _is_one(family: ApiFamily, value: Any) -> bool:
+    """Return whether a value is one text; OpenAI's interface takes lists of token ids, too."""
+    if isinstance(value, str):
+        return True
+
+    tokens = isinstance(value, list) and family == "openai_embeddings" and value
+    return bool(tokens) and all(type(token) is int for token in value)
+
+
+def texts_of_answer(family: ApiFamily, body: bytes, texts: Sequence[str]) -> list[EmbeddedText]:
+    """Take an answer to a request for ``texts`` apart. Raises `UnusableAnswer`."""
+    try:
+        fields = _fields_of(body)
+        items = _items_of(fields.get(_LISTS[family], _NULL))
+        if family == "openai_embeddings":
+            items = _in_order(items)
+
+        used = {name: _from_json(fields[name]) for name in _USED[family] if name in fields}
+        fault = _from_json(fields.get("error", _NULL))
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError) as error:
+        raise UnusableAnswer(f"the answer has no list of vectors ({error})") from None
+
+    if fault:
+        raise UnusableAnswer("the answer contains an error")
+
+    vectors = sum(_has_vector(family, item) for item in items)
+    if not vectors == len(items) == len(texts):
+        raise UnusableAnswer(f"the answer has {vectors} vectors in {len(items)} items for {len(texts)} texts")
+
+    replaced = {_LISTS[family], *used}
+    head = _to_json({name: _NULL if name in replaced else raw for name, raw in fields.items()})
+    shares = _shares(used, [len(text) for text in texts])
+    return [EmbeddedText(head, bytes(item), share) for item, share in zip(items, shares, strict=True)]
+
+
+def answer_of_texts(family: ApiFamily, head: bytes, texts: Sequence[EmbeddedText]) -> bytes:
+    """Put an answer together, from the ``head`` of one and the items of all."""
+    items = [Raw(text.item) for text in texts]
+    if family == "openai_embeddings":
+        items = [_with_index(item, index) for index, item in enumerate(items)]
+
+    fields: dict[str, Any] = dict(_fields_of(head))
+    fields |= _sum([text.used for text in texts])
+    fields[_LISTS[family]] = items
+    return _to_json(fields)
+
+
+def usage_of(texts: Sequence[EmbeddedText]) -> Usage | None:
+    """Return the usage of several texts together, for the daemon."""
+    used = _sum([text.used for text in texts])
+    fields = _from_json(texts[0].head)
+    usage = used.get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else used.get("prompt_eval_count")
+    model = fields.get("model")
+    model = model if isinstance(model, str) and 0 < len(model) <= 128 else None  # noqa: PLR2004 - the limit of names
+    tokens = tokens if isinstance(tokens, int) and 0 <= tokens <= 2**53 else None
+    return None if model is None and tokens is None else Usage(model, tokens)
+
+
+def _in_order(items: list[Raw]) -> list[Raw]:
+    """Return OpenAI's items by their ``index``, of which all must be there, or none."""
+    indices = [_from_json(_fields_of(item).get("index", _NULL)) for item in items]
+    if all(index is None for index in indices):
+        return items
+
+    if any(type(index) is not int for index in indices) or sorted(indices) != list(range(len(items))):
+        raise ValueError("their indices are not 0, 1, 2, ...")
+
+    return [item for _, item in sorted(zip(indices, items, strict=True), key=lambda pair: pair[0])]
+
+
+def _has_vector(family: ApiFamily, item: Raw) -> bool:
+    """Return whether an item has a vector that is not empty, in numbers or base64."""
+    vector = bytes(_fields_of(item).get("embedding", _NULL) if family == "openai_embeddings" else item)
+    return vector[:1] in {b"[", b'"'} and bool(vector[1:-1].strip())
+
+
+def _with_index(item: Raw, index: int) -> Raw:
+    fields = _fields_of(item)
+    if "index" not in fields:
+        return item
+
+    return Raw(_to_json({name: index if name == "index" else raw for name, raw in fields.items()}))
+
+
+def _shares(value: Any, weights: Sequence[int]) -> list[Any]:
+    """Divide the numbers in a value; whole ones stay whole, and anything else is everyone's."""
+    if isinstance(value, dict):
+        parts = {name: _shares(part, weights) for name, part in value.items()}
+        return [{name: shares[place] for name, shares in parts.items()} for place in range(len(weights))]
+
+    if type(value) is int and value >= 0:
+        return list(divided(value, weights))
+
+    if type(value) is float:
+        return [value * weight / sum(weights) for weight in weights]
+
+    return [value] * len(weights)
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """Undo `_shares`, for the texts of any requests."""
+    first = values[0]
+    if isinstance(first, dict):
+        names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
+        return {
+            name: _sum([value[name] for value in values if isinstance(value, dict) and name in value]) for name in names
+        }
+
+    numbers = [value for value in values if type(value) in {int, float}]
+    return sum(numbers) if numbers else first
