@@ -1,7 +1,7 @@
 """Answers with embeddings are taken apart and put together as their server wrote them."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from sidecard_client.http.embeddings import (
 )
 from sidecard_client.protocol.wire import Usage
 
-OPENAI = "openai_embeddings"
+OPENAI: Final = "openai_embeddings"
 
 
 def answer(*vectors: str, tokens: int = 0, **more: Any) -> bytes:
