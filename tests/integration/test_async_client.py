@@ -236,7 +236,7 @@ async def test_a_value_that_cannot_be_shared_is_returned_and_the_waiters_release
 ) -> None:
     """With one warning that names function and type."""
 
-    async def two_numbers() -> tuple[int, int]:
+    async def two_numbers() -> object:
         return 1, 2
 
     two_numbers.__qualname__ += f" on {anyio_backend_name}"  # a function is warned of once in a process

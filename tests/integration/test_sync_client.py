@@ -333,7 +333,7 @@ def test_classify_decides(daemon: ScriptedDaemon, client: Client, upstream: Upst
 def test_a_value_that_cannot_be_shared(daemon: ScriptedDaemon, client: Client, upstream: Upstream) -> None:
     """Its caller gets it, the waiters make their own calls, and one warning is issued."""
 
-    def unshareable(prompt: str) -> tuple[str, ...]:
+    def unshareable(prompt: str) -> object:
         return (prompt,)
 
     with pytest.warns(SidecardWarning, match="unshareable.*tuple"):

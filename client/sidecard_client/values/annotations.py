@@ -126,6 +126,14 @@ def _special_name(annotation: Any) -> str:
     return str(getattr(annotation, "_name", None) or getattr(annotation, "__name__", ""))
 
 
+def is_plain(annotation: Any) -> bool:
+    """Return whether an annotation is one of `PLAIN`."""
+    try:
+        return annotation in PLAIN
+    except TypeError:  # it cannot be hashed
+        return False
+
+
 def is_alias(annotation: Any) -> bool:
     """Return whether an annotation is a ``type`` statement's alias, with or without parameters."""
     origin = typing.get_origin(annotation)

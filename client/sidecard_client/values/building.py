@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from sidecard_client.values import annotations
-from sidecard_client.values.annotations import bare, hints_of, is_alias, parameters_of, substituted
+from sidecard_client.values.annotations import bare, hints_of, is_alias, is_plain, parameters_of, substituted
 from sidecard_client.values.arrays import array_form
 from sidecard_client.values.containers import DequeForm, DictForm, ItemsForm, TupleForm, TypedDictForm
 from sidecard_client.values.forms import Form, LaterForm, OptionalForm, PlainForm, UnionForm, shortened
@@ -54,14 +54,10 @@ class Builder:
     def form(self, annotation: Any) -> Form:
         """Return the form of an annotation; plain values for what is not supported."""
         annotation = bare(annotation)
-        try:
-            if annotation in annotations.PLAIN:
-                return PlainForm(_name_of(annotation))
+        if is_plain(annotation):
+            return PlainForm(_name_of(annotation))
 
-            made = self._made.get(annotation)
-        except TypeError:  # unhashable
-            return self._unsupported(annotation)
-
+        made = self._made.get(_key(annotation))
         if made is not None:
             return made
 
@@ -183,24 +179,30 @@ class Builder:
         origin = typing.get_origin(annotation)
         alias = annotation if origin is None else origin
 
+        names = vars(sys.modules.get(alias.__module__, object))
+        try:
+            value = annotations.resolved(alias.__value__, names, {alias.__name__: alias})
+        except (NameError, TypeError):
+            return self._unsupported(annotation)
+
         def build() -> Form:
             parameters = dict(zip(alias.__type_params__, typing.get_args(annotation), strict=False))
-            return self.form(substituted(alias.__value__, parameters))
+            return self.form(substituted(value, parameters))
 
         return self._recursive(annotation, f"^{alias.__name__}", build)
 
     def _recursive(self, annotation: Any, shape: str, build: Callable[[], Form]) -> Form:
         """Return a form that may refer to itself: first as if it was plain, and if it is not, by a `Later`."""
         before, problems, classes = dict(self._made), [*self.problems], dict(self.classes)
-        self._made[annotation] = PlainForm(shape)
+        self._made[_key(annotation)] = PlainForm(shape)
         form = build()
         if type(form) is not PlainForm:
             later = LaterForm(shape)
-            self._made, self.problems, self.classes = {**before, annotation: later}, problems, classes
+            self._made, self.problems, self.classes = {**before, _key(annotation): later}, problems, classes
             later.target = form = build()
             self.classes[shape] = form.shape
 
-        self._made[annotation] = form
+        self._made[_key(annotation)] = form
         return form
 
     def _keyed(self, kind: type, annotation: Any) -> Form:
@@ -248,7 +250,7 @@ class Builder:
         if parameters:
             form.shape += f"[{','.join(self.form(one).shape for one in parameters)}]"
 
-        self._made[annotation] = form
+        self._made[_key(annotation)] = form
         every = self._hints(kind, annotation)
         if isinstance(form, PydanticForm):
             form.private = {name: self.form(every.get(name, Any)) for name in kind.__private_attributes__}
@@ -276,6 +278,16 @@ def description_of(form: Form, builder: Builder) -> str:
     """Return what decides how a form's values travel, the same in every process."""
     classes = ";".join(f"{shape}{{{fields}}}" for shape, fields in sorted(builder.classes.items()))
     return f"{form.shape};{classes}"
+
+
+def _key(annotation: Any) -> Any:
+    """Return what an annotation is remembered by: itself, or its text if its metadata cannot be hashed."""
+    try:
+        hash(annotation)
+    except TypeError:
+        return "unhashable", repr(annotation)
+
+    return annotation
 
 
 def _pydantic_fields(kind: Any) -> Mapping[str, Any]:

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from sidecard_client.protocol.errors import UnreadableAnswer, UnshareableValue
+from sidecard_client.protocol.nesting import nests_too_deep
 from sidecard_client.protocol.wire import pack
-from sidecard_client.values import annotations
-from sidecard_client.values.annotations import Part, UnknownAnnotation, annotation_of
+from sidecard_client.values.annotations import Part, UnknownAnnotation, annotation_of, is_plain
 
 if TYPE_CHECKING:
     from sidecard_client.values.forms import Form
@@ -38,16 +38,19 @@ class ValueCodec(Struct, frozen=True, eq=False):
     def to_plain(self, value: Any) -> Any:
         """Return the plain form of a value, after checking that the same value comes back. Raises `UnshareableValue`."""
         from sidecard_client.values.forms import Misfit  # noqa: PLC0415 - as `codec_of`'s
-        from sidecard_client.values.likeness import difference_of  # noqa: PLC0415
+        from sidecard_client.values.likeness import TOO_DEEP, difference_of  # noqa: PLC0415
 
         try:
             plain = self.form.to_plain(value)
+            if nests_too_deep(plain):
+                raise Misfit(TOO_DEEP)
+
             restored = self.form.from_plain(unpack_value(pack(plain)))
             difference = difference_of(value, restored)
         except Misfit as error:
             raise UnshareableValue(f"The value is not shared: {error}.") from None
         except RecursionError:
-            raise UnshareableValue("The value is not shared: it is nested too deep, or contains itself.") from None
+            raise UnshareableValue(f"The value is not shared: value {TOO_DEEP}.") from None
         except Exception as error:
             raise UnshareableValue(
                 f"The value is not shared: it does not come back as {self.name} ({type(error).__name__}: {error})."
@@ -75,7 +78,7 @@ class ValueCodec(Struct, frozen=True, eq=False):
 
 def codec_of(annotation: Any) -> ValueCodec | None:
     """Return the codec of a type; None for plain values. Raises `TypeError` for a type that is not supported."""
-    if _is_plain(annotation):
+    if is_plain(annotation):
         return None
 
     try:
@@ -105,13 +108,6 @@ def problem_of_annotation(function: Callable[..., Any], part: Part) -> str | Non
         return str(error)
 
     return None
-
-
-def _is_plain(annotation: Any) -> bool:
-    try:
-        return annotation in annotations.PLAIN
-    except TypeError:
-        return False
 
 
 @functools.lru_cache(maxsize=1024)

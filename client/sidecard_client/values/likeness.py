@@ -3,9 +3,12 @@
 import array
 import functools
 import operator
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any, Final
+
+from sidecard_client.protocol.nesting import MAX_DEPTH, nests_too_deep
 
 PLAIN: Final = frozenset({str, bytes, int, float, bool, type(None), list, dict})
 """Types that come back from msgpack as they are."""
@@ -18,6 +21,7 @@ _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
 _NAN: Final = "is NaN, which equals nothing: return a number or None"
 _TOO_LARGE: Final = "is an integer beyond 64 bits: return it as text"
+TOO_DEEP: Final = f"is nested more than {MAX_DEPTH} deep, or contains itself: return a flatter value, or its text"
 _ADVICE: Final = ": name that type in the function's annotation or with returns=, or return str, bytes, numbers, None, lists or dicts"
 _SURROGATE: Final = "has a lone surrogate, which has no UTF-8 form: return bytes, or another text"
 
@@ -32,6 +36,9 @@ def fault_of_plain(value: Any, advice: str = _ADVICE) -> tuple[str, str] | None:
 
     ``advice`` is what to do about a part of another type.
     """
+    if nests_too_deep(value):
+        return "", TOO_DEEP
+
     level = [("", value)]
     while level:
         inner: list[tuple[str, Any]] = []
@@ -41,10 +48,9 @@ def fault_of_plain(value: Any, advice: str = _ADVICE) -> tuple[str, str] | None:
                 if not _is_faultless(one):
                     inner += [(f"{place}[{index}]", part) for index, part in enumerate(one)]
             elif kind is dict:
-                for name in one:
-                    fault = _fault_of_scalar(name, advice)
-                    if fault is not None:
-                        return place, f"has the key {name!r:.40}, which {fault}"
+                fault = _fault_of_keys(one, advice)
+                if fault is not None:
+                    return place, fault
 
                 if not _is_faultless([*one.values()]):
                     inner += [(f"{place}[{name!r}]", part) for name, part in one.items()]
@@ -54,6 +60,15 @@ def fault_of_plain(value: Any, advice: str = _ADVICE) -> tuple[str, str] | None:
                     return place, fault
 
         level = inner
+
+    return None
+
+
+def _fault_of_keys(entries: Mapping[Any, Any], advice: str) -> str | None:
+    for name in entries:
+        fault = _fault_of_scalar(name, advice)
+        if fault is not None:
+            return f"has the key {name!r:.40}, which {fault}"
 
     return None
 
@@ -117,7 +132,10 @@ def difference_of(  # noqa: C901 - one case for each kind of value
     if kind in {set, frozenset}:
         return _difference_of_sets(one, other)
 
-    if isinstance(one, list | tuple):
+    if isinstance(one, list | tuple | deque):
+        if getattr(one, "maxlen", None) != getattr(other, "maxlen", None):
+            return _CHANGED
+
         parts: Any = [] if kind is list and _are_same_scalars(one, other) else enumerate(one)
         others = enumerate(other) if parts else []
         return _difference_of_parts(parts, others, "[{!r}]") or _difference_of_states(one, other)
