@@ -32,6 +32,7 @@ from sidecard_client.call.failures import kind_of
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome, Source, value_of
 from sidecard_client.call.usage import read_usage
+from sidecard_client.keys.guard.comparison import differ
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
@@ -333,6 +334,7 @@ class FakeClient(Client):
             and (entry := self._find(namespace, key)) is not None
             and entry.vector is not None
             and entry.vector.group == wanted.group
+            and not differ(wanted.signature, entry.vector.signature)
         ]
         similarity, key = max(found, default=(-1.0, ""))
         if self.similar_threshold is None or similarity < self.similar_threshold:

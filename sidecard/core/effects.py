@@ -151,7 +151,8 @@ class CallRecord(Struct, frozen=True, omit_defaults=True):
     """``upstream``, ``failed``: the backend's time. Otherwise the caller's waiting time."""
     age_seconds: float = 0.0
     reason: str = ""
-    """``failed``: the kind of failure. ``rejected``: the reason."""
+    """``failed``: the kind of failure. ``rejected``: the reason. ``cache``: ``similar 0.9312`` for the answer to a similar
+    request, with the cosine."""
     error: str = ""
     """The exception's type, if there was one."""
     trace: str = ""

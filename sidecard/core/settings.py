@@ -144,9 +144,10 @@ class TaskSettings(Struct, frozen=True):
     """How long a ``fatal`` failure is served without a call. 0: failures are not remembered."""
     similar: bool = False
     """Whether answers to similar requests are served, where callers embed their requests (``pip install
-    'sidecard[similar]'``). Embeddings hardly distinguish "is" from "is not": read ``sidecard docs benchmarks`` first."""
-    similar_threshold: float = 0.95
-    """Minimum cosine of the vectors of two similar requests."""
+    'sidecard[similar]'``). Their texts must also have comparable signatures: see ``sidecard docs benchmarks``."""
+    similar_threshold: float = 0.85
+    """Minimum cosine of the vectors of two similar requests. Between requests without a signature of their text (of older
+    clients), the default is 0.95."""
     similar_max_entries: int = 10_000
     """Maximum number of answers that one group (requests that differ only in their text) can find; the oldest are removed first."""
     backends: tuple[str, ...] = ()

@@ -12,18 +12,60 @@ import gzip
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from tests.bench import hard_negatives
+from sidecard.core.cache.similarity import NEAREST
+from sidecard_client.keys.guard.comparison import TextSignature, decode_signature, difference
+from sidecard_client.keys.guard.signature import signature_of
+from sidecard_client.keys.guard.vocabulary import FUNCTION_WORDS
+from sidecard_client.keys.guard.words import stem_of, words_of
+from tests.bench import changed_meanings, hard_negatives
 from tests.bench.minilm import Floats, MiniLM, find_model, vectors_of
 
-THRESHOLDS = (0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98)
+THRESHOLDS = (0.80, 0.85, 0.86, 0.88, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98)
 _NUMBERS = re.compile(r"\d+")
 _NEVER = -2.0
+
+Guard = Callable[[str, str], bool]
+"""Returns whether two texts must not share an answer."""
+
+
+def no_guard(_one: str, _other: str) -> bool:
+    """Let the vectors decide alone."""
+    return False
+
+
+def signatures(one: str, other: str) -> bool:
+    """Compare the signatures of the texts, as the daemon does."""
+    return difference(_signature(one), _signature(other)) is not None
+
+
+def equal_content_words(one: str, other: str) -> bool:
+    """Require the same content words, after stemming, in any order: the known baseline."""
+    return _content(one) != _content(other)
+
+
+GUARDS: Final[dict[str, Guard]] = {
+    "none": no_guard,
+    "equal content words": equal_content_words,
+    "signatures": signatures,
+}
+
+
+@cache
+def _signature(text: str) -> TextSignature:
+    return decode_signature(signature_of(text, "g"))
+
+
+@cache
+def _content(text: str) -> tuple[str, ...]:
+    words = set(words_of(text)) - set(FUNCTION_WORDS.split())
+    return tuple(sorted(map(stem_of, words)))
 
 
 class Quality(NamedTuple):
@@ -53,7 +95,7 @@ def read_pairs(file: Path) -> list[tuple[str, str]]:
     return [(pair["origin"], pair["similar"]) for pair in json.loads(data)]
 
 
-def judge(model: MiniLM, pairs: list[tuple[str, str]]) -> list[Quality]:
+def judge(model: MiniLM, pairs: list[tuple[str, str]], guard: Guard) -> list[Quality]:
     """Return the quality at each threshold. Texts with different numbers are in different groups and never match."""
     stored, asked = vectors_of(model, (one for one, _ in pairs)), vectors_of(model, (other for _, other in pairs))
     cosines = asked @ stored.T
@@ -61,6 +103,12 @@ def judge(model: MiniLM, pairs: list[tuple[str, str]]) -> list[Quality]:
         numbers = _NUMBERS.findall(text)
         apart = [column for column, (origin, _) in enumerate(pairs) if _NUMBERS.findall(origin) != numbers]
         cosines[row, apart] = _NEVER
+        for examined, column in enumerate(np.argsort(-cosines[row])):
+            if cosines[row, column] < THRESHOLDS[0]:
+                break
+
+            if examined >= NEAREST or guard(text, pairs[column][0]):
+                cosines[row, column] = _NEVER
 
     return list(_qualities(cosines))
 
@@ -77,11 +125,13 @@ def _qualities(cosines: Floats) -> Iterator[Quality]:
         yield Quality(threshold, *(float(share.mean()) for share in (right, served & ~right, alone)))
 
 
-def judge_hard(model: MiniLM) -> dict[str, tuple[int, dict[float, int]]]:
+def judge_hard(
+    model: MiniLM, guard: Guard, pairs: Iterable[tuple[str, str, str]]
+) -> dict[str, tuple[int, dict[float, int]]]:
     """Return, by kind of hard negatives, their number and how many would match at each threshold."""
     cosines: dict[str, list[float]] = {}
-    for kind, one, other in hard_negatives.pairs():
-        apart = _NUMBERS.findall(one) != _NUMBERS.findall(other)
+    for kind, one, other in pairs:
+        apart = _NUMBERS.findall(one) != _NUMBERS.findall(other) or guard(one, other)
         cosines.setdefault(kind, []).append(_NEVER if apart else float(model(one) @ model(other)))
 
     return {
@@ -144,9 +194,14 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
 
-    model = MiniLM(directory)
-    qualities = judge(model, read_pairs(Path(arguments[0])))
-    print(table(qualities, judge_hard(model)))
+    model, pairs = MiniLM(directory), read_pairs(Path(arguments[0]))
+    qualities: list[Quality] = []
+    for name, guard in GUARDS.items():
+        qualities = judge(model, pairs, guard)
+        print(f"\nguard: {name}\n\n{table(qualities, judge_hard(model, guard, hard_negatives.pairs()))}")
+        for half in (changed_meanings.tuned, changed_meanings.held_out):
+            print(f"\n{half.__name__}\n{table([], judge_hard(model, guard, half()))}")
+
     if arguments[1:]:
         Path(arguments[1]).write_text(picture(qualities), encoding="utf-8")
 

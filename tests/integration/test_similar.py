@@ -160,31 +160,31 @@ def test_a_ready_vector_needs_no_embedder(connect: Callable[..., Caller]) -> Non
     """Numbers or bytes."""
     model = Model()
     client = connect(task="faq")
-    client.outcome(model.generate, "one", vector=[1.0, 0.0])
+    client.outcome(model.generate, "the time?", vector=[1.0, 0.0])
 
-    assert client.outcome(model.generate, "two", vector=(0.5, 0.0)).similarity == pytest.approx(1.0)
+    assert client.outcome(model.generate, "what time is it?", vector=(0.5, 0.0)).similarity == pytest.approx(1.0)
 
 
 def test_another_number_of_dimensions_is_an_error_that_says_what_to_change(connect: Callable[..., Caller]) -> None:
     """With ``on_unavailable="raise"`` the caller sees it; otherwise the call is made without the daemon, with a warning."""
     model = Model()
     client = connect(task="faq")
-    client.outcome(model.generate, "one", vector=[1.0, 0.0])
+    client.outcome(model.generate, "the time?", vector=[1.0, 0.0])
     with pytest.raises(RequestRefused, match=r"has 3 dimensions, and those of its group have 2; let all callers"):
-        client.outcome(model.generate, "two", vector=[1.0, 0.0, 0.0], on_unavailable="raise")
+        client.outcome(model.generate, "what time is it?", vector=[1.0, 0.0, 0.0], on_unavailable="raise")
 
     with pytest.warns(SidecardWarning, match="3 dimensions"):
-        assert client.outcome(model.generate, "two", vector=[1.0, 0.0, 0.0]).source == "fallback"
+        assert client.outcome(model.generate, "what time is it?", vector=[1.0, 0.0, 0.0]).source == "fallback"
 
 
 def test_a_deleted_answer_is_not_served(connect: Callable[..., Caller]) -> None:
     """Its vector goes with it."""
     model = Model()
     client = connect(task="faq")
-    client.outcome(model.generate, "one", vector=[1.0, 0.0], key="mine")
+    client.outcome(model.generate, "the time?", vector=[1.0, 0.0], key="mine")
     assert client.ask("delete", "mine") == 1
 
-    assert client.outcome(model.generate, "two", vector=[1.0, 0.0]).source == "upstream"
+    assert client.outcome(model.generate, "what time is it?", vector=[1.0, 0.0]).source == "upstream"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,16 +220,18 @@ def test_settings_that_are_read_again_begin_it_and_end_it(daemon: Callable[..., 
     file.write_text("[tasks.faq]\nttl_seconds = 60\n")
     running = daemon("--config", str(file))
     with Client(running.socket, task="faq") as sidecard:
-        sidecard.call(model.generate, "one", vector=[1.0, 0.0])
-        assert sidecard.outcome(model.generate, "two", vector=[1.0, 0.0]).source == "upstream"
+        sidecard.call(model.generate, "the time?", vector=[1.0, 0.0])
+        assert sidecard.outcome(model.generate, "what time is it?", vector=[1.0, 0.0]).source == "upstream"
         file.write_text("[tasks.faq]\nttl_seconds = 60\nsimilar = true\n")
         assert ask(running.socket, {"op": "reload"}, 20.0)["problems"] == []
-        sidecard.call(model.generate, "three", vector=[1.0, 0.0])
-        assert sidecard.outcome(model.generate, "four", vector=[1.0, 0.1]).similarity is not None
+        sidecard.call(model.generate, "where is the station?", vector=[1.0, 0.0])
+        assert (
+            sidecard.outcome(model.generate, "Where is the station, please?", vector=[1.0, 0.1]).similarity is not None
+        )
         file.write_text("[tasks.faq]\nttl_seconds = 60\n")
         assert ask(running.socket, {"op": "reload"}, 20.0)["problems"] == []
         assert sidecard.stats().vectors == 0
-        assert sidecard.outcome(model.generate, "five", vector=[1.0, 0.0]).source == "upstream"
+        assert sidecard.outcome(model.generate, "Is this where the station is?", vector=[1.0, 0.0]).source == "upstream"
 
 
 def test_decorated_functions_and_wrapped_clients_do_the_same(running: Daemon) -> None:

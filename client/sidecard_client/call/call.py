@@ -122,7 +122,8 @@ class Call(Struct):
             return begin
 
         if isinstance(self.similar, QueryVector):
-            return msgspec.structs.replace(begin, vector=self.similar.vector, group=self.similar.group)
+            asked = self.similar
+            return msgspec.structs.replace(begin, vector=asked.vector, group=asked.group, signature=asked.signature)
 
         return msgspec.structs.replace(begin, embeds=True)
 

@@ -1,16 +1,17 @@
 """Give a call its vector: find the text, run the embedder, name the group of requests to search."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import structs
 
 from sidecard_client.call.call import Call, key_parts
 from sidecard_client.call.warn import name_of_function, place_of, warn_once
-from sidecard_client.keys.fingerprint import group_of
+from sidecard_client.keys.fingerprint import NO_EXTRAS, group_of
+from sidecard_client.keys.guard.signature import signature_of
 from sidecard_client.keys.similarity import packed, text_of
-from sidecard_client.keys.vectors import Embedding, QueryVector
+from sidecard_client.keys.vectors import Embedding, FoundText, QueryVector
 from sidecard_client.protocol.errors import UnkeyableRequest
 
 
@@ -26,7 +27,7 @@ def embedded(call: Call) -> Call:
         if embedding.function is not None:
             vector = embedding.function(text)
 
-        asked = QueryVector(packed(vector), group)
+        asked = QueryVector(packed(vector), group, signature_of(text, group))
     except Exception as error:  # noqa: BLE001 - the boundary to the user's embedder, which must not break the call
         return _without(call, embedding, error)
     else:
@@ -49,7 +50,7 @@ async def embedded_by_async(call: Call, in_thread: Callable[[Callable[[], Any]],
             else:
                 vector = await in_thread(lambda: function(text))
 
-        asked = QueryVector(packed(vector), group)
+        asked = QueryVector(packed(vector), group, signature_of(text, group))
     except Exception as error:  # noqa: BLE001 - the boundary to the user's embedder, which must not break the call
         return _without(call, embedding, error)
     else:
@@ -69,26 +70,24 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
     function = call.functions[0]
     name, place = name_of_function(function), place_of(function)
     try:
-        key_name, args, kwargs, extras = key_parts(call)
-    except UnkeyableRequest as error:
-        _warn(place, f"embed= finds no group for {name}: {error}", function)
-        return None
+        found = _named_text(call, embedding)
+        if found is None:
+            if embedding.find is None:
+                problem = f"embed= finds no text in the arguments of {name} (see sidecard_client.keys.similarity)"
+                _warn(place, problem, function)
 
-    found = text_of(args, kwargs)
-    if found is None:
-        _warn(place, f"embed= finds no text in the arguments of {name} (see sidecard_client.keys.similarity)", function)
-        return None
+            return None
 
-    try:
+        key_name, text, extras = found
         group = group_of(
             options.task,
             options.model,
             key_name,
-            found.args,
-            found.kwargs,
+            text.args,
+            text.kwargs,
             options.ignore,
-            found.place,
-            found.text,
+            text.place,
+            text.text,
             embedding.name,
             extras,
         )
@@ -96,7 +95,18 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
         _warn(place, f"embed= finds no group for {name}: {error}", function)
         return None
 
-    return embedding, found.text, group
+    return embedding, text.text, group
+
+
+def _named_text(call: Call, embedding: Embedding) -> tuple[str, FoundText, Mapping[str, Any]] | None:
+    """Return the name in the key, the text, and the key's extras. Raises `UnkeyableRequest`."""
+    if embedding.find is not None:
+        named = embedding.find()
+        return None if named is None else (*named, NO_EXTRAS)
+
+    key_name, args, kwargs, extras = key_parts(call)
+    found = text_of(args, kwargs)
+    return None if found is None else (key_name, found, extras)
 
 
 def _without(call: Call, embedding: Embedding, error: Exception) -> Call:

@@ -4,17 +4,19 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
-from msgspec import MsgspecError
+from msgspec import MsgspecError, structs
 
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options, Redact
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import embedding_request
+from sidecard_client.http.question import question_of
 from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, ApiFamily, LlmRequest, parse_request
 from sidecard_client.http.response import AnswerParser, AnswerSummary
 from sidecard_client.http.translation import UpstreamRefused, head_of, read_timeout_of
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
+from sidecard_client.keys.vectors import Embedder, Embedding
 from sidecard_client.protocol.wire import DEFAULT_TASK, FailureKind, Usage
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class InterceptedCall:
         keep: bool,
         keep_length: bool,
         redact: Redact | None,
+        embed: Embedding | None,
     ) -> None:
         self.asked = asked
         self.request = request
@@ -64,7 +67,7 @@ class InterceptedCall:
             "store": self.may_be_stored,
             "usage": self.usage,
             "redact": self.transcript,
-            "embed": None,  # the answer to a similar request would carry that request's ids and usage
+            "embed": None if embed is None else structs.replace(embed, find=lambda: question_of(asked)),
         }
         self._keep = keep
         self._keep_length = keep_length
@@ -162,6 +165,7 @@ class Interception:
         share_credentials: bool = False,
         endpoints: Mapping[str, ApiFamily] = ENDPOINTS,
         normalize: Collection[NormalForm] | Literal["task"] = (),
+        embed: Embedder | None = None,
     ) -> None:
         by_task = {"": keep} if isinstance(keep, str) else dict(keep)
         wrong = [rule for rule in by_task.values() if rule not in get_args(Keep)]
@@ -178,8 +182,9 @@ class Interception:
         self._share_credentials = share_credentials
         self._endpoints = endpoints
         # Here, so that an impossible value is an error of the transport's construction and not of each request.
-        given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize}
-        self._normalize = Options().changed(given).normalize
+        given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize, "embed": embed}
+        checked = Options().changed(given)
+        self._normalize, self._embedding = checked.normalize, checked.embed
 
     def intercept(self, request: "Request", body: bytes) -> InterceptedCall | None:
         """Return the call that a request becomes; None if it must pass through. Raises `ValueError` for a wrong header."""
@@ -208,6 +213,7 @@ class Interception:
             keep=rule != "never",
             keep_length=self._keep_length,
             redact=self._sidecard.redact,
+            embed=self._embedding,
         )
         call.policy |= self._policy | {
             "deterministic": asked.deterministic,

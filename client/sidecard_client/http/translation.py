@@ -122,6 +122,9 @@ def response_from(
         headers.append(("x-sidecard-age", f"{pieces.age_seconds:.3f}"))
         headers.append(("x-sidecard-saved-dollars", f"{pieces.saved_dollars:.6g}"))
 
+    if pieces.similarity is not None:
+        headers.append(("x-sidecard-similarity", f"{pieces.similarity:.4f}"))
+
     return library.Response(head["status"], headers=headers, **body)
 
 

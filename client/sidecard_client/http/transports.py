@@ -54,6 +54,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
     ``keep`` selects the answers that are stored (`Keep`), for all tasks or by task. ``keep_length`` also stores answers that
     were cut at their maximum length. ``backend`` replaces the computed name. ``share_credentials`` lets all API keys share
     answers. ``endpoints`` replaces the table of paths. ``normalize`` sets the form of the body's texts in keys (`normal_form`).
+    With ``embed``, as of `Client`, a request may get the answer to one with a similar last message (`question`); that answer's
+    ids and usage are the other request's. The embedder of the client is not used.
 
     Raises what ``inner`` raises, for this caller's own call. For another caller's: ``ReadTimeout`` if waiting took too long,
     and ``ReadError`` if its stream broke.

@@ -4,7 +4,7 @@
 
     with Client(embed=embed_text) as sidecard:          # text -> vector
         sidecard.call(llm.generate, "What is the capital of France?", task="faq")
-        sidecard.call(llm.generate, "Which city is the capital of France?", task="faq")   # may get the same answer
+        sidecard.call(llm.generate, "Please tell me what the capital of France is.", task="faq")   # may get the same answer
 
 The daemon decides whether similar answers are served: without ``[tasks.NAME] similar``, an embedder only sets a flag in
 each request. The embedder runs once per call, and only if the daemon asks for a vector: it has no answer to the request
@@ -18,7 +18,9 @@ The *text* is the first of these:
 2. without positional arguments, the first of `TEXT_NAMES` that is a named argument, by the same rules.
 
 Everything else, earlier messages included, is the *group* (`fingerprint.group_of`) and must be equal. So must the numbers
-in the text: embedding models hardly distinguish them, and "in 2023" must not get the answer to "in 2024". Vectors of two
+in the text: embedding models hardly distinguish them, and "in 2023" must not get the answer to "in 2024". The client sends a
+*signature* of the text as well (`sidecard_client.keys.guard`), so that negations, opposites, names and directions keep texts
+apart. Vectors of two
 models cannot be compared, so the embedder's name is part of the group: the function's name, or the one key of a dict,
 ``embed={"all-MiniLM-L6-v2": model.encode}``. Two models of one class need the dict.
 """
@@ -28,11 +30,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from msgspec import Struct
-
 from sidecard_client.keys.captured import captured_by
 from sidecard_client.keys.naming import name_of
-from sidecard_client.keys.vectors import Embedding
+from sidecard_client.keys.vectors import Embedding, FoundText
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnkeyableRequest
 
@@ -40,17 +40,11 @@ TEXT_NAMES: Final = ("prompt", "messages", "question", "query", "input", "text")
 """Arguments and fields that hold the text, in order of precedence."""
 
 
-class FoundText(Struct, frozen=True):
-    """The text of a request, and the request without it."""
-
-    text: str
-    place: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
 def embedding_by(embedder: Any) -> Embedding:
     """Check ``embed=``. Raises `TypeError` if it is not an embedder, and `UnkeyableRequest` if it has no stable name."""
+    if isinstance(embedder, Embedding):
+        return embedder
+
     if isinstance(embedder, Mapping):
         if len(embedder) != 1:
             raise TypeError(f"embed= takes one embedder, as a function or {{name: function}}, not {len(embedder)}.")

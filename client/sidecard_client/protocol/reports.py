@@ -158,6 +158,9 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Uncompressed size of the same answers."""
     evicted_by_limits: int = 0
     """Of ``evicted``, those that exceeded their namespace's ``[namespaces.NAME] max_bytes``."""
+    similar_refused: dict[str, int] = {}
+    """Answers with a near vector that were not served, by the difference of the texts
+    (`sidecard_client.keys.guard.comparison.Difference`)."""
     memory_by_kind: dict[str, int] = {}
     """Bytes that peers make the daemon hold besides entries: ``requests`` (waiting, and those of leases, with their flights),
     ``streams``, ``app_metrics``, ``buffers`` (unread replies and incomplete messages)."""

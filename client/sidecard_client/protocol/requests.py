@@ -25,6 +25,7 @@ from sidecard_client.protocol.values import (
     RequestId,
     Route,
     Seconds,
+    SignatureBytes,
     Tags,
     Text,
     Trace,
@@ -134,6 +135,8 @@ class Begin(Request, frozen=True, tag="begin"):
     leases share one permit, and a call's time is divided among its leases."""
     max_age_seconds: Seconds | None = None
     """An answer of this age or older is none for this caller. ``ttl_seconds``, where it is set, bounds its answers too."""
+    signature: SignatureBytes | None = None
+    """With ``vector``: what the text must have in common with a similar one (`sidecard_client.keys.guard.comparison`)."""
 
 
 class Transcript(Struct, frozen=True):

@@ -118,6 +118,10 @@ def stats_text(stats: Stats) -> str:
         ("streams", f"{count(stats.streams)} being read, {size(stats.stream_bytes)}"),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
+    if stats.similar_refused:
+        reasons = ", ".join(f"{reason} {count(number)}" for reason, number in sorted(stats.similar_refused.items()))
+        now.append(("refused", f"similar answers, by difference of the texts: {reasons}"))
+
     held = {kind: held for kind, held in stats.memory_by_kind.items() if held}
     if held:
         text = ", ".join(f"{size(held)} {kind.replace('_', ' ')}" for kind, held in held.items())

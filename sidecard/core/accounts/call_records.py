@@ -43,6 +43,7 @@ class CallRecorder:
         self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared, waited_seconds: float
     ) -> None:
         """Record a begin that ended with an answer from the cache or from another caller."""
+        similarity = reply.similarity if isinstance(reply, wire.Hit) else None
         self._record(
             peer,
             request,
@@ -52,6 +53,7 @@ class CallRecorder:
             saved_dollars=reply.saved_dollars,
             seconds=waited_seconds,
             age_seconds=reply.age_seconds,
+            reason="" if similarity is None else f"similar {similarity:.4f}",
         )
 
     def record_answer(

@@ -38,7 +38,7 @@ def begin_bytes(request: Begin) -> int:
         + text_bytes(request.group or "")
     )
     if request.vector is not None:
-        size += len(request.vector)
+        size += len(request.vector) + len(request.signature or b"")
 
     for name in request.backends:
         size += text_bytes(name) + TEXT_BYTES

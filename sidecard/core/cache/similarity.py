@@ -7,23 +7,34 @@ that have a vector and finds the ones nearest to another vector. The daemon arou
 `sidecard docs protocol` ("Similar requests") describes when a vector is requested and which answers are served. The answer that
 replaces a stale one inherits its vector.
 
+A near vector does not prove an equal meaning. So the caller sends a *signature* of the text as well, and an answer is served if
+both signatures have no difference (`sidecard_client.keys.guard.comparison`).
+
 A vector lives as long as its entry: `MemoryCache` notifies the entry's group when the entry leaves. The entry is charged for
 it. Serving a similar request creates no entry under that request's key. Otherwise, an answer near enough to one question
 would be served to those near the next one, and so on, further away at each step.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
 from operator import mul
 from typing import NamedTuple, Protocol
 
-from msgspec import structs
+from msgspec import MsgspecError, structs
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.freshness import is_fresh_for
 from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.settings import TaskSettings
+from sidecard_client.keys.guard.comparison import Difference, TextSignature, decode_signature, difference
 from sidecard_client.protocol import wire
+
+UNSIGNED_THRESHOLD = 0.95
+"""Default minimum cosine between two requests without signatures, as older clients send them."""
+
+_DEFAULT_THRESHOLD = TaskSettings().similar_threshold
 
 NEAREST = 8
 """Answers that are examined; those among them that are stale or doubted are skipped."""
@@ -33,6 +44,9 @@ BYTES_PER_NUMBER = 4
 VECTOR_OVERHEAD_BYTES = 700
 """Cost of a vector beyond its numbers: its links in the index, its label and its places in the group's tables.
 Measured by `tests/bench/test_similar.py` against the resident set."""
+
+SIGNATURE_OVERHEAD_BYTES = 150
+"""Cost of a signature beyond its bytes: their header, and its place in the group's table."""
 
 GROUP_OVERHEAD_BYTES = 1500
 """Cost of a group beyond its vectors. Every entry is charged for it, since a group may have no other one."""
@@ -78,12 +92,14 @@ class SimilarityGroup:
         self._last_label = 0
         self._entries: dict[int, Entry] = {}
         """By label, oldest first."""
+        self._signatures: dict[int, bytes | None] = {}
         self._labels: dict[str, int] = {}
 
-    def add(self, entry: Entry, vector: bytes, max_entries: int) -> None:
+    def add(self, entry: Entry, vector: bytes, signature: bytes | None, max_entries: int) -> None:
         """Index an entry by its vector. Beyond ``max_entries`` the oldest one is no longer found."""
         self._last_label = label = self._last_label + 1
         self._index.add(label, vector)
+        self._signatures[label] = signature
         self._entries[label] = entry
         self._labels[entry.key] = label
         self._similar.count += 1
@@ -98,7 +114,7 @@ class SimilarityGroup:
         if label is None:
             return
 
-        del self._entries[label]
+        del self._entries[label], self._signatures[label]
         self._index.remove(label)
         self._similar.count -= 1
         if not self._entries:
@@ -107,19 +123,19 @@ class SimilarityGroup:
     def close(self) -> None:
         """Drop all entries at once: those that leave the cache later are no longer known here."""
         self._similar.count -= len(self._entries)
-        self._entries, self._labels = {}, {}
+        self._entries, self._labels, self._signatures = {}, {}, {}
         self._index = self._similar.empty_index(self.dimensions)
         del self._similar.groups[self.key]
 
-    def vector(self, entry: Entry) -> bytes | None:
-        """Return the vector of an entry."""
+    def placement(self, entry: Entry) -> "Placement | None":
+        """Return where an entry is indexed."""
         label = self._labels.get(entry.key)
-        return None if label is None else self._index.get(label)
+        return None if label is None else Placement(self, self._index.get(label), self._signatures[label])
 
-    def nearest(self, vector: bytes) -> Iterable[tuple[Entry, float]]:
-        """Return entries with their similarities, nearest first."""
+    def nearest(self, vector: bytes) -> Iterable[tuple[Entry, bytes | None, float]]:
+        """Return entries with their signatures and similarities, nearest first."""
         for label, cosine in self._index.nearest(vector, NEAREST):
-            yield self._entries[label], min(1.0, cosine)
+            yield self._entries[label], self._signatures[label], min(1.0, cosine)
 
 
 class Placement(NamedTuple):
@@ -127,11 +143,13 @@ class Placement(NamedTuple):
 
     group: SimilarityGroup
     vector: bytes
+    signature: bytes | None
 
     @property
     def charge(self) -> int:
         """Bytes that the entry is charged for it."""
-        return BYTES_PER_NUMBER * self.group.dimensions + VECTOR_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
+        signature = 0 if self.signature is None else len(self.signature) + SIGNATURE_OVERHEAD_BYTES
+        return BYTES_PER_NUMBER * self.group.dimensions + VECTOR_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES + signature
 
 
 class SimilarAnswers:
@@ -140,6 +158,8 @@ class SimilarAnswers:
     def __init__(self, new_index: IndexFactory | None, policy: CachePolicy) -> None:
         self.count = 0
         """Vectors of all groups."""
+        self.refused: Counter[str] = Counter()
+        """Answers with a near vector that were not served, by `Difference` of the texts."""
         self.groups: dict[GroupKey, SimilarityGroup] = {}
         self._settings = policy.settings
         self._new_index = new_index
@@ -170,6 +190,12 @@ class SimilarAnswers:
         if wrong is not None:
             return wrong
 
+        if request.signature is not None:
+            try:
+                decode_signature(request.signature)
+            except MsgspecError as error:
+                return f"signature: {error}; encode it as sidecard_client.keys.guard.comparison does, or leave it out"
+
         if request.group is None:
             return "vector: group is missing; name the requests among which to search, as sidecard_client.keys.fingerprint does"
 
@@ -188,7 +214,7 @@ class SimilarAnswers:
         A begin may wait for minutes, and a number takes 32 bytes in a tuple, 4 in a packed vector.
         """
         if not self.applies(request):
-            return structs.replace(request, vector=None, group=None)
+            return structs.replace(request, vector=None, group=None, signature=None)
 
         return request if isinstance(request.vector, bytes) else structs.replace(request, vector=packed(request.vector))
 
@@ -199,14 +225,22 @@ class SimilarAnswers:
             return
 
         threshold = self._settings.now.task(request.task).similar_threshold
-        for entry, similarity in group.nearest(packed(request.vector)):
+        asked = None if request.signature is None else decode_signature(request.signature)
+        if asked is None and threshold == _DEFAULT_THRESHOLD:
+            threshold = UNSIGNED_THRESHOLD
+
+        for entry, signature, similarity in group.nearest(packed(request.vector)):
             if similarity < threshold:
                 return
 
             fresh = now - entry.stored_at < entry.terms.ttl_seconds and is_fresh_for(request, entry, now)
             trusted = entry.terms.trust_epoch == self._policy.trust_epoch
             if fresh and trusted and not self._policy.cache.is_hidden(entry):
-                yield entry, similarity
+                refused = _difference(asked, signature)
+                if refused is None:
+                    yield entry, similarity
+                else:
+                    self.refused[refused] += 1
 
     def placement(self, scope: str, key: str, request: wire.Begin) -> Placement | None:
         """Return where the answer to a begin is to be indexed; None if it is not.
@@ -230,7 +264,7 @@ class SimilarAnswers:
             group = SimilarityGroup(self, group_key, dimensions, self.empty_index(dimensions))
 
         # 1. two callers begin with vectors of different lengths; 2. the first answer arrives; 3. so does the second.
-        return Placement(group, vector) if group.dimensions == dimensions else None
+        return Placement(group, vector, request.signature) if group.dimensions == dimensions else None
 
     def index(self, placement: Placement, key: str) -> None:
         """Index the answer that has just been stored."""
@@ -238,7 +272,7 @@ class SimilarAnswers:
         entry = self._policy.cache.peek(group_key.scope, key)
         if entry is not None:
             max_entries = self._settings.now.task(group_key.task).similar_max_entries
-            placement.group.add(entry, placement.vector, max_entries)
+            placement.group.add(entry, placement.vector, placement.signature, max_entries)
 
     def _inherited(self, scope: str, key: str) -> Placement | None:
         older = self._policy.cache.peek(scope, key) if self.count else None
@@ -246,12 +280,19 @@ class SimilarAnswers:
         if older is None or not isinstance(group, SimilarityGroup):
             return None
 
-        vector = group.vector(older)
-        return None if vector is None else Placement(group, vector)
+        return group.placement(older)
 
     def _is_configured(self, task: str) -> bool:
         # Without stored answers nothing can be found, and vectors would be computed needlessly.
         return self._settings.now.task(task).similar and task not in self._settings.now.uncached_tasks
+
+
+def _difference(asked: TextSignature | None, stored: bytes | None) -> Difference | None:
+    """Return why an answer to another text is refused; None if it may be served."""
+    if asked is None or stored is None:
+        return None if asked is None and stored is None else "unsigned"
+
+    return difference(asked, decode_signature(stored))
 
 
 def packed(vector: bytes | tuple[float, ...] | None) -> bytes:

@@ -21,6 +21,7 @@ from sidecard.core.events import Peer
 from sidecard.core.flights.streams import Streams
 from sidecard.core.operations.status import StatusOperations
 from sidecard.core.sums import saturated
+from sidecard_client.keys.guard.comparison import Difference
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, Stats, tag_of
 
@@ -165,6 +166,12 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         yield _counter("reelections", "Leases that passed to a waiter.", stats.reelections)
         rejected = {reason: getattr(stats, f"rejected_{reason}") for reason in get_args(RejectionReason)}
         yield _counter("rejected", "Begins ended by a rejection.", _by("reason", rejected))
+        refused = dict.fromkeys(get_args(Difference), 0) | stats.similar_refused
+        yield _counter(
+            "similar_refused",
+            "Answers to similar requests that were not served, by the difference of the texts.",
+            _by("reason", refused),
+        )
 
     def _of_limits(self, stats: Stats) -> Iterator[Family]:
         yield _counter(

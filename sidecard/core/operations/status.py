@@ -93,6 +93,7 @@ class StatusOperations(Struct, eq=False):
             chunks_sent=streams.sent,
             streams_broken=streams.broken,
             vectors=self.similar.count,
+            similar_refused={**self.similar.refused},
             evicted=cache.evicted,
             evicted_by_limits=cache.evicted_within,
             memory_by_kind={kind: pool.total for kind, pool in self.memory.pools.items()},

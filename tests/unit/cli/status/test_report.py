@@ -74,6 +74,7 @@ def test_stats_show_every_field_of_the_wire() -> None:
         "cache_uncompressed_bytes",
         "stream_bytes",
         "memory_by_kind",
+        "similar_refused",
         "memory_by_uid",
     }  # shown in words, in the first table
     text = stats_text(Host(store="own").stats())

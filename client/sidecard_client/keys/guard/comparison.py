@@ -1,0 +1,158 @@
+"""Signatures of texts: does a request mean the same as one with a near vector? Pure.
+
+Embeddings hardly distinguish "is" from "is not", or "from A to B" from "from B to A". So a client sends a *signature* beside a
+vector: what must not differ, as digests of 32 bits. They are keyed by the group, so equal words of two groups have different
+digests. `sidecard_client.keys.guard` makes signatures; `difference` compares two of one group.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MAX_NEW_SUBJECTS: Final = 2
+MAX_REWORDINGS: Final = 6
+"""Subjects that one text may add, and general words that both may exchange, however long they are."""
+
+SUBJECT_WEIGHT: Final = 4.0
+REWORDING_WEIGHT: Final = 2.0
+"""Shared words that such a word needs."""
+
+MIN_REORDERED_SUBJECTS: Final = 4
+MIN_REORDERED_FRAME: Final = 4
+"""Subjects in another order are another meaning ("Alice owes Bob"), unless there are so many, and so many function words
+differ: then the sentence was rebuilt."""
+
+Digest = Annotated[int, Meta(ge=0, lt=2**32)]
+Digests = tuple[Digest, ...]
+Pairs = tuple[tuple[Digest, Digest], ...]
+
+Difference = Literal[
+    "unsigned",
+    "language",
+    "negation",
+    "question",
+    "person",
+    "symbol",
+    "opposite",
+    "subject",
+    "wording",
+    "order",
+    "direction",
+]
+"""Why two texts do not mean the same. ``unsigned``: one has no signature."""
+
+
+class TextSignature(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What must not differ between two texts. Digests are those of reduced words."""
+
+    recipe: Annotated[str, Meta(max_length=32)]
+    """Language and version of the rules. Empty: an unknown language, of which only equal texts are equal."""
+    text: Digest
+    """The whole text, without white space, case and punctuation."""
+    negations: Digests = ()
+    question: Digest = 0
+    """The interrogative ("when") with which the text begins."""
+    persons: Digests = ()
+    symbols: Digests = ()
+    opposites: Pairs = ()
+    """Contrasts (before or after), and their poles that the text has: two texts with the same contrast share a pole."""
+    words: Digests = ()
+    """The words that matter, each meaning once, in order."""
+    subjects: Digests = ()
+    """Those that have no synonym, names above all."""
+    frame: Digests = ()
+    """Function words: all of them, in order."""
+    roles: Pairs = ()
+    """Words, and the preposition or negation that governs each."""
+
+
+_decode = msgspec.msgpack.Decoder(TextSignature).decode
+encode_signature = msgspec.msgpack.Encoder().encode
+
+
+def decode_signature(encoded: bytes) -> TextSignature:
+    """Return the signature in a message. Raises `msgspec.MsgspecError`."""
+    return _decode(encoded)
+
+
+def difference(one: TextSignature, other: TextSignature) -> Difference | None:
+    """Return the first difference of meaning between two texts of a group; None if their vectors may decide."""
+    if one.text == other.text:
+        return None
+
+    if not one.recipe or one.recipe != other.recipe:
+        return "language"
+
+    if Counter(one.negations) != Counter(other.negations):
+        return "negation"
+
+    if one.question != other.question:
+        return "question"
+
+    if one.persons != other.persons:
+        return "person"
+
+    if Counter(one.symbols) != Counter(other.symbols):
+        return "symbol"
+
+    contrasts = {contrast for contrast, _ in one.opposites} & {contrast for contrast, _ in other.opposites}
+    if contrasts - {contrast for contrast, _ in set(one.opposites) & set(other.opposites)}:
+        return "opposite"
+
+    return _other_subject(one, other) or _other_order(one, other)
+
+
+def differ(one: bytes, other: bytes) -> bool:
+    """Return whether two encoded signatures have a `difference`."""
+    return difference(decode_signature(one), decode_signature(other)) is not None
+
+
+def _other_subject(one: TextSignature, other: TextSignature) -> Difference | None:
+    """Compare the words: both texts may have other general ones, and one of them more subjects, if they share enough."""
+    words, others = set(one.words), set(other.words)
+    if not words and not others:  # "where is it?"
+        return None if one.frame == other.frame else "wording"
+
+    subjects, others_subjects = set(one.subjects), set(other.subjects)
+    added = subjects ^ others_subjects
+    if (subjects - others_subjects and others_subjects - subjects) or len(added) > MAX_NEW_SUBJECTS:
+        return "subject"
+
+    reworded = (words ^ others) - added
+    # Words that replace none restrict the meaning ("a short poem").
+    weight = REWORDING_WEIGHT if words - others and others - words else SUBJECT_WEIGHT
+    shared = len(words & others)
+    needed = SUBJECT_WEIGHT * len(added) + weight * len(reworded)
+    if not shared or needed > shared or len(reworded) > MAX_REWORDINGS:
+        return "subject" if added else "wording"
+
+    return None
+
+
+def _other_order(one: TextSignature, other: TextSignature) -> Difference | None:
+    subjects = set(one.subjects) & set(other.subjects)
+    frame, others_frame = Counter(one.frame), Counter(other.frame)
+    changes = ((frame - others_frame) + (others_frame - frame)).total()
+    if _within(one.words, subjects) != _within(other.words, subjects):
+        if len(subjects) < MIN_REORDERED_SUBJECTS or changes < MIN_REORDERED_FRAME:
+            return "order"
+
+    elif not changes and set(one.words) == set(other.words) and one.words != other.words:
+        return "order"
+
+    # "From A to B" and "from B to A": a role that moves from one word to another.
+    roles, others_roles = _shared_roles(one, other), _shared_roles(other, one)
+    lost, gained = {role for _, role in roles - others_roles}, {role for _, role in others_roles - roles}
+    return "direction" if lost & gained else None
+
+
+def _within(words: Iterable[int], kept: set[int]) -> list[int]:
+    return [word for word in words if word in kept]
+
+
+def _shared_roles(one: TextSignature, other: TextSignature) -> set[tuple[int, int]]:
+    words = {*other.words, *other.negations}
+    return {(word, role) for word, role in one.roles if word in words}

@@ -1,0 +1,217 @@
+"""Make the signature of a text (`sidecard_client.keys.guard.comparison`). Pure.
+
+The rules are for English: `vocabulary` sorts its words. For a text in another language, the signature holds the text's digest
+alone, so that it matches the same text with other case, white space or punctuation. So it does for a very long text.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Final
+
+from sidecard_client.keys.guard import vocabulary
+from sidecard_client.keys.guard.comparison import Pairs, TextSignature, encode_signature
+from sidecard_client.keys.guard.words import stem_of, words_of
+from sidecard_client.protocol.values import MAX_SIGNATURE_BYTES
+
+RECIPE: Final = "en-1"
+
+MAX_WORDS: Final = 300
+"""A longer text is a document, in which one word of many matters."""
+
+MIN_KNOWN_SHARE: Final = 0.2
+"""English texts have a larger share of words that `vocabulary` knows; lists of names have a smaller one."""
+
+MAX_FOREIGN_WORDS: Final = 1
+"""As in "Rio de Janeiro"."""
+
+_HASH_BYTES: Final = 4
+_KEY_BYTES: Final = 64
+
+_POLITE: Final = re.compile(
+    r"^(?:(?:please|kindly|hi|hello|hey|so|ok|okay|well)\W+)*"
+    r"(?:(?:can|could|would|will) you (?:please |kindly )?)?"
+    r"(?:(?:tell|show|give|teach) (?:me|us) |explain to (?:me|us) |let me know "
+    r"|(?:explain|describe|show|say)(?: to me| me)? (?=(?:how|what|when|where|which|who|why)\b)"
+    r"|i (?:want|need|would like|'d like) to (?:know|ask) )?"
+)
+_GENERAL_ACTOR: Final = re.compile(r"\bhow (?:do|can|could|should|would|does|might) (?:i|we|you|one|someone)\b")
+"""Polite beginnings and general actors add nothing to a question."""
+
+
+def _by_stem(lines: str | Iterable[str]) -> dict[str, str]:
+    """Return the first word of each line, by the words of the line and by their stems."""
+    heads: dict[str, str] = {}
+    for line in lines.strip().splitlines() if isinstance(lines, str) else lines:
+        for word in line.split():
+            heads.setdefault(word, line.split()[0])
+
+    return {stem_of(word): head for word, head in heads.items()} | heads
+
+
+def _poles() -> dict[str, list[tuple[str, str]]]:
+    """Return the contrasts of each word, and its pole in each."""
+    poles: dict[str, list[tuple[str, str]]] = {}
+    for line in vocabulary.CONTRASTS.strip().splitlines():
+        for pole in line.split(" | "):
+            for word in pole.split():
+                poles.setdefault(word, []).append((line, pole))
+
+    return poles
+
+
+_NEGATIONS: Final = _by_stem(vocabulary.NEGATIONS)
+_PERSONS: Final = _by_stem(vocabulary.PERSONS)
+_FUNCTION_WORDS: Final = frozenset(vocabulary.FUNCTION_WORDS.split())
+_LIGHT: Final = frozenset(_by_stem(vocabulary.LIGHT))
+_GENERAL: Final = _by_stem(vocabulary.GENERAL.split()) | _by_stem(vocabulary.SYNONYMS)
+_POLES: Final = _poles()
+_INTERROGATIVES: Final = _by_stem(vocabulary.INTERROGATIVES)
+_LEADING_WORDS: Final = frozenset(vocabulary.LEADING_WORDS.split())
+_GOVERNORS: Final = _by_stem(vocabulary.GOVERNORS)
+_PARTICLE_VERBS: Final = frozenset(vocabulary.PARTICLE_VERBS.split())
+_PARTICLES: Final = _by_stem(vocabulary.PARTICLES)
+_FOREIGN: Final = frozenset(vocabulary.FOREIGN.split())
+_SIGNS: Final = frozenset("+#-<>=≤≥≠")
+_KNOWN: Final = _FUNCTION_WORDS | _PERSONS.keys() | _NEGATIONS.keys() | _LIGHT | _GENERAL.keys()
+
+_PARTICLE_REACH: Final = 3
+"""Words between a verb and its particle: "turn the lights off"."""
+
+
+class _Features:
+    """The features of an English text, found word by word."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.negations: list[str] = []
+        self.persons: set[str] = set()
+        self.symbols: list[str] = []
+        self.poles: set[tuple[str, str]] = set()
+        self.words: dict[str, None] = {}
+        self.subjects: set[str] = set()
+        self.frame: list[str] = []
+        self.roles: set[tuple[str, str]] = set()
+        self._governor = ""
+        self._negation = ""
+        self._since_verb = _PARTICLE_REACH
+        for number, word in enumerate(words):
+            self._add(word, stem_of(word), words[number - 1] if number else "")
+
+        if "i" in self.persons and "you" in words:  # who does what to whom
+            self.persons.add("".join(word[0] for word in words if _PERSONS.get(word) == "i" or word == "you"))
+
+    def _add(self, word: str, stem: str, before: str) -> None:
+        self.poles.update(_POLES.get(word, ()), _POLES.get(stem, ()))
+        self._find_particle(word, stem)
+        self._governor = _GOVERNORS.get(word, self._governor)
+        negation = _negation_of(word, stem)
+        if negation:
+            self.negations.append(negation)
+            if self._negation:
+                self.roles.add((negation, self._negation))
+
+            self._negation = negation
+            if word in _NEGATIONS or stem in _NEGATIONS:
+                return
+
+        if word[0] in _SIGNS:
+            self.symbols.append(word)
+        elif word in {"am", "pm"} and before.isdecimal():
+            self._add_content(word, subject=True)
+        elif word in _PERSONS:
+            self.persons.add(_PERSONS[word])
+        elif word in _FUNCTION_WORDS or word in _LIGHT or stem in _LIGHT or word.isdecimal():
+            self.frame.append("it" if word in vocabulary.DEMONSTRATIVES else word)
+        elif word in _GENERAL or stem in _GENERAL:
+            self._add_content(_GENERAL.get(word) or _GENERAL[stem], subject=False)
+        elif not negation:
+            self._add_content(stem_of(vocabulary.SYMBOL_WORDS.get(word, word)), subject=True)
+
+    def _add_content(self, word: str, *, subject: bool) -> None:
+        self.words[word] = None
+        if subject:
+            self.subjects.add(word)
+            if self._governor:
+                self.roles.add((word, self._governor))
+
+        if self._negation:
+            self.roles.add((word, self._negation))
+
+        self._governor = self._negation = ""
+
+    def _find_particle(self, word: str, stem: str) -> None:
+        if word in _PARTICLES and self._since_verb < _PARTICLE_REACH:
+            self.poles.add((_PARTICLES[word], word))
+
+        self._since_verb = 0 if stem in _PARTICLE_VERBS else self._since_verb + 1
+
+
+def _negation_of(word: str, stem: str) -> str:
+    """Return the kind of a negation; empty for another word. "Unavailable" is "not" beside a word that is known."""
+    if word in _KNOWN or stem in _KNOWN:
+        return _NEGATIONS.get(word) or _NEGATIONS.get(stem, "")
+
+    positive = next((word[len(one) :] for one in vocabulary.NEGATIVE_PREFIXES if word.startswith(one)), "")
+    positive = positive or (word.removesuffix(vocabulary.NEGATIVE_SUFFIX) if word.endswith("less") else "")
+    return "not" if positive and (positive in _KNOWN or stem_of(positive) in _KNOWN) else ""
+
+
+def signature_of(text: str, group: str) -> bytes:
+    """Return the encoded signature of a request's text. ``group`` keys its digests."""
+    key = group.encode("utf-8", "surrogatepass")[-_KEY_BYTES:]
+
+    def digest(*parts: str) -> int:
+        data = "\0".join(parts).encode("utf-8", "surrogatepass")
+        return int.from_bytes(blake2b(data, digest_size=_HASH_BYTES, key=key).digest(), "big")
+
+    whole = words_of(text)
+    only_text = TextSignature("", digest(*whole))
+    if len(whole) > MAX_WORDS or not _is_english(whole):
+        return encode_signature(only_text)
+
+    found = _Features(words_of(_plain(text)))
+    signature = TextSignature(
+        RECIPE,
+        only_text.text,
+        tuple(map(digest, found.negations)),
+        digest(_interrogative(whole)),
+        tuple(sorted(map(digest, found.persons))),
+        tuple(map(digest, found.symbols)),
+        _pairs(digest, found.poles),
+        tuple(map(digest, found.words)),
+        tuple(sorted(map(digest, found.subjects))),
+        tuple(map(digest, found.frame)),
+        _pairs(digest, found.roles),
+    )
+    encoded = encode_signature(signature)
+    return encoded if len(encoded) <= MAX_SIGNATURE_BYTES else encode_signature(only_text)
+
+
+def _pairs(digest: Callable[[str], int], pairs: Iterable[tuple[str, str]]) -> Pairs:
+    return tuple(sorted((digest(one), digest(other)) for one, other in pairs))
+
+
+def _plain(text: str) -> str:
+    """Return the text in lower case without its polite beginning."""
+    text = " ".join(text.casefold().split())
+    return _GENERAL_ACTOR.sub("how", _POLITE.sub("", text))
+
+
+def _is_english(words: list[str]) -> bool:
+    if len(_FOREIGN.intersection(words)) > MAX_FOREIGN_WORDS:
+        return False
+
+    letters = [word for word in words if word.isalpha()]
+    known = sum(word in _KNOWN or stem_of(word) in _KNOWN for word in letters)
+    return known >= MIN_KNOWN_SHARE * len(letters) and all(map(str.isascii, letters)) if letters else True
+
+
+def _interrogative(words: list[str]) -> str:
+    for word in words:
+        if word in _INTERROGATIVES:
+            return _INTERROGATIVES[word]
+
+        if word not in _LEADING_WORDS:
+            break
+
+    return ""
