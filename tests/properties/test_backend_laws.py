@@ -162,4 +162,4 @@ class BackendMachine(TrialMachine):
 
 
 TestBackendLaws = pytest.mark.timeout(600)(BackendMachine.TestCase)  # shrinking a failure takes its time
-TestBackendLaws.settings = long_runs(200, 60)
+TestBackendLaws.settings = long_runs(70, 60)

@@ -11,6 +11,7 @@ from sidecard.core.cache.purges import CachePurge
 from sidecard.core.counters import Counters
 from sidecard.core.records import NO_USAGE
 from sidecard.core.settings import EngineSettings, LiveSettings
+from tests.thoroughness import cases
 
 Place = tuple[str, str]
 
@@ -124,7 +125,7 @@ class PurgeMachine(RuleBasedStateMachine):
 
 
 TestBatchedPurges = pytest.mark.timeout(600)(PurgeMachine.TestCase)  # shrinking a failure takes its time
-TestBatchedPurges.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, database=None)
+TestBatchedPurges.settings = settings(max_examples=cases(50), stateful_step_count=40, deadline=None, database=None)
 
 
 def _expire_all(cache: MemoryCache, now: float) -> None:

@@ -17,6 +17,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard_client.protocol.wire import Usage
+from tests.thoroughness import cases
 
 Place = tuple[str, str]
 
@@ -313,7 +314,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCacheAgainstModel = pytest.mark.timeout(600)(CacheMachine.TestCase)  # shrinking a failure takes its time
-TestCacheAgainstModel.settings = settings(max_examples=150, stateful_step_count=50, deadline=None, database=None)
+TestCacheAgainstModel.settings = settings(max_examples=cases(50), stateful_step_count=50, deadline=None, database=None)
 
 
 def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:

@@ -14,6 +14,7 @@ from sidecard.core.events import Absent, Found
 from sidecard.core.records import Record
 from sidecard_client.protocol import wire
 from tests.host import Host, packed
+from tests.thoroughness import cases
 
 KEYS = st.sampled_from(["a", "b", "c"])
 PEERS = st.integers(0, 2)
@@ -183,4 +184,4 @@ class TwinHosts(RuleBasedStateMachine):
 
 
 TestTwinHosts = pytest.mark.timeout(600)(TwinHosts.TestCase)
-TestTwinHosts.settings = settings(max_examples=25, stateful_step_count=40, deadline=None, database=None)
+TestTwinHosts.settings = settings(max_examples=cases(10), stateful_step_count=40, deadline=None, database=None)

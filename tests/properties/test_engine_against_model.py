@@ -154,4 +154,4 @@ class EngineMachine(TrialMachine):
 
 
 TestEngineAgainstModel = pytest.mark.timeout(600)(EngineMachine.TestCase)  # shrinking a failure takes its time
-TestEngineAgainstModel.settings = long_runs(250, 50)
+TestEngineAgainstModel.settings = long_runs(80, 50)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import Begin, Cancel, Complete, Lease
 from tests.host import Actor, Host, packed
+from tests.thoroughness import cases
 
 PROCESSES = 3
 STEPS = st.lists(
@@ -83,7 +84,7 @@ class Counter:
             }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(50), deadline=None)
 @given(steps=STEPS)
 def test_waiting_process_is_passed_over_at_most_once_by_each_other(steps: list[tuple[str, int]]) -> None:
     """Between two turns of a process, each other process has at most one turn; two processes alternate."""

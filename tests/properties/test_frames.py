@@ -12,6 +12,7 @@ from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import frame
 from sidecard_client.protocol.wire import AnyRequest, Begin, Cancel, Ping
 from tests.readers import WholeReader
+from tests.thoroughness import cases
 
 REQUESTS = st.one_of(
     st.builds(Ping, id=st.integers(-(2**63), 2**63 - 1)),
@@ -51,7 +52,7 @@ def test_lines_are_the_same_under_any_split(requests: list[AnyRequest], cuts: li
     assert read + reader.finish() == requests
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(100))
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=6), st.booleans())
 def test_random_bytes_are_answered_or_end_the_connection(chunks: list[bytes], framed: bool) -> None:
     """Nothing but `FramingError` ever comes out, whatever comes in."""

@@ -19,6 +19,7 @@ from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard.observe.exposition import OPENMETRICS, TEXT, TextFormat
 from sidecard.observe.http.scrapes import Scrapes
 from sidecard_client.protocol.wire import Family, Measurement, RecordMetrics, Sample
+from tests.thoroughness import cases
 
 PARSERS: dict[TextFormat, Any] = {TEXT: parse_text, OPENMETRICS: parse_openmetrics}
 
@@ -103,7 +104,7 @@ class World:
         yield from self.apps.sources()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=cases(50))
 @given(st.lists(steps, max_size=25))
 def test_a_scrape_equals_an_uncached_build(actions: list[tuple[Any, ...]]) -> None:
     """After any changes, in either format, also while an earlier scrape's page was half built."""
@@ -145,7 +146,7 @@ async def _live(actions: list[tuple[Any, ...]]) -> None:
     assert not world.scrapes._pages
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=cases(10))
 @given(st.integers(1, 700), st.sampled_from((TEXT, OPENMETRICS)))
 def test_large_families_are_built_in_pieces(series: int, form: TextFormat) -> None:
     """Without a break, a doubled heading or a missing series between two pieces."""

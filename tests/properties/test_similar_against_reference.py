@@ -19,6 +19,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Hit, Lease
 from tests.host import Actor, Host, packed, unpacked
 from tests.reference_index import ReferenceIndex
+from tests.thoroughness import cases
 
 THRESHOLD = 0.9
 TTL_SECONDS = 50.0
@@ -209,7 +210,7 @@ FAQ = Kind(1000, "default", "faq", "g", stream=False)
 
 
 @pytest.mark.parametrize("new_index", [ReferenceIndex, NearestVectors], ids=["naive", "real"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 @example(
     steps=[("call", FAQ, "a", 0, ()), ("call", FAQ, "b", 10, ()), ("delete", FAQ, "a"), ("call", FAQ, "c", 10, ())]

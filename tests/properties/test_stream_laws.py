@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.simulation.test_stream_schedules import WORLDS, Schedule
+from tests.thoroughness import cases
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(50), deadline=None)
 @given(st.sampled_from(sorted(WORLDS)), st.integers(1, 60), st.randoms(use_true_random=False))
 def test_streams_in_any_order_of_events_deliver_only_whole_answers(
     world: str, steps: int, chance: random.Random

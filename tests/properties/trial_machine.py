@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from tests.laws.engine_trial import EngineTrial
+from tests.thoroughness import cases
 
 PICKS = st.integers(0, 40)
 """An index into whatever there is to choose from, taken modulo its length."""
@@ -17,9 +18,9 @@ with_peers: Callable[[Any], Any] = precondition(lambda machine: machine.trial.pe
 
 
 def long_runs(examples: int, steps: int) -> settings:
-    """Return the settings of a machine whose examples are whole lives."""
+    """Return the settings of a machine whose ``examples`` (see `cases`) are whole lives."""
     return settings(
-        max_examples=examples,
+        max_examples=cases(examples),
         stateful_step_count=steps,
         deadline=None,
         database=None,

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from tests.laws.engine_trial import EngineTrial
+from tests.thoroughness import cases
 
 SEED = int(os.environ.get("SIDECARD_SIMULATION_SEED", "1"))
 """Selects the lives."""
@@ -19,8 +20,8 @@ Move = Callable[[], object]
 
 
 def steps(default: int) -> int:
-    """Return how many steps the schedules of a module take in all: ``SIDECARD_SIMULATION_STEPS``, else ``default``."""
-    return int(os.environ.get("SIDECARD_SIMULATION_STEPS", str(default)))
+    """Return how many steps the schedules of a module take in all: ``SIDECARD_SIMULATION_STEPS``, else by `cases`."""
+    return int(os.environ.get("SIDECARD_SIMULATION_STEPS") or cases(default))
 
 
 class Life(Protocol):

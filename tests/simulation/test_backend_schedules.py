@@ -10,7 +10,7 @@ from tests.laws.backend_trial import BackendTrial
 from tests.laws.worlds import BACKEND_WORLDS, BREAKERS
 from tests.simulation.schedules import EngineSchedule, live, steps
 
-_STEPS = steps(24_000)
+_STEPS = steps(12_000)
 _STEPS_OF_LIVES = (100, 250, 400)
 _BACKENDS = ((), ("a",), ("a",), ("b",), ("a", "b"), ("b", "a"), ("a", "b", "c"), ("c", "local"), ("local", "a"))
 _ROUTES: tuple[wire.Route | None, ...] = (None, None, "order", "cheapest", "fastest", "least_busy", "weighted")

@@ -9,7 +9,7 @@ from tests.laws.model_trial import ModelTrial
 from tests.laws.worlds import MODEL_WORLDS
 from tests.simulation.schedules import EngineSchedule, live, steps
 
-_STEPS = steps(50_000)
+_STEPS = steps(20_000)
 _STEPS_OF_LIVES = (100, 250, 900)
 _MODES: tuple[wire.Mode, ...] = ("use", "refresh", "only_if_cached")
 _FAILURES: tuple[wire.FailureKind, ...] = ("transient", "cancelled", "fatal", "ignored")

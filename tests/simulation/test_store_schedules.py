@@ -30,7 +30,7 @@ from tests.laws.table_checker import TableChecker
 from tests.simulation.reference_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server
 from tests.simulation.schedules import live, steps
 
-_STEPS = steps(100_000)
+_STEPS = steps(40_000)
 _STEPS_OF_A_LIFE = 400
 _WAIT_SECONDS = 5.0
 _BATCH_SECONDS = 0.01

@@ -19,7 +19,7 @@ from tests.host import Actor, Host, packed
 from tests.laws.table_checker import TableChecker
 from tests.simulation.schedules import live, steps
 
-_STEPS = steps(50_000)
+_STEPS = steps(20_000)
 _STEPS_OF_LIVES = (60, 200, 700)
 _KIB = 1024
 _CALM = {"default": BackendSettings(breaker=BreakerSettings(enabled=False))}

@@ -10,6 +10,7 @@ from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.store.base import StoreChange
 from sidecard.store.pending_writes import PendingWrites, _size
+from tests.thoroughness import cases
 
 SCOPES, KEYS, TAGS = ("1:d", "2:d", "1:e"), ("a", "b"), ("t", "u")
 
@@ -126,7 +127,7 @@ class Trial:
         assert sorted(map(id, self.pending._purges.values())) == sorted(map(id, purges))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=cases(120), deadline=None)
 @given(_steps)
 def test_pending_changes_read_as_if_they_were_written(steps: list[tuple[str, Any, Any]]) -> None:
     """At each instant, and on disk in the end; wherever a batch fails, completely or in part."""
@@ -145,7 +146,7 @@ def test_pending_changes_read_as_if_they_were_written(steps: list[tuple[str, Any
     assert (len(trial.pending), trial.pending.bytes) == (0, 0)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=cases(120), deadline=None)
 @given(_steps, st.integers(900, 2500))
 def test_a_dropped_entry_is_a_miss_never_an_older_entry(steps: list[tuple[str, Any, Any]], max_bytes: int) -> None:
     """Within the limit at each instant; no replaced or removed entry is served, unless track was lost."""

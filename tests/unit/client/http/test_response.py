@@ -11,6 +11,7 @@ from msgspec import structs
 from sidecard_client.http.request import ApiFamily
 from sidecard_client.http.response import MAX_BODY_BYTES, MAX_LINE_BYTES, AnswerParser, AnswerSummary, kind_of_status
 from sidecard_client.protocol.wire import Usage
+from tests.thoroughness import cases
 
 
 def events(*payloads: Any, done: bool = False, named: bool = False) -> bytes:
@@ -264,14 +265,14 @@ def test_an_oversized_answer_is_incomplete(stream: bool) -> None:
     assert "cannot be read" in reading.reason
 
 
-@settings(max_examples=200)
+@settings(max_examples=cases(70))
 @given(st.sampled_from([*STREAMS, *WHOLE]), st.lists(st.binary(max_size=60), max_size=6), st.booleans())
 def test_random_bytes_raise_nothing(family: ApiFamily, pieces: list[bytes], stream: bool) -> None:
     """Random bytes are not an answer, and do not raise."""
     assert not read(family, *pieces, stream=stream).complete
 
 
-@settings(max_examples=200)
+@settings(max_examples=cases(70))
 @given(
     st.sampled_from([*STREAMS, *WHOLE]),
     st.recursive(

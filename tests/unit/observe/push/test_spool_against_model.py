@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidecard.observe.push.spool import Spool
 from sidecard.observe.push.spool_records import Block
+from tests.thoroughness import cases
 
 MAX_BYTES = 2_000
 
@@ -120,7 +121,7 @@ def a_world() -> Iterator[World]:
         yield World(Path(parent) / "spool")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 @given(STEPS)
 def test_no_crash_loses_repeats_or_reorders_a_block(steps: list[Step]) -> None:
     """All appended blocks are taken, except the oldest ones at the limit; each sample is accounted for."""
@@ -137,7 +138,7 @@ def test_no_crash_loses_repeats_or_reorders_a_block(steps: list[Step]) -> None:
         assert world.damaged == []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 @given(STEPS, st.lists(HARM, min_size=1, max_size=4), STEPS)
 def test_no_damage_stops_the_queue_or_invents_a_block(
     before: list[Step], harms: list[tuple[str, int, int]], after: list[Step]
