@@ -16,10 +16,9 @@ Differences from that integration:
 * Rates and savings are measured, never estimated. The cost of a call comes from ``usage``, or from the daemon's prices.
 * Without a daemon, calls are made but neither stored nor counted.
 
-For asyncio only, as the original. Requires the ``async`` extra.
+Requires the ``async`` extra.
 """
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping
@@ -68,9 +67,6 @@ class OpenPipeClient:
         self._namespace = settings.get("namespace", DEFAULT_NAMESPACE)
         self._path = settings.get("socket")
         self._sidecard: AsyncClient | None = None
-        self._holder: asyncio.Task[None] | None = None
-        self._opened = asyncio.Event()
-        self._closing = asyncio.Event()
 
     @property
     def sidecard(self) -> AsyncClient:
@@ -85,36 +81,18 @@ class OpenPipeClient:
 
         Raises `ValueError` and `TypeError` for an invalid setting.
         """
-        # A task that is done ended with its event loop.
-        if self._holder is None or self._holder.done():
-            sidecard = AsyncClient(
+        if self._sidecard is None:
+            self._sidecard = AsyncClient(
                 self._path, namespace=self._namespace, ttl=self.cache_ttl, sovereign=self.sovereign_mode
             )
-            # New ones, because an event belongs to the loop that first awaited it.
-            self._opened, self._closing = asyncio.Event(), asyncio.Event()
-            # A task of its own, because another task than this one may shut the client down.
-            self._holder = asyncio.ensure_future(self._hold_open(sidecard, self._opened, self._closing))
 
-        await self._opened.wait()
         return True
 
     async def shutdown(self) -> None:
         """Close the client. It can be opened again."""
-        holder, self._holder = self._holder, None
-        if holder is not None:
-            self._closing.set()
-            await holder
-
-    async def _hold_open(self, sidecard: AsyncClient, opened: asyncio.Event, closing: asyncio.Event) -> None:
-        try:
-            async with sidecard:
-                self._sidecard = sidecard
-                opened.set()
-                await closing.wait()
-        finally:
-            # The client may have been opened again meanwhile.
-            if self._sidecard is sidecard:
-                self._sidecard = None
+        sidecard, self._sidecard = self._sidecard, None
+        if sidecard is not None:
+            await sidecard.aclose()
 
     async def get_cached_response(
         self, prompt: str, context: Mapping[str, Any] | None = None, task_type: str = DEFAULT_TASK

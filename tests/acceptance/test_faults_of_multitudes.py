@@ -95,7 +95,7 @@ async def test_canceled_waiters_leave_no_memory_in_the_client(shape: str, daemon
             upstream.may_end.set()
 
         await calm(theirs)
-        assert repr(client._connector._connection) == IDLE
+        assert repr(client._connector.connection()) == IDLE
 
     injected(20 * AT_ONCE, callers=20 * AT_ONCE)
     # One reference kept of each would be eight bytes; what is kept is the same buffers.

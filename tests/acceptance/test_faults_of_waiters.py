@@ -210,7 +210,7 @@ async def test_waiter_canceled_at_each_await_affects_no_other_caller(
             await calm(theirs)
 
         assert victim.value == PIECES
-        assert repr(ours._connector._connection) == IDLE
+        assert repr(ours._connector.connection()) == IDLE
 
     assert number > 1
     injected(number - 1, callers=number)
@@ -257,7 +257,7 @@ async def test_holder_canceled_at_each_await_leaves_the_waiter_an_answer(
             await calm(theirs)
 
         assert victim.value == PIECES
-        assert repr(ours._connector._connection) == IDLE
+        assert repr(ours._connector.connection()) == IDLE
 
     assert number > 2
     injected(number - 1, callers=number)

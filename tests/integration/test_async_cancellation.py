@@ -32,7 +32,7 @@ def scripted(socket_path: str) -> Iterator[ScriptedDaemon]:
 
 def link_of(sidecard: AsyncClient) -> str:
     """Show what the client's connection still has open."""
-    return repr(sidecard._connector._connection)
+    return repr(sidecard._connector.connection())
 
 
 async def came(scripted: ScriptedDaemon, op: type[wire.Request], count: int = 1) -> list[Any]:
@@ -269,7 +269,7 @@ async def test_canceled_waits_leave_nothing_behind(daemon: Callable[..., Daemon]
             tasks.cancel_scope.cancel()
 
         assert (stats.waiters, stats.left) == (0, 10_000)
-        link = sidecard._connector._connection
+        link = sidecard._connector.connection()
         assert link is not None
         assert len(link.protocol) == 0
 
@@ -404,26 +404,67 @@ async def test_an_outer_cancellation_ends_the_body_and_the_client(scripted: Scri
     await settled(lambda: scripted.ended == [0])
 
 
-@pytest.mark.parametrize("op", [wire.Begin, wire.Ping])
-async def test_closing_ends_waiting_calls_with_an_error(scripted: ScriptedDaemon, op: type[wire.Request]) -> None:
-    """Their functions do not run: a closed client makes no calls."""
-    scripted.always(op, HANG)
-    errors = []
+async def test_calls_that_wait_go_on_when_the_client_is_closed(scripted: ScriptedDaemon) -> None:
+    """Without the daemon, and together; what needs a daemon says that it has none. No failure is counted."""
+    scripted.always(wire.Begin, HANG)
+    scripted.script(wire.Ping, HANG)
+    runs, outcomes, errors = [], [], []
+
+    async def slow() -> str:
+        runs.append(1)
+        await anyio.sleep(0.05)
+        return "value"
 
     async with anyio.create_task_group() as tasks, AsyncClient(scripted.path) as sidecard:
 
         async def call() -> None:
+            outcomes.append(await sidecard.outcome(slow, name="f"))
+
+        async def ping() -> None:
             try:
-                await (sidecard.call(never, name="f") if op is wire.Begin else sidecard.ping())
-            except (RuntimeError, DaemonUnavailable) as error:
+                await sidecard.ping()
+            except DaemonUnavailable as error:
                 errors.append(str(error))
 
         for _ in range(3):
             tasks.start_soon(call)
 
-        await came(scripted, op, 3)
+        tasks.start_soon(ping)
+        await came(scripted, wire.Begin, 3)
+        await came(scripted, wire.Ping)
 
-    assert errors == ["This client is closed: make a new one."] * 3
+    assert [(outcome.value, outcome.source) for outcome in outcomes] == [("value", "fallback")] * 3
+    assert len(runs) == 1
+    assert len(errors) == 1
+    assert "the client was closed" in errors[0]
+    assert "Availability up" in repr(sidecard)
+    await settled(lambda: scripted.ended == [0])
+
+
+@pytest.mark.parametrize("elsewhere", ["task", "asyncio", "trio"])
+async def test_a_client_is_closed_from_anywhere(scripted: ScriptedDaemon, elsewhere: str) -> None:
+    """By a task that did not open it, which has ended; by another event loop in another thread, while a call waits."""
+    scripted.always(wire.Begin, HANG)
+    outcomes = []
+    sidecard = AsyncClient(scripted.path)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sidecard.ping)
+
+    async with anyio.create_task_group() as tasks:
+
+        async def call() -> None:
+            outcomes.append(await sidecard.outcome(at_once, name="f"))
+
+        tasks.start_soon(call)
+        await came(scripted, wire.Begin)
+        if elsewhere == "task":
+            tasks.start_soon(sidecard.aclose)
+        else:
+            await anyio.to_thread.run_sync(lambda: anyio.run(sidecard.aclose, backend=elsewhere))
+
+    assert [outcome.source for outcome in outcomes] == ["fallback"]
+    await settled(lambda: scripted.ended == [0])
+    await sidecard.aclose()
 
 
 async def test_closing_lets_running_functions_end(scripted: ScriptedDaemon) -> None:
@@ -473,7 +514,7 @@ async def test_calls_with_a_limit_leave_no_deadline_behind(scripted: ScriptedDae
             await sidecard.call(at_once, name="f", wait=30)
 
         await cancelled_when(lambda: came(scripted, wire.Begin, 4), lambda: sidecard.call(at_once, name="f", wait=30))
-        link = sidecard._connector._connection
+        link = sidecard._connector.connection()
         assert link is not None
         assert link._waits == {}
 

@@ -18,7 +18,7 @@ from sidecard_client import (
     UnshareableValue,
 )
 from sidecard_client.protocol import wire
-from tests.daemons import Daemon
+from tests.daemons import Daemon, until
 from tests.scripted_daemon import PENDING, After, ScriptedDaemon, hit, lease, shared
 
 pytestmark = pytest.mark.anyio
@@ -340,30 +340,39 @@ async def test_a_thousand_calls_share_one_connection(scripted: ScriptedDaemon) -
 # Where a client may be used --------------------------------------------------------------------------------------------
 
 
-async def test_a_client_must_be_entered_and_only_once(scripted: ScriptedDaemon) -> None:
-    """Each misuse says what to write."""
+async def test_a_client_opens_itself_at_each_use(scripted: ScriptedDaemon) -> None:
+    """Before ``async with``, within it, and after it; and it may be closed any number of times."""
     sidecard = AsyncClient(scripted.path)
-    with pytest.raises(RuntimeError, match="async with"):
-        await sidecard.ping()
+    await sidecard.aclose()
+    await sidecard.ping()
+    for _ in range(2):
+        async with sidecard as entered, entered:
+            await sidecard.ping()
 
-    async with sidecard:
-        with pytest.raises(RuntimeError, match="make a new one"):
-            await sidecard.__aenter__()
+        await sidecard.aclose()
 
-    with pytest.raises(RuntimeError, match="closed"):
-        await sidecard.ping()
+    assert {taken.connection for taken in scripted.taken} == {0, 1}
+    await sidecard.ping()
+    await sidecard.aclose()
+    assert {taken.connection for taken in scripted.taken} == {0, 1, 2}
 
 
-async def test_another_event_loop_must_make_its_own_client(scripted: ScriptedDaemon) -> None:
-    """It would wait forever otherwise."""
-    async with AsyncClient(scripted.path) as sidecard:
-        await sidecard.ping()
+async def test_each_event_loop_has_a_connection_of_its_own(scripted: ScriptedDaemon) -> None:
+    """Loops of other threads, of the other kind too, and after each other; calls wait for each other across loops."""
+    sidecard = AsyncClient(scripted.path)
+    await sidecard.ping()
+    for backend in ("asyncio", "trio", "asyncio"):
 
-        def in_another_thread() -> None:
-            anyio.run(sidecard.ping)
+        def in_another_thread(backend: str = backend) -> str:
+            return anyio.run(sidecard.call, ask_model, backend, backend=backend)
 
-        with pytest.raises(RuntimeError, match="another event loop"):
-            await anyio.to_thread.run_sync(in_another_thread)
+        assert await anyio.to_thread.run_sync(in_another_thread) == f"about {backend}"
+
+    await sidecard.ping()
+    assert [taken.connection for taken in scripted.taken if isinstance(taken.request, wire.Begin)] == [1, 2, 3]
+    assert [taken.connection for taken in scripted.taken if isinstance(taken.request, wire.Ping)] == [0, 0]
+    await until(lambda: sorted(scripted.ended) == [1, 2, 3])
+    await sidecard.aclose()
 
 
 # The real daemon -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from anyio import to_thread
 
 from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
+from sidecard_client._async.event_loops import LoopEvent
 from sidecard_client.call import commands
 from sidecard_client.call.call import UNKEYED, Call, keyed
 from sidecard_client.call.commands import FinalReply, Raised, Returned
@@ -30,7 +31,7 @@ class AsyncInterpreter:
 
     def __init__(self, connector: AsyncConnector) -> None:
         self._connector = connector
-        self.flights = LocalFlights(anyio.Event)
+        self.flights = LocalFlights(LoopEvent)
 
     def forget(self, namespace: str | None, key: str | None = None) -> None:
         """Do not let later calls join running calls of keys that were removed."""

@@ -1,28 +1,26 @@
-"""One connection of the async client, and the three tasks that serve it until it ends: reader, sender, watcher.
+"""One connection of the async client. It belongs to an event loop, and to none of its tasks.
 
-A caller awaits one reply future, which the reader sets; no call has a task or a cancel scope of its own.
+The loop calls it when there is something to read, and at each tick. A caller awaits one reply future, which is set when the
+reply has been read; no call has a task or a cancel scope of its own.
 
-The watcher enforces time limits. It wakes in ticks of at most a quarter of ``timeout_seconds`` and notes the next request
-id at each. A request whose id is older than one timeout of ticks, and that has no reply, is overdue. Ticks are counted and
-not measured: if user code blocks the event loop for seconds, that is one tick, and the reader reads what has arrived
-meanwhile before the next one.
+Time limits are enforced at ticks, which pass as long as callers wait or leases are held (`ticks`).
 
 A connection ends once, with a reason, and is not used again.
 """
 
-import os
+import logging
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
-from math import ceil
+from contextlib import suppress
+from functools import partial
 from time import monotonic
-from typing import NamedTuple
-from weakref import WeakSet
+from typing import Literal
 
-import anyio
-
-from sidecard_client._async.reply_futures import Inbox, ReplyFuture, ReplyQueue, ReplySlot, reply_future_factory
+from sidecard_client._async.event_loops import EventLoop
+from sidecard_client._async.reply_futures import Inbox, ReplyFuture, ReplyQueue, ReplySlot
 from sidecard_client._async.send_buffer import SendBuffer
+from sidecard_client._async.ticks import Ticks, Wait
+from sidecard_client._async.unix_socket import connect
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import (
     LATE_SECONDS,
@@ -30,95 +28,64 @@ from sidecard_client.protocol.connection import (
     ConnectionEnded,
     ConnectionLost,
     DaemonUnresponsive,
-    NotConnected,
     Renewal,
     renewal_of,
 )
 from sidecard_client.protocol.errors import ProtocolError
-from sidecard_client.protocol.socket_path import impostor
 from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Pending, Ping, Renew, Timeout
-
-MIN_TICKS_PER_TIMEOUT = 4
-MAX_TICK_SECONDS = 0.125
-"""Leases must be renewed in time, however long a client's timeout is."""
 
 RECEIVE_BYTES = 128 * 1024
 
+EndedBy = Literal["daemon", "fault", "client"]
+"""Who ended a connection: the daemon closed it, it broke a rule or hangs, or this process needs it no more."""
 
-class Wait(NamedTuple):
-    """A request that waits for at most ``wait_seconds`` from ``since``; ``begin_id`` is canceled after that."""
-
-    since: float
-    wait_seconds: float
-    begin_id: int
+_log = logging.getLogger("sidecard_client")
 
 
 class AsyncConnection:
-    """A connection to ``path``; `run` must be started in a task group. Raises `NotConnected`.
+    """A connection to ``path``, served by ``loop``. Raises `NotConnected`, and `RuntimeError` if the loop is ending.
 
     ``proven`` is true from the first reply to the end; ``proved`` is called when it becomes true, ``ended`` at the end.
-    ``reason`` is None until the end. ``ended_by_daemon`` distinguishes a closed connection from an unresponsive daemon.
+    ``reason`` and ``ended_by`` are None until the end. ``place`` identifies the loop (`event_loops.running`).
+
+    Nothing of it refers to it, so that it is freed with the last reference: the loop's.
     """
 
     __slots__ = (
-        "__weakref__",
-        "_ended",
-        "_heard",
-        "_held",
-        "_ids",
-        "_new_future",
-        "_pending",
-        "_proved",
-        "_queues",
-        "_resting",
-        "_send_buffer",
-        "_silent_ticks",
-        "_socket",
-        "_stirred",
-        "_tick",
-        "_tick_seconds",
-        "_timeout_seconds",
-        "_unanswered",
-        "_waits",
-        "ended_by_daemon",
-        "protocol",
-        "proven",
-        "reason",
-    )
+        "__weakref__", "_ended", "_held", "_loop", "_new_future", "_pending", "_proved", "_queues",
+        "_resting", "_send_buffer", "_socket", "_ticks", "_timeout_seconds",
+        "_unanswered", "_waits", "ended_by", "place", "protocol", "proven", "reason",
+    )  # fmt: skip
 
     def __init__(
         self,
         path: str,
         timeout_seconds: float,
+        loop: EventLoop,
         *,
         proved: Callable[[], object],
         ended: Callable[["AsyncConnection"], object],
     ) -> None:
         self.reason: str | None = None
-        self.ended_by_daemon = False
+        self.ended_by: EndedBy | None = None
         self.proven = False
         self.protocol = Connection()
+        self.place = loop.place
+        self._loop = loop
         self._proved = proved
         self._ended = ended
-        self._new_future = reply_future_factory()
+        self._new_future = loop.new_future
         self._unanswered: dict[int, ReplyFuture | ReplySlot] = {}  # in order of sending
         self._pending: dict[int, ReplyFuture | ReplySlot] = {}
         self._waits: dict[int, Wait] = {}
         self._held: dict[str, Renewal] = {}
         self._queues: dict[int, ReplyQueue] = {}
-        self._tick = 0
-        ticks = max(MIN_TICKS_PER_TIMEOUT, ceil(timeout_seconds / MAX_TICK_SECONDS))
         self._timeout_seconds = timeout_seconds
-        self._tick_seconds = timeout_seconds / ticks
-        # One more than the timeout has, because the last reply may have arrived at any moment of its tick.
-        self._silent_ticks = ticks + 1
-        self._ids = deque([0] * ticks, ticks)  # the next id at each of the last ticks
-        self._heard = 0  # the tick of the last received bytes
-        self._resting = False
-        self._stirred = anyio.Event()
-        self._socket = _connect(path)
-        self._send_buffer = SendBuffer(self._socket, lambda reason: self.end(reason, by_daemon=True))
-        _connections.add(self)
+        self._ticks = Ticks(timeout_seconds)
+        self._resting = True  # no tick is scheduled
+        self._socket = connect(path)
+        self._send_buffer = SendBuffer(self._socket, loop)
+        loop.watch(self._socket, self._on_readable, partial(self.end, "its event loop has ended", "client"))
 
     def __repr__(self) -> str:
         """Show the counts, or the reason of the end."""
@@ -250,17 +217,17 @@ class AsyncConnection:
     def lost(self) -> ConnectionLost:
         """Return the error of a request that will get no reply."""
         reason = self.reason or "it did not answer in time"
-        return ConnectionEnded(reason) if self.ended_by_daemon else DaemonUnresponsive(reason)
+        return ConnectionEnded(reason) if self.ended_by == "daemon" else DaemonUnresponsive(reason)
 
-    def end(self, reason: str, *, by_daemon: bool = False) -> None:
+    def end(self, reason: str, by: EndedBy = "fault") -> None:
         """Close the connection; waiting callers get `ConnectionLost`. Does nothing if the connection has ended."""
         if self.reason is not None:
             return
 
         self.reason = reason
-        self.ended_by_daemon = by_daemon
+        self.ended_by = by
         self.proven = False
-        anyio.notify_closing(self._socket)
+        self._loop.unwatch(self._socket)
         self._socket.close()
         futures = [*self._unanswered.values(), *self._pending.values()]
         for queue in self._queues.values():
@@ -274,8 +241,20 @@ class AsyncConnection:
                 future.set_result(None)
 
         self._send_buffer.close()
-        self._stirred.set()
         self._ended(self)
+
+    def end_from_elsewhere(self, reason: str) -> None:
+        """End the connection from another thread or another event loop than its own."""
+        try:
+            self._loop.call_from_thread(self.end, reason, "client")
+        except RuntimeError:  # the loop has ended
+            self.reason = reason
+            self._socket.close()
+        else:
+            # A loop that nobody runs may never run again, and the daemon should know at once. The loop reads the end.
+            if self._loop.is_idle():
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
 
     async def drain(self) -> None:
         """Wait until the kernel has taken all requests, or the connection has ended."""
@@ -290,64 +269,56 @@ class AsyncConnection:
         self.proven = False
         self._socket.close()
 
-    # Tasks ------------------------------------------------------------------------------------------------------------
+    # For the loop -----------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve the connection until it ends."""
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send_buffer.run)
-                tasks.start_soon(self._watch)
-                await self._read()
-        finally:
-            self.end("its event loop has ended")  # at once, also if a client was not closed before
+    def _on_readable(self) -> None:
+        self._safely(self._read)
 
-    async def _read(self) -> None:
-        while self.reason is None:
+    def _on_tick(self) -> None:
+        self._safely(self._pass_a_tick)
+
+    def _safely(self, step: Callable[[], None]) -> None:
+        if self.reason is None:
             try:
-                await anyio.wait_readable(self._socket)
-                data = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except (OSError, anyio.ClosedResourceError) as error:
-                self.end(f"the connection broke: {error}", by_daemon=True)
-                return
-
-            if not data:
-                self.end("it closed the connection", by_daemon=True)
-                return
-
-            self._heard = self._tick
-            try:
-                replies = self.protocol.receive(data)
+                step()
             except ProtocolError as fault:
                 self.end(str(fault))
-                return
+            except Exception as error:  # noqa: BLE001 - callers fall back, and the loop goes on
+                _log.exception("a connection to sidecard failed")
+                self.end(f"an error of the client: {error!r}")
 
-            self._deliver(replies)
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(f"the connection broke: {error}", by="daemon")
+            return
 
-    async def _watch(self) -> None:
-        while self.reason is None:
-            if not (self._unanswered or self._pending or self._held or self._queues):
-                self._resting = True
-                await self._stirred.wait()
-                continue
+        if not data:
+            self.end("it closed the connection", by="daemon")
+            return
 
-            await anyio.sleep(self._tick_seconds)
-            self._tick += 1
-            if self.reason is None:
-                now = monotonic()
-                self._renew(now)
-                self._end_late_waits(now)
-                self._judge()
-                self._ids.append(self.protocol.next_id)
+        self._ticks.heard = self._ticks.number
+        self._deliver(self.protocol.receive(data))
 
-    # Decisions, which never wait --------------------------------------------------------------------------------------
+    def _pass_a_tick(self) -> None:
+        self._ticks.number += 1
+        now = monotonic()
+        self._renew(now)
+        self._end_late_waits(now)
+        self._judge()
+        self._ticks.end(self.protocol.next_id)
+        self._resting = not (self._unanswered or self._pending or self._held or self._queues)
+        if not self._resting:
+            self._loop.call_later(self._ticks.seconds, self._on_tick)
+
+    # Decisions --------------------------------------------------------------------------------------------------------
 
     def _stir(self) -> None:
         self._resting = False
-        self._stirred.set()
-        self._stirred = anyio.Event()
+        self._loop.call_later(self._ticks.seconds, self._on_tick)
 
     def _deliver(self, replies: list[AnyReply]) -> None:
         if replies and not self.proven:
@@ -389,7 +360,7 @@ class AsyncConnection:
     def _renew(self, now: float) -> None:
         for lease, held in self._held.items():
             # Early rather than late: a renewal that falls due within the coming tick is sent before it.
-            if held.renew_at <= now + self._tick_seconds:
+            if held.renew_at <= now + self._ticks.seconds:
                 held.renew_at = now + held.every_seconds
                 self.send(Renew(lease=lease))
 
@@ -408,15 +379,15 @@ class AsyncConnection:
     def _judge(self) -> None:
         """Detect a hung daemon, and end overdue requests. Ping if callers wait and no other reply would show a hang."""
         if not self._unanswered:
-            if (self._pending or self._queues) and self._heard < self._tick - 1:
+            if (self._pending or self._queues) and self._ticks.heard < self._ticks.number - 1:
                 request_id, data = self.protocol.send(Ping(id=self.protocol.next_id))
                 self._unanswered[request_id] = self._new_future()
                 self._send_buffer.send(data)
 
             return
 
-        overdue = [request_id for request_id in self._unanswered if request_id < self._ids[0]]
-        if overdue and self._tick - self._heard >= self._silent_ticks:
+        overdue = [request_id for request_id in self._unanswered if request_id < self._ticks.first_in_time()]
+        if overdue and self._ticks.is_silent():
             self.end("it does not answer")
             return
 
@@ -427,29 +398,3 @@ class AsyncConnection:
             self.send(Cancel(target=request_id))
             if not future.done():
                 future.set_result(None)
-
-
-def _connect(path: str) -> socket.socket:
-    """Connect without waiting: a Unix socket's accept queue takes a connection immediately, or is full."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        connection.connect(path)
-    except OSError as error:
-        connection.close()
-        raise NotConnected(str(error.strerror or error)) from error
-
-    stranger = impostor(connection, path)
-    if stranger is not None:
-        connection.close()
-        raise NotConnected(stranger)
-
-    return connection
-
-
-def _abandon_inherited() -> None:
-    for connection in list(_connections):
-        connection.abandon()
-
-
-_connections: WeakSet[AsyncConnection] = WeakSet()
-os.register_at_fork(after_in_child=_abandon_inherited)

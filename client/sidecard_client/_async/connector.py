@@ -1,21 +1,17 @@
-"""The connection of an async client: opened and reopened as `availability` allows, for one event loop."""
+"""The connections of an async client, one for each event loop, and whether the daemon is asked at all."""
 
 import logging
-import os
 import random
-from asyncio import AbstractEventLoop, _get_running_loop
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from threading import get_ident
+import threading
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
-from weakref import WeakMethod, finalize
+from weakref import WeakMethod, finalize, ref
 
 import anyio
-from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from sidecard_client._async.connection import AsyncConnection
+from sidecard_client._async.event_loops import Work, event_loop_of, running, runs_here
 from sidecard_client.call.availability import Availability
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.task_forms import TaskForms
@@ -25,28 +21,39 @@ from sidecard_client.protocol.wire import AnyReply, AnyRequest, Explain
 
 _log = logging.getLogger("sidecard_client")
 
+Connections = dict[int, "ref[AsyncConnection]"]
+"""By the ``id`` of what identifies their event loop. Only the loop refers to its connection."""
+
 
 class AsyncConnector:
-    """The connection to ``path`` (None: each new connection finds it). Usable between `open` and `close`."""
+    """The connections to ``path`` (None: each new connection finds it). For any number of event loops and threads."""
 
     def __init__(self, path: str | None, timeout_seconds: float) -> None:
-        self.closed = False
         self._given_path = path
         self._timeout_seconds = timeout_seconds
-        self._availability = Availability(random.random, probe_seconds=2 * timeout_seconds)
+        self._dropped: finalize[..., AsyncConnector] | None = None
+        self._connections: Connections = {}
+        self.leave_to_parent()
+
+    def leave_to_parent(self) -> None:
+        """Begin without connections: at first, and in the child of a fork."""
+        for connection in _living(self._connections):
+            connection.abandon()
+
+        self._lock = threading.Lock()  # guards _availability, _reason and _connections
+        self._availability = Availability(random.random, probe_seconds=2 * self._timeout_seconds)
         self._reason = ""
         self._forms = TaskForms()
-        self._connection: AsyncConnection | None = None
-        self._tasks: TaskGroup | None = None
-        self._thread = 0
-        self._process = 0
-        self._loop: object = None
-        self._call_soon: Callable[..., object] = _call_now
-        self._dropped: finalize[..., AsyncConnector] | None = None
+        self._connections = {}
+        if self._dropped is not None:
+            self._dropped.detach()
+
+        self._dropped = finalize(self, _end_all, self._connections)
+        self._dropped.atexit = False
 
     def __repr__(self) -> str:
-        """Show the daemon's availability and the connection."""
-        return f"<AsyncConnector {self._availability!r} {self._connection!r}>"
+        """Show the daemon's availability and the connections."""
+        return f"<AsyncConnector {self._availability!r} {_living(self._connections)!r}>"
 
     def place(self) -> str:
         """Return the socket's path for a message, or the problem with it."""
@@ -55,48 +62,40 @@ class AsyncConnector:
     def _path(self) -> str:
         return self._given_path or find_socket()
 
-    def open(self, tasks: TaskGroup) -> None:
-        """Bind the connector to the running event loop. Connections are served in ``tasks``."""
-        self._tasks = tasks
-        self._thread = get_ident()
-        self._process = os.getpid()
-        # Trio has no asyncio loop: None here, and None again in `connection`.
-        loop = self._loop = _get_running_loop()
-        self._call_soon = _trio_call_soon() if loop is None else _asyncio_call_soon(loop)
-
-    async def close(self) -> None:
-        """End the connection once all requests are sent. Waiting callers get `RuntimeError`."""
-        self.closed = True
-        if self._dropped is not None:
-            self._dropped.detach()
-
-        connection = self._connection
-        if connection is not None:
-            try:
-                with anyio.move_on_after(self._timeout_seconds, shield=True):
-                    await connection.drain()
-            finally:
-                # No shield holds against asyncio's own cancellation.
-                connection.end("the client was closed")
-
     def connection(self) -> AsyncConnection:
-        """Return the connection, and connect if there is none.
+        """Return the connection of the running event loop, and connect if there is none.
 
-        Raises `NotConnected` if the daemon must not be asked now, and `RuntimeError` in another thread or event loop.
+        Raises `NotConnected` if the daemon must not be asked now, or cannot be.
         """
-        if get_ident() != self._thread or _get_running_loop() is not self._loop:
-            self._reject_use()
-
-        connection = self._connection
-        if connection is not None and connection.proven:
+        place = running()
+        reference = self._connections.get(id(place))
+        connection = None if reference is None else reference()
+        if connection is not None and connection.proven and connection.place is place:
             return connection
 
-        return self._admitted()
+        return self._admitted(place, connection)
+
+    async def close(self) -> None:
+        """End all connections, this loop's once its requests are sent. Callers that wait go on without the daemon."""
+        own = None
+        for connection in _living(self._connections):
+            if runs_here(connection.place):
+                own = connection
+            else:
+                connection.end_from_elsewhere("the client was closed")
+
+        if own is not None:
+            try:
+                with anyio.move_on_after(self._timeout_seconds, shield=True):
+                    await own.drain()
+            finally:
+                # No shield holds against asyncio's own cancellation.
+                own.end("the client was closed", by="client")
 
     async def ask(self, request: AnyRequest) -> AnyReply:
         """Send a request outside of calls and return its last reply; send it once more if the connection has ended.
 
-        Raises `ConnectionLost` and `RuntimeError`.
+        Raises `ConnectionLost`.
         """
         for again in (False, True):
             connection = self.connection()
@@ -124,83 +123,90 @@ class AsyncConnector:
     def may_ask_again(self, lost: ConnectionLost, *, again: bool) -> bool:
         """Return whether a request may be sent once more; ``again`` if that was the second time.
 
-        Only if the connection has ended: the daemon was restarted or closed an idle connection, and what the daemon granted
-        over it is void. If the second connection ends too, the daemon counts as unreachable.
-        Raises `RuntimeError` if this client was closed meanwhile.
+        Only if the daemon has ended the connection: it was restarted or closed an idle connection, and what it granted over
+        it is void. If the second connection ends too, the daemon counts as unreachable.
         """
-        if self.closed:
-            self._reject_use()
-
         ended = isinstance(lost, ConnectionEnded)
         if ended and again:
             self._failed(lost.reason)
 
         return ended and not again
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run ``work`` in a task of the client, which is canceled when the client is closed."""
-        tasks = self._tasks
-        assert tasks is not None  # noqa: S101 - a client with a connection is open; for the type checker
-        tasks.start_soon(work, name="sidecard call")
+    def start(self, work: Work) -> None:
+        """Run ``work`` in a task of the running event loop, with the caller's context."""
 
-    def _admitted(self) -> AsyncConnection:
-        if self.closed or self._tasks is None or os.getpid() != self._process:
-            self._reject_use()
+        async def logged() -> None:
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - trio would end all of its tasks
+                _log.exception("a stream's task failed")
 
+        event_loop_of(running()).start(logged)
+
+    def _admitted(self, place: object, connection: AsyncConnection | None) -> AsyncConnection:
         # While a probe is out, only its caller uses the connection: a hanging daemon costs one caller its time, not all.
-        if not self._availability.admit(monotonic()):
+        with self._lock:
+            admitted = self._availability.admit(monotonic())
+
+        if not admitted:
             raise NotConnected(self._reason)
 
-        connection = self._connection
-        if connection is None or connection.reason is not None:
-            try:
-                # The connection's tasks must not keep a connector alive whose client was dropped without being closed.
-                proved, ended = _weakly(self._proved), _weakly(self._ended)
-                connection = AsyncConnection(self._path(), self._timeout_seconds, proved=proved, ended=ended)
-            except (ConnectionLost, ValueError) as error:
-                self._failed(str(error))
-                raise NotConnected(str(error)) from None
+        if connection is None or connection.reason is not None or connection.place is not place:
+            connection = self._connect(place)
 
-            self._connection = connection
-            if self._dropped is not None:
-                self._dropped.detach()
+        return connection
 
-            self._dropped = finalize(self, _end_dropped, connection, self._call_soon)
-            self._dropped.atexit = False
-            tasks = self._tasks
-            assert tasks is not None  # noqa: S101 - checked above; for the type checker
-            tasks.start_soon(connection.run, name="sidecard connection")
+    def _connect(self, place: object) -> AsyncConnection:
+        # A connection must not keep a connector alive whose client was dropped without being closed.
+        proved, ended = _weakly(self._proved), _weakly(self._ended)
+        try:
+            loop = event_loop_of(place)
+            connection = AsyncConnection(self._path(), self._timeout_seconds, loop, proved=proved, ended=ended)
+        except (ConnectionLost, ValueError) as error:
+            self._failed(str(error))
+            raise NotConnected(str(error)) from None
+        except RuntimeError as error:
+            raise NotConnected(f"the event loop is ending: {error}") from None
+
+        with self._lock:
+            for number, reference in list(self._connections.items()):
+                if reference() is None:
+                    del self._connections[number]
+
+            self._connections[id(place)] = ref(connection)
 
         return connection
 
     def _proved(self) -> None:
-        if self._availability.succeeded():
+        with self._lock:
+            was_down = self._availability.succeeded()
+
+        if was_down:
             _log.info("sidecard answers again")
 
     def _ended(self, connection: AsyncConnection) -> None:
-        # The end of a connection alone proves nothing: the next attempt to connect shows whether the daemon has ended.
-        if not connection.ended_by_daemon and not self.closed:
+        # A connection that the daemon ends proves nothing: the next attempt to connect shows whether the daemon has ended.
+        if connection.ended_by == "fault":
             self._failed(connection.reason or "")
 
     def _failed(self, reason: str) -> None:
-        self._reason = reason
-        if self._availability.failed(monotonic()):
+        with self._lock:
+            was_up = self._availability.failed(monotonic())
+            self._reason = reason
+
+        if was_up:
             _log.warning("sidecard is unreachable (%s); calls are made without it", reason)
 
-    def _reject_use(self) -> None:
-        if self.closed:
-            raise RuntimeError("This client is closed: make a new one.")
 
-        if self._tasks is None:
-            raise RuntimeError("This client is not open: write `async with AsyncClient() as sidecard:`.")
+def _living(connections: Connections) -> list[AsyncConnection]:
+    found = [reference() for reference in list(connections.values())]
+    return [connection for connection in found if connection is not None and connection.reason is None]
 
-        if os.getpid() != self._process:
-            raise RuntimeError("This client was opened before a fork: the child process must make its own AsyncClient.")
 
-        raise RuntimeError(
-            "This client was opened in another event loop: make one AsyncClient for each event loop, "
-            "or use Client, which any number of threads may share."
-        )
+def _end_all(connections: Connections) -> None:
+    """End the connections of a client that was dropped without being closed. The garbage collector calls this, in any thread."""
+    for connection in _living(connections):
+        connection.end_from_elsewhere("the client was dropped without being closed")
 
 
 def _weakly(method: Callable[..., object]) -> Callable[..., object]:
@@ -213,31 +219,3 @@ def _weakly(method: Callable[..., object]) -> Callable[..., object]:
             alive(*arguments)
 
     return call
-
-
-def _end_dropped(connection: AsyncConnection, call_soon: Callable[..., object]) -> None:
-    """End a connection in its event loop. The garbage collector calls this, in any thread."""
-    with suppress(RuntimeError):  # the event loop has ended
-        call_soon(connection.end, "the client was dropped without being closed")
-
-
-def _call_now(function: Callable[..., object], *arguments: object) -> None:
-    function(*arguments)
-
-
-def _asyncio_call_soon(loop: AbstractEventLoop) -> Callable[..., object]:
-    """Return a function that schedules another one, as a task: in a bare callback, anyio cannot tell which loop runs."""
-
-    async def run(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-        function(*arguments)
-
-    def call_soon(function: Callable[..., object], *arguments: object) -> None:
-        loop.call_soon_threadsafe(lambda: loop.create_task(run(function, arguments)))
-
-    return call_soon
-
-
-def _trio_call_soon() -> Callable[..., object]:
-    import trio  # noqa: PLC0415 - imported, since it runs
-
-    return trio.lowlevel.current_trio_token().run_sync_soon

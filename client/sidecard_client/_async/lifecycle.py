@@ -1,8 +1,9 @@
-"""How an asynchronous client is opened and closed, and how it decorates. The calls themselves are in `client`."""
+"""How an asynchronous client is closed and forked, and how it decorates. The calls themselves are in `client`."""
 
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, overload
+from typing import Any, ClassVar, ParamSpec, Self, overload
+from weakref import WeakSet
 
 import anyio
 import anyio.to_thread
@@ -17,9 +18,6 @@ from sidecard_client.call.wrapping import Perform, cached_function
 from sidecard_client.metrics.client_metrics import ClientMetrics
 from sidecard_client.protocol.socket_path import find_socket
 
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
-
 P = ParamSpec("P")
 
 AsyncStreamFunctions = (
@@ -31,14 +29,13 @@ AsyncFunctions = Callable[..., Awaitable[T]] | Backends[Awaitable[T]]
 
 
 class AsyncLifecycle(BaseClient, ClientMetrics):
-    """Any number of concurrent calls over one connection, on asyncio and on trio. Reconnects by itself.
+    """Any number of concurrent calls, on asyncio and on trio. Needs no opening, and reconnects by itself.
 
-    It belongs to the event loop in which it was opened; any task of that loop may use it. In another loop or thread, and in
-    the child of a fork, its methods raise `RuntimeError`: make another client there. Plain functions run in threads.
+    It may be made anywhere, also at module level, and used in any number of event loops, threads and forked children: each
+    event loop has one connection, which ends with the loop. Plain functions run in threads.
 
     A call may be canceled at any time. If it waits, other callers go on waiting; if its function runs, the daemon passes the
-    call to the next waiter. When the client is closed, calls that still wait raise `RuntimeError`; functions that still run
-    go on, and their answers are not shared.
+    call to the next waiter.
     """
 
     _awaits: ClassVar = True
@@ -47,42 +44,35 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
         self._init_metrics(lambda: BlockingConnection(path or find_socket(), timeout_seconds), timeout_seconds)
         self._connector = AsyncConnector(path, timeout_seconds)
         self._interpreter = AsyncInterpreter(self._connector)
-        self._tasks: TaskGroup | None = None
+        _clients.add(self)
 
     def __repr__(self) -> str:
-        """Show the daemon's availability and the connection."""
+        """Show the daemon's availability and the connections."""
         return f"<AsyncClient {self._connector!r}>"
 
     async def __aenter__(self) -> Self:
-        if self._tasks is not None:
-            raise RuntimeError("This client was opened before: make a new one.")
-
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._connector.open(self._tasks)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        tasks = self._tasks
-        assert tasks is not None  # noqa: S101 - left only after it was entered; for the type checker
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of all event loops, and send the metrics that were not sent yet.
+
+        From any task, thread or event loop, and any number of times. Calls that wait for the daemon go on without it, and
+        the answers of running functions are not shared. A client that is used again opens itself again.
+        """
         try:
             await self._connector.close()
+        finally:
             if self._metrics_sender is not None:
                 # In a thread: the last batch may take half a second if the daemon hangs.
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._close_metrics)
-        finally:
-            tasks.cancel_scope.cancel()
-            # The task group is the client's own, so the body's exceptions are raised as they are and not in a group. Only a
-            # cancellation is passed to the group, because only the group knows whether it caused it.
-            if not isinstance(error, anyio.get_cancelled_exc_class()):
-                kind, error, traceback = None, None, None
 
-            swallow = await tasks.__aexit__(kind, error, traceback)
-
-        return swallow and error is not None
+    def _leave_to_parent(self) -> None:
+        self._connector.leave_to_parent()
+        self._interpreter = AsyncInterpreter(self._connector)
 
 
 class AsyncDecorator:
@@ -107,3 +97,14 @@ class AsyncDecorator:
         """Decorate ``function``."""
         decorated: Callable[..., Any] = cached_function(self._perform, function, self._options, awaits=True)
         return decorated
+
+
+_clients: WeakSet[AsyncLifecycle] = WeakSet()
+
+
+def _restart_in_child() -> None:
+    for client in list(_clients):
+        client._leave_to_parent()  # noqa: SLF001 - this module's own class
+
+
+os.register_at_fork(after_in_child=_restart_in_child)

@@ -1,6 +1,5 @@
 """Awaitable replies of the async client: one reply, or a queue of them, without a task or cancel scope per call."""
 
-from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
@@ -44,12 +43,6 @@ class EventReplyFuture:
         """Wait for the result."""
         yield from self._event.wait().__await__()
         return self._reply
-
-
-def reply_future_factory() -> Callable[[], ReplyFuture]:
-    """Return the class or method that makes reply futures for the running event loop."""
-    loop = _get_running_loop()
-    return EventReplyFuture if loop is None else loop.create_future
 
 
 class Inbox:

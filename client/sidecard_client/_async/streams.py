@@ -1,9 +1,9 @@
 """The async client's streams: execute the commands of `call.streams`.
 
-Another caller's stream is followed in the caller's task. This client's own call runs in a task of the client, so that it can
-go on for waiters when its caller is canceled. It is at most one piece ahead of its caller::
+Another caller's stream is followed in the caller's task. This client's own call runs in a task of its own, so that it
+can go on for waiters when its caller is canceled. It is at most one piece ahead of its caller::
 
-    client's task:   piece -> to the daemon -> hand over -- wait until taken --> next piece ...
+    call's task:     piece -> to the daemon -> hand over -- wait until taken --> next piece ...
     caller's task:                             take -----> use it ------------> wait for the next
 """
 
@@ -20,6 +20,7 @@ from anyio import to_thread
 from sidecard_client._async.calls import AsyncExecution
 from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
+from sidecard_client._async.event_loops import running, runs_here
 from sidecard_client._async.reply_futures import ReplyQueue
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.commands import Command, FinalReply, Give, NextReply, Open, Pull, Raised, Returned
@@ -97,7 +98,7 @@ class AsyncStream(Provenance, Generic[T]):
         """End the stream. If this client makes the call and other callers wait for it, a task finishes it for them."""
         upstream = self._upstream
         self._leave()
-        if upstream is not None:
+        if upstream is not None and not upstream.orphaned:
             with anyio.CancelScope(shield=True):
                 await upstream.settled.wait()
 
@@ -135,7 +136,7 @@ class AsyncStream(Provenance, Generic[T]):
 
 
 class _Upstream:
-    """The function of one stream, which runs in a task of the client."""
+    """The function of one stream, which runs in a task of its own."""
 
     def __init__(
         self, connector: AsyncConnector, execution: "_StreamExecution", leading: Leading, facts: Provenance
@@ -145,6 +146,7 @@ class _Upstream:
         self._attempts = leading.attempts
         self._conversation = lead(leading, facts)
         self._scope = anyio.CancelScope()
+        self._place = running()
         self._taken = anyio.Event()
         self._given = anyio.Event()
         self._piece: Any = None
@@ -170,6 +172,11 @@ class _Upstream:
     def leave(self) -> None:
         """End the caller's part: go on only if other callers wait for the call."""
         if self._left:
+            return
+
+        if not runs_here(self._place):
+            # The garbage collector ends the caller, or another event loop does: the task finds out by itself.
+            self.orphaned = True
             return
 
         self._left = True
@@ -205,8 +212,7 @@ class _Upstream:
                     await self._execution.close_source()
         except BaseException as error:
             # Not an `Exception`: raised in the caller too, as if the function ran in the caller's own task.
-            closed = RuntimeError("This client is closed: make a new one.") if self._connector.closed else None
-            self._give(END, closed or error)
+            self._give(END, error)
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 raise
         finally:
