@@ -24,6 +24,9 @@ class BaseClient:
     A client pickles by its arguments: another process gets a client of its own. A copy is the client itself.
     """
 
+    has_no_part_in_keys = True
+    """A function that captures a client answers no differently for it (`sidecard_client.keys.stable_forms`)."""
+
     _awaits: ClassVar = False
     """Whether calls are to be awaited."""
 

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -12,10 +13,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
 from sidecard_client.call.options import Options
-from sidecard_client.keys.captured import captured_by
+from sidecard_client.keys.captured import HINT, captured_by
 from sidecard_client.keys.explanation import Explanation, explain
-from sidecard_client.keys.fingerprint import NO_EXTRAS, fingerprint
+from sidecard_client.keys.fingerprint import NO_EXTRAS, canonical, fingerprint
 from sidecard_client.keys.identity import Identity, identity_of
+from sidecard_client.keys.naming import name_of
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
@@ -153,12 +155,7 @@ def prepare(
         functions: tuple[Callable[..., Any], ...] = (function,)
         backends: tuple[str, ...] = () if backend is None else (backend,)
     else:
-        functions = _functions_of(function)
-        backends = tuple(function)
-        if backend is not None:
-            raise TypeError(
-                f"backend={backend!r} is for a single function; the dict names the backends of its functions."
-            )
+        functions, backends = _of_backends(function, backend)
 
     key = options.key
     call = Call(
@@ -181,9 +178,13 @@ def prepare(
             check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
         else:
             name, args, kwargs, extras = key_parts(call, identity)
-            call.key = fingerprint(
-                options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
-            )
+            try:
+                call.key = fingerprint(
+                    options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
+                )
+            except UnkeyableRequest:
+                check_partial(functions[0], options)
+                raise
 
     if options.embed is not None:
         call.similar = CAN_EMBED
@@ -202,11 +203,21 @@ def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
 def check_identity(function: Callable[..., Any], options: Options) -> None:
     """Raise `UnkeyableRequest` for a function whose name or state has no stable form, unless ``name=`` identifies it."""
     if options.name is None:
-        identity = identity_of(function)
-        if identity.name is None:
-            raise UnkeyableRequest(identity.problem)
-
+        name_of(function)
         captured_by(function)
+
+
+def check_partial(function: Callable[..., Any], options: Options) -> None:
+    """Raise `UnkeyableRequest` if it is an argument of a partial that has no stable form, which ``name=`` may stand for."""
+    if isinstance(function, partial) and options.name is None:
+        try:
+            canonical("", None, "", function.args, function.keywords, options.ignore)
+        except UnkeyableRequest as error:
+            raise UnkeyableRequest(
+                f"Of the partial, {error} Or {HINT}: it stands for all that the partial holds."
+            ) from None
+
+        check_partial(function.func, options)
 
 
 def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
@@ -217,13 +228,13 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
 
     name = options.name
     captured = None
+    bind = identity.bind
     if name is None:
-        name = identity.name
-        if name is None:
-            raise UnkeyableRequest(identity.problem)
-
+        name = identity.name or identity.find_name(call.functions[0])
         if identity.holds_state:
             captured = captured_by(call.functions[0])
+    else:
+        bind = identity.bind_call  # the name stands for what a partial holds
 
         if call.each:
             name += EACH_SUFFIX
@@ -231,7 +242,7 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
     if call.stream:
         name += STREAM_SUFFIX
 
-    args, kwargs = identity.bind(call.args, call.kwargs, options.ignore)
+    args, kwargs = bind(call.args, call.kwargs, options.ignore)
     codec = call.codec
     if captured is None and codec is None and not options.sample:
         return name, args, kwargs, NO_EXTRAS
@@ -310,6 +321,15 @@ def remaining_seconds(call: Call, waited_seconds: float) -> float | None:
     """Return how much of the call's ``wait`` is left; None for a call without one."""
     wait_seconds = call.options.wait_seconds
     return None if wait_seconds is None else max(0.0, wait_seconds - waited_seconds)
+
+
+def _of_backends(functions: Any, backend: str | None) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
+    """Return the functions of several backends, and the backends' names."""
+    checked = _functions_of(functions)
+    if backend is not None:
+        raise TypeError(f"backend={backend!r} is for a single function; the dict names the backends of its functions.")
+
+    return checked, tuple(functions)
 
 
 def _functions_of(functions: Any) -> tuple[Callable[..., Any], ...]:

@@ -4,21 +4,25 @@
 values of ``*args``; keyword-only parameters and those of ``**kwargs`` are named. Defaults are applied. A default without a stable form
 (a sentinel) that is not given, and a parameter in ``ignore=``, are left out: the positional parameters after it are named, too.
 
-Signatures are known of functions and methods written in Python, and of what wraps them with ``functools.wraps``. All other
-calls, and those that the function will reject, are keyed as written. `inspect.signature` is not used: it and its module cost
+Signatures are known of functions and methods written in Python, and of what wraps them with ``functools.wraps`` and takes any
+arguments. All other calls, and those that the function will reject, are keyed as written. `inspect.signature` is not used: it and its module cost
 more than a hit.
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from types import FunctionType, MethodType
 from typing import Any, Final
+
+from sidecard_client.keys.functions import CACHE_TYPE, call_of, chain_of, wrapped_by
 
 Bound = tuple[tuple[Any, ...], Mapping[str, Any]]
 Bind = Callable[[tuple[Any, ...], Mapping[str, Any], tuple[str, ...]], Bound]
 """Takes positional and named arguments, and names of parameters to leave out."""
 
 REST: Final = "*"
-"""Name of the values of ``*args`` if a parameter before them is left out. No parameter has this name."""
+"""Name of the values of ``*args`` if a parameter before them is left out. No parameter has this name.
+A call that gives it to ``**kwargs`` is keyed as it is written."""
 
 _HAS_REST, _HAS_NAMED = 0x04, 0x08
 """``inspect.CO_VARARGS`` and ``CO_VARKEYWORDS``."""
@@ -28,9 +32,12 @@ _MISSING: Final = object()
 
 
 class Signature:
-    """The parameters of a function, without the first ``skipped`` ones, which its caller does not give."""
+    """The parameters of a function, without the first ``skipped`` ones, which its caller does not give.
 
-    def __init__(self, function: FunctionType, skipped: int) -> None:
+    ``own_defaults``: the function runs with its own defaults, whoever passes the arguments on.
+    """
+
+    def __init__(self, function: FunctionType, skipped: int, *, own_defaults: bool) -> None:
         code = function.__code__
         last = code.co_argcount + code.co_kwonlyargcount
         names = code.co_varnames
@@ -42,8 +49,22 @@ class Signature:
         self.has_named = bool(code.co_flags & _HAS_NAMED)
         self.defaults = function.__defaults__ or ()
         self.named_defaults = function.__kwdefaults__ or {}
+        if not own_defaults:
+            self.defaults = (_MISSING,) * len(self.defaults)
+            self.named_defaults = dict.fromkeys(self.named_defaults, _MISSING)
+
         complete = len(self.named_defaults) == len(self.keyword_only)
-        self._defaults_suffice = complete and has_stable_form(self.defaults) and has_stable_form(self.named_defaults)
+        types = {*map(type, self.defaults), *map(type, self.named_defaults.values())}
+        self._defaults_suffice = complete and types <= _STABLE
+
+    def without_first(self, count: int) -> "Signature":
+        """Return the signature without its first positional parameters."""
+        rest = copy(self)
+        rest.names = self.names[count:]
+        rest.count = len(rest.names)
+        rest.positional_only = max(0, self.positional_only - count)
+        rest.defaults = self.defaults[max(0, len(self.defaults) - rest.count) :] if rest.count else ()
+        return rest
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], ignore: tuple[str, ...]) -> Bound:
         """Return the positional and the named arguments of a call, as they enter its key."""
@@ -65,20 +86,33 @@ def as_written(args: tuple[Any, ...], kwargs: Mapping[str, Any], _ignore: tuple[
 
 
 def signature_of(function: Callable[..., Any]) -> Signature | None:
-    """Return the signature of a function, a method or a callable object; None if it is not known."""
-    skipped = 0
-    if type(function) is not FunctionType:
-        if type(function) is MethodType:
-            skipped = 1
-            function = function.__func__
-        elif not hasattr(function, "__wrapped__"):
-            function = type(function).__call__
-            skipped = 1
+    """Return the signature of a function, a method or a callable object; None if it is not known.
 
-    while (wrapped := getattr(function, "__wrapped__", None)) is not None:
-        function = wrapped
+    A decorator that takes any arguments has the parameters of what it wraps, but not the defaults: it may pass on others.
+    """
+    skipped, own_defaults = 0, True
+    if type(function) is MethodType:
+        function, skipped = function.__func__, 1
+    elif type(function) is not FunctionType and wrapped_by(function) is None:
+        function, takes_instance = call_of(function)
+        skipped = int(takes_instance)
 
-    return Signature(function, skipped) if type(function) is FunctionType else None
+    for one in chain_of(function):
+        if type(one) is FunctionType:
+            if wrapped_by(one) is None or not _takes_anything(one, skipped):
+                return Signature(one, skipped, own_defaults=own_defaults)
+
+            own_defaults = False
+        elif type(one) is not CACHE_TYPE:
+            own_defaults = False
+
+    return None
+
+
+def _takes_anything(function: FunctionType, skipped: int) -> bool:
+    code = function.__code__
+    both = _HAS_REST | _HAS_NAMED
+    return code.co_argcount <= skipped and not code.co_kwonlyargcount and code.co_flags & both == both
 
 
 class _Binding:
@@ -96,7 +130,7 @@ class _Binding:
         """Return the bound arguments; None if the function will reject the call."""
         names, left = self._names, dict(kwargs)
         rest = args[len(names) :]
-        if rest and not self._signature.has_rest:
+        if (rest and not self._signature.has_rest) or REST in left:
             return None
 
         values: list[Any] = []
@@ -144,7 +178,7 @@ class _Binding:
 
 
 def _stable_or_missing(default: Any) -> Any:
-    return default if has_stable_form(default) else _MISSING
+    return default if default is not _MISSING and has_stable_form(default) else _MISSING
 
 
 def has_stable_form(value: Any) -> bool:

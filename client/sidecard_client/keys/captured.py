@@ -1,33 +1,71 @@
-"""What a function holds besides its arguments: the variables that a closure captures, and the attributes of a callable object.
+"""What a function holds besides its arguments: captured variables, attributes of a callable object, the instance of a method.
 
 They are part of the key, by their values at the time of the call: two functions that differ by them alone answer differently.
 
-The instance of a bound method is not: two model clients of one class share, unless ``name=`` or ``model=`` tells them apart. Nor
-are global variables, nor what is called from within.
+=========================================  =========================================================================
+function                                   what it holds
+=========================================  =========================================================================
+defined in a function                      the variables that it captures; defaults that have no place among the
+                                           arguments
+result of a decorator, at a module's top   the same, but for what has no stable form: the name alone identifies it
+callable object                            its attributes, and what it is if its class inherits from a plain type
+method of an instance that compares by     what is compared: the fields of dataclasses, attrs, pydantic models and
+value                                      Structs, named tuples, members of enums, plain values
+method of any other instance               nothing: two clients of a model share, unless ``name=`` or ``model=`` tells
+                                           them apart
+method of a class defined in a function    the class's attributes; also of a class that another has replaced
+=========================================  =========================================================================
+
+Global variables and what is called from within are never part of the key.
 """
 
 from collections.abc import Callable
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
-from sidecard_client.keys.naming import name_of
+from sidecard_client.keys.functions import (
+    StandIn,
+    bare,
+    call_of,
+    defined_as,
+    is_defined_as,
+    is_named_alone,
+    plain,
+    text_attribute,
+    wrapped_by,
+)
+from sidecard_client.keys.naming import LOCAL, name_of
+from sidecard_client.keys.stable_forms import (
+    Forms,
+    Unstable,
+    compared_fields,
+    slots_of,
+    state_below,
+)
 from sidecard_client.protocol.errors import UnkeyableRequest
 
-MAX_CAPTURED: Final = 64
-"""Functions and containers within each other: a function that captures a list with a function that captures another one."""
-
-_SCALARS: Final = frozenset({str, bytes, bytearray, int, float, bool, type(None)})
-
-_HINT: Final = "give the function a name with name=, the same in every process and for this state alone"
+HINT: Final = "give the function a name with name=, the same in every process and for this state alone"
 
 
-class StandIn:
-    """Something of sidecard's own that stands for ``function``: in keys, it is that function and what it holds."""
+def may_hold_state(function: Callable[..., Any]) -> bool:
+    """Return whether `captured_by` may find something, now or later."""
+    code = plain(function)
+    if type(code) is not FunctionType:
+        return True
 
-    __slots__ = ("function",)
+    if code.__closure__ is not None and code.__code__.co_freevars != ("__class__",):
+        return True
 
-    function: Callable[..., Any]
+    if LOCAL in code.__qualname__ and (code.__defaults__ or code.__kwdefaults__):
+        return True
+
+    if type(function) is not MethodType:
+        return False
+
+    bound_to = function.__self__
+    kind = bound_to if isinstance(bound_to, type) else type(bound_to)
+    return not is_named_alone(kind) or (kind is not bound_to and compared_fields(bound_to) is not None)
 
 
 def captured_by(function: Callable[..., Any]) -> dict[str, Any] | None:
@@ -35,93 +73,145 @@ def captured_by(function: Callable[..., Any]) -> dict[str, Any] | None:
 
     Raises `UnkeyableRequest` for a value without a stable form.
     """
-    if type(function) is FunctionType and function.__closure__ is None:
-        return None
-
-    return _held_by(function, ()) or None
-
-
-def _held_by(function: Any, around: tuple[Any, ...]) -> dict[str, Any]:
-    while isinstance(function, partial):
-        function = function.func
-
-    function = getattr(function, "__func__", function)
-    if type(function) is FunctionType:
-        return _variables_of(function, (*around, function))
-
-    if isinstance(function, StandIn):
-        return {"function": _form_of(function, "", around)}
-
-    wrapped = getattr(function, "__wrapped__", None)
-    if wrapped is not None:
-        # `functools.lru_cache` and its like.
-        return _held_by(wrapped, around)
-
-    if isinstance(function, type) or hasattr(function, "__qualname__"):
-        return {}
-
-    return _attributes_of(function, (*around, function))
+    try:
+        return _Captured().of(bare(function), ()) or None
+    except Unstable as problem:
+        raise UnkeyableRequest(f"{problem.place} {problem.reason}: {HINT}, or pass it as an argument.") from None
 
 
-def _variables_of(function: FunctionType, around: tuple[Any, ...]) -> dict[str, Any]:
-    held: dict[str, Any] = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            continue  # not assigned yet
+class _Captured(Forms):
+    """Stable forms of values, and of the functions among them."""
 
-        held[name] = _form_of(value, f"{name!r} of {function.__qualname__}", around)
+    def of(self, function: Any, around: tuple[Any, ...]) -> dict[str, Any]:
+        """Return what a function holds."""
+        if isinstance(function, MethodType):
+            return self._instance(function.__self__, around) | self.of(function.__func__, around)
 
-    return held
+        if type(function) is FunctionType:
+            return self._variables(function, (*around, function))
 
+        if isinstance(function, StandIn):
+            return {"function": self.form(function.function, "the function", around)}
 
-def _attributes_of(instance: Any, around: tuple[Any, ...]) -> dict[str, Any]:
-    kind = type(instance)
-    slots = [name for base in kind.__mro__ for name in _slots_of(base) if hasattr(instance, name)]
-    if not slots and not hasattr(instance, "__dict__") and type(kind.__call__) is not FunctionType:
-        raise UnkeyableRequest(f"The state of {instance!r} cannot be read: {_HINT}.")
+        wrapped = wrapped_by(function)
+        if wrapped is not None:
+            # `functools.lru_cache` and its like.
+            return self.of(bare(wrapped), around)
 
-    attributes = {name: getattr(instance, name) for name in slots} | getattr(instance, "__dict__", {})
-    return {name: _form_of(value, f"{name!r} of a {kind.__qualname__}", around) for name, value in attributes.items()}
+        if isinstance(function, type) or text_attribute(function, "__qualname__") is not None:
+            bound_to = getattr(function, "__self__", None)
+            return {} if isinstance(bound_to, ModuleType | type | None) else self._instance(bound_to, around)
 
+        return self._attributes(function, (*around, function))
 
-def _slots_of(base: type) -> tuple[str, ...]:
-    slots = vars(base).get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-def _form_of(value: Any, place: str, around: tuple[Any, ...]) -> Any:
-    """Return the stable form of a value."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-
-    if isinstance(value, ModuleType | type):
-        return {"module": value.__name__} if isinstance(value, ModuleType) else {"class": name_of(value)}
-
-    if any(value is one for one in around):
-        return {"recursion": True}
-
-    if len(around) < MAX_CAPTURED:
-        within = (*around, value)
-        if kind in {list, tuple}:
-            return [_form_of(item, f"{place}[{index}]", within) for index, item in enumerate(value)]
-
-        if kind is dict:
-            return {name: _form_of(item, f"{place}[{name!r}]", within) for name, item in value.items()}
+    def function(self, value: Any, place: str, around: tuple[Any, ...]) -> dict[str, Any] | None:
+        """Return the form of a captured function; None for what is none."""
+        if isinstance(value, StandIn):
+            return {"stands for": self.form(value.function, place, (*around, value))}
 
         if isinstance(value, partial):
-            bound = _form_of([list(value.args), value.keywords], place, within)
-            return {"function": name_of(value), "captured": _held_by(value, around), "bound": bound}
+            bound = self.form([list(value.args), value.keywords], place, (*around, value))
+            return {"function": self._name(value, place), "captured": self.of(bare(value), around), "bound": bound}
 
-        if isinstance(value, StandIn):
-            return _form_of(value.function, place, within)
+        if isinstance(value, MethodType | BuiltinFunctionType):
+            bound_to = value.__self__
+            kind = ModuleType | type | None
+            if not isinstance(bound_to, kind) and (
+                compared_fields(bound_to) is None or isinstance(bound_to, list | dict | set | bytearray)
+            ):
+                return None  # of what calls may change
 
-        method = isinstance(value, BuiltinFunctionType) and not isinstance(value.__self__, ModuleType | type(None))
-        if isinstance(value, FunctionType | BuiltinFunctionType) and not method:
-            return {"function": name_of(value), "captured": _held_by(value, around)}
+        elif not isinstance(value, FunctionType) and wrapped_by(value) is None:
+            return None
 
-    raise UnkeyableRequest(
-        f"{place} is a {kind.__module__}.{kind.__qualname__}, which has no stable form: {_HINT}, or pass it as an argument."
-    )
+        return {"function": self._name(value, place), "captured": self.of(value, around)}
+
+    @staticmethod
+    def _name(function: Any, place: str) -> str:
+        try:
+            return name_of(function)
+        except UnkeyableRequest:
+            raise Unstable(place, "is a function that has no stable name") from None
+
+    def _variables(self, function: FunctionType, around: tuple[Any, ...]) -> dict[str, Any]:
+        name = function.__qualname__
+        # What a module calls by this name is one function in each process, whatever else it holds.
+        lenient = LOCAL not in name and is_defined_as(function, defined_as(name, function.__globals__))
+        held: dict[str, Any] = {}
+        for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            if variable == "__class__":
+                continue  # the class that defines the method is in the name
+
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                continue  # not assigned yet
+
+            self._add(held, variable, value, f"{variable!r} of {name}", around, lenient=lenient)
+
+        if LOCAL in name:
+            code = function.__code__
+            defaults = function.__defaults__ or ()
+            names = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+            for parameter, value in [*zip(names, defaults, strict=True), *(function.__kwdefaults__ or {}).items()]:
+                self._add(held, f"{parameter}=", value, f"the default of {parameter!r} of {name}", around)
+
+        return held
+
+    def _attributes(self, instance: Any, around: tuple[Any, ...]) -> dict[str, Any]:
+        kind, (call, _) = type(instance), call_of(instance)
+        name = f"a {kind.__qualname__}"
+        known, below = state_below(instance)
+        if not known or not isinstance(plain(call), FunctionType):
+            raise Unstable(repr(instance)[:100], "has a state that cannot be read")
+
+        held = {} if below is None else {"": self.form(below, name, around)}
+        for attribute, value in slots_of(instance).items():
+            held[attribute] = self.form(value, f"{attribute!r} of {name}", around)
+
+        return held | self._class_attributes(kind, around)
+
+    def _instance(self, bound_to: Any, around: tuple[Any, ...]) -> dict[str, Any]:
+        if isinstance(bound_to, type):
+            return self._class_attributes(bound_to, around)
+
+        held = self._class_attributes(type(bound_to), around)
+        fields = compared_fields(bound_to)
+        if fields is None:
+            return held
+
+        if fields is bound_to:
+            return held | {"self": self.form(bound_to, "the instance", around)}
+
+        for name, value in fields.items():
+            self._add(held, f"self.{name}", value, f"{name!r} of the instance", (*around, bound_to), lenient=True)
+
+        return held
+
+    def _class_attributes(self, kind: type, around: tuple[Any, ...]) -> dict[str, Any]:
+        """Return the attributes of those classes that may share their name with others."""
+        held: dict[str, Any] = {}
+        for one in kind.__mro__:
+            if not is_named_alone(one):
+                for name, value in list(one.__dict__.items()):
+                    if not name.startswith("__") and not callable(value):
+                        self._add(held, f"class.{name}", value, name, around, lenient=True)
+
+        return held
+
+    def _add(
+        self,
+        held: dict[str, Any],
+        name: str,
+        value: Any,
+        place: str,
+        around: tuple[Any, ...],
+        *,
+        lenient: bool = False,
+    ) -> None:
+        """Add the form of a value, or nothing if it has none and that is ``lenient``."""
+        try:
+            held.setdefault(name, self.form(value, place, around))
+        except Unstable:
+            if not lenient:
+                raise

@@ -6,9 +6,10 @@ from types import FunctionType, MethodType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sidecard_client.keys.binding import Bind, Bound, as_written, signature_of
+from sidecard_client.keys.binding import Bind, Bound, Signature, as_written, signature_of
+from sidecard_client.keys.captured import may_hold_state
+from sidecard_client.keys.functions import bare, plain
 from sidecard_client.keys.naming import name_of
-from sidecard_client.protocol.errors import UnkeyableRequest
 from sidecard_client.values.annotations import Part
 from sidecard_client.values.codec import ValueCodec, annotated_codec
 
@@ -19,43 +20,44 @@ MAX_KEPT: Final = 1024
 class Identity:
     """A function, as it is identified in keys. It does not refer to the function."""
 
-    __slots__ = ("__weakref__", "bind", "codecs", "holds_state", "name", "problem", "source")
+    __slots__ = ("__weakref__", "bind", "bind_call", "codecs", "holds_state", "name", "source")
 
     bind: Bind
     """Returns the arguments of a call as they enter its key."""
+    bind_call: Bind
+    """Like `bind`, without the arguments of a partial."""
 
-    def __init__(self, function: Callable[..., Any], *, holds_state: bool) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         args: tuple[Any, ...] = ()
         keywords: dict[str, Any] = {}
-        bare = function
-        while isinstance(bare, partial):
+        inner = function
+        while isinstance(inner, partial):
             # A partial is its function, called with more arguments.
-            args, keywords, bare = bare.args + args, {**bare.keywords, **keywords}, bare.func
+            args, keywords, inner = inner.args + args, {**inner.keywords, **keywords}, inner.func
 
-        signature = signature_of(bare)
-        self.bind = as_written if signature is None else signature.bind
+        signature = signature_of(inner)
+        self.bind = self.bind_call = as_written if signature is None else signature.bind
         if args or keywords:
             self.bind = _bind_partial(args, keywords, self.bind)
+            if signature is not None:
+                self.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
 
-        self.holds_state = holds_state
+        self.holds_state = may_hold_state(inner)
         """Whether `captured_by` must be asked."""
-        self.source = _source_of(bare)
+        self.source = _source_of(plain(inner))
         self.codecs: dict[Part, ValueCodec | None] = {}
         """What brings back the type in the annotation, of a part of the answer, once it was read."""
         self.name: str | None = None
-        self.problem = ""
-        """Why there is no name."""
-        try:
-            self.name = name_of(bare)
-        except UnkeyableRequest as error:
-            self.problem = str(error)  # not the error: its traceback refers to the caller's frames
+        """Once it was found: a decorator runs before its function has its place in the module."""
+
+    def find_name(self, function: Callable[..., Any]) -> str:
+        """Return the function's name, and remember it. Raises `UnkeyableRequest` if it has no stable one."""
+        name = self.name = name_of(function)
+        return name
 
     def read_codec(self, function: Callable[..., Any], part: Part) -> ValueCodec | None:
         """Return what brings back the type in the function's annotation, and remember it."""
-        while isinstance(function, partial):
-            function = function.func
-
-        codec = self.codecs[part] = annotated_codec(function, part)
+        codec = self.codecs[part] = annotated_codec(bare(function), part)
         return codec
 
 
@@ -67,43 +69,38 @@ _kept_while_used: "WeakKeyDictionary[FunctionType, Identity]" = WeakKeyDictionar
 def identity_of(function: Callable[..., Any]) -> Identity:
     """Identify a function."""
     place: Any = function
-    plain: Any = function
+    code: Any = function
     if type(function) is MethodType:
-        bound_to, plain = function.__self__, function.__func__
-        place = (bound_to if isinstance(bound_to, type) else type(bound_to), plain)
+        bound_to, code = function.__self__, function.__func__
+        place = (bound_to if isinstance(bound_to, type) else type(bound_to), code)
 
-    if type(plain) is not FunctionType:
-        return Identity(function, holds_state=True)
+    if type(code) is not FunctionType:
+        return Identity(function)
 
-    if plain.__closure__ is not None:
-        return _identity_of_local(function, plain)
+    if code.__closure__ is not None and code is function:
+        return _identity_of_closure(code)
 
     identity = _kept.get(place)
-    if identity is None or identity.source[1] is not plain.__defaults__ or identity.source[0] is not plain.__code__:
+    if identity is None or identity.source[0] is not code.__code__ or identity.source[1] is not code.__defaults__:
         if len(_kept) >= MAX_KEPT:
             _kept.clear()
 
-        identity = _kept[place] = Identity(function, holds_state=False)
+        identity = _kept[place] = Identity(function)
 
     return identity
 
 
-def _identity_of_local(function: Callable[..., Any], plain: FunctionType) -> Identity:
-    """Identify a function with a closure, or a method that is one."""
-    if function is not plain:
-        return Identity(function, holds_state=True)
-
-    identity = _kept_while_used.get(plain)
-    if identity is None or identity.source != _source_of(plain):
-        identity = _kept_while_used[plain] = Identity(function, holds_state=True)
+def _identity_of_closure(function: FunctionType) -> Identity:
+    identity = _kept_while_used.get(function)
+    if identity is None or identity.source != _source_of(function):
+        identity = _kept_while_used[function] = Identity(function)
 
     return identity
 
 
 def _source_of(function: Any) -> tuple[Any, Any]:
     """Return what a program may replace in a function, with another answer: its code and its defaults."""
-    plain = function.__func__ if type(function) is MethodType else function
-    return (plain.__code__, plain.__defaults__) if type(plain) is FunctionType else (None, None)
+    return (function.__code__, function.__defaults__) if type(function) is FunctionType else (None, None)
 
 
 def _bind_partial(args: tuple[Any, ...], keywords: Mapping[str, Any], bind: Bind) -> Bind:
@@ -111,3 +108,13 @@ def _bind_partial(args: tuple[Any, ...], keywords: Mapping[str, Any], bind: Bind
         return bind(args + more, {**keywords, **others}, ignore)
 
     return bind_all
+
+
+def _bind_rest(signature: Signature, keywords: frozenset[str]) -> Bind:
+    """Bind what a call adds to a partial with these ``keywords``, which count where the call replaces them."""
+
+    def bind_added(more: tuple[Any, ...], others: Mapping[str, Any], ignore: tuple[str, ...]) -> Bound:
+        left_out = keywords - others.keys()
+        return signature.bind(more, {**dict.fromkeys(left_out), **others}, (*ignore, *left_out))
+
+    return bind_added

@@ -2,22 +2,28 @@
 
 It is ``project:module.qualified_name`` (`sidecard_client.keys.projects`); for a method, with the class that it is called on, so
 that subclasses do not share calls of inherited methods. ``name=`` replaces all of it.
+
+A qualified name may belong to several functions: those that are defined in a function, under both branches of an ``if``, and
+those that a later definition has replaced (``def _()``). Their names end in ``+LINE``, counted from the line of the outer
+function, or in ``@LINE`` if no such function is found in the module.
 """
 
 import functools
 import hashlib
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from sidecard_client.keys.functions import bare, call_of, chain_of, defined_as, is_defined_as, plain, text_attribute
 from sidecard_client.keys.projects import project_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 
 _MAIN = frozenset({"__main__", "__mp_main__"})
 """The main module, and multiprocessing's name for its parent's."""
+
+LOCAL = ".<locals>."
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -25,13 +31,11 @@ def name_of(function: Callable[..., Any]) -> str:
 
     Raises `UnkeyableRequest` for functions without a stable name, such as lambdas.
     """
-    while isinstance(function, partial):
-        function = function.func
-
-    qualified_name = getattr(function, "__qualname__", None)
+    function = bare(function)
+    qualified_name = text_attribute(function, "__qualname__")
     if qualified_name is None:
-        kind = type(function)
-        return f"{_place_of_class(kind, kind.__call__)}.{kind.__qualname__}()"
+        kind, (call, _) = type(function), call_of(function)
+        return f"{_place_of_class(kind, call)}.{kind.__qualname__}(){_line_within(call, kind)}"
 
     if qualified_name[-1:] == ">" or "<lambda>" in qualified_name:
         raise UnkeyableRequest(
@@ -41,27 +45,83 @@ def name_of(function: Callable[..., Any]) -> str:
     bound_to = getattr(function, "__self__", None)
     if bound_to is not None and not isinstance(bound_to, ModuleType):
         kind = bound_to if isinstance(bound_to, type) else type(bound_to)
-        return f"{_place_of_class(kind, function)}.{kind.__qualname__}.{function.__name__}"
+        return f"{_place_of_class(kind, function)}.{kind.__qualname__}.{_method_name(kind, function)}"
 
-    # A method of a class written in C has a class, but no module.
-    module = getattr(getattr(function, "__objclass__", function), "__module__", None) or "builtins"
     if type(function) is FunctionType:
         # Of two modules with one name, the function's own. A wrapper has the name of its function, but not its variables.
-        variables = function.__globals__
+        variables, module = function.__globals__, function.__module__
         if variables.get("__name__") == module:
-            return f"{_place_of(module, variables.get('__file__'), function.__code__)}.{qualified_name}"
+            place = _place_of(module, variables.get("__file__"), function.__code__)
+            return f"{place}.{qualified_name}{_line_of(function, qualified_name)}"
 
-    return f"{_place_of_loaded(module, function)}.{qualified_name}"
+    # A method of a class written in C has a class, but no module.
+    owner = getattr(function, "__objclass__", function)
+    return f"{_place_of_loaded(text_attribute(owner, '__module__'), function)}.{qualified_name}"
+
+
+def name_of_class(kind: type) -> str:
+    """Return the name of a class."""
+    return f"{_place_of_loaded(kind.__module__, None)}.{kind.__qualname__}"
+
+
+def _method_name(kind: type, method: Any) -> str:
+    """Return the name of a method within a class; with the class that defines it, if that is not what the name means."""
+    name, function = str(method.__name__), plain(method)
+    if type(function) is not FunctionType:
+        return name
+
+    definition = next((one.__dict__[name] for one in kind.__mro__ if name in one.__dict__), None)
+    line = _line_within(function, kind)
+    # ``super().answer``, called by an overriding method, is not ``self.answer``.
+    return name + line if is_defined_as(function, definition) else f"{name}<{function.__qualname__}>{line}"
+
+
+def _line_of(function: Any, qualified_name: str) -> str:
+    """Return what distinguishes a function from others of its name; empty if there are none."""
+    if type(function) is not FunctionType or _is_named_by_digest(function.__globals__.get("__name__")):
+        return ""
+
+    line = function.__code__.co_firstlineno
+    outer, local, _ = qualified_name.partition(LOCAL)
+    definition = defined_as(outer, function.__globals__)
+    if not local:
+        known = definition is None or any(is_defined_as(plain(one), definition) for one in chain_of(function))
+        return "" if known else f"@{line}"
+
+    for one in chain_of(definition):
+        code = getattr(plain(one), "__code__", None)
+        if isinstance(code, CodeType) and code.co_filename == function.__code__.co_filename:
+            return f"+{line - code.co_firstlineno}"
+
+    return f"@{line}"
+
+
+def _line_within(method: Any, kind: type) -> str:
+    """Return `_line_of` a method of a class that is defined in a function."""
+    return _line_of(method, kind.__qualname__) if LOCAL in kind.__qualname__ else ""
+
+
+def _is_named_by_digest(module: str | None) -> bool:
+    """Return whether what a function does is part of its name already."""
+    spec = getattr(_main(), "__spec__", None)
+    return module in _MAIN and getattr(_main(), "__file__", None) is None and (spec is None or spec.name in _MAIN)
 
 
 def _place_of_class(kind: type, method: Any) -> str:
+    variables = getattr(plain(method), "__globals__", {})
+    if variables.get("__name__") == kind.__module__:
+        return _place_of(kind.__module__, variables.get("__file__"), getattr(plain(method), "__code__", None))
+
     return _place_of_loaded(kind.__module__, method)
 
 
 def _place_of_loaded(module: str | None, function: Any) -> str:
-    plain = getattr(function, "__func__", function)
     name = module or "builtins"
-    return _place_of(name, getattr(sys.modules.get(name), "__file__", None), getattr(plain, "__code__", None))
+    return _place_of(name, getattr(sys.modules.get(name), "__file__", None), getattr(plain(function), "__code__", None))
+
+
+def _main() -> ModuleType:
+    return sys.modules.get("__mp_main__") or sys.modules["__main__"]
 
 
 def _place_of(module: str, file: str | None, code: CodeType | None) -> str:
@@ -69,7 +129,7 @@ def _place_of(module: str, file: str | None, code: CodeType | None) -> str:
     if module not in _MAIN:
         return _joined(module, file)
 
-    main = sys.modules.get("__mp_main__") or sys.modules["__main__"]
+    main = _main()
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None and spec.name not in _MAIN:
         return _joined(spec.name, file)
@@ -92,7 +152,15 @@ def _digest_of(code: CodeType) -> str:
     """Return a digest of what a function does."""
 
     def parts(code: CodeType) -> tuple[Any, ...]:
-        constants = [parts(constant) if isinstance(constant, CodeType) else constant for constant in code.co_consts]
-        return code.co_code, code.co_names, code.co_varnames, constants
+        constants = [
+            parts(constant)
+            if isinstance(constant, CodeType)
+            # The order of a set's text changes from process to process.
+            else sorted(map(repr, constant))
+            if isinstance(constant, frozenset)
+            else constant
+            for constant in code.co_consts
+        ]
+        return code.co_code, code.co_exceptiontable, code.co_names, code.co_varnames, constants
 
     return hashlib.sha256(repr(parts(code)).encode()).hexdigest()[:16]

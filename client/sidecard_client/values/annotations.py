@@ -4,8 +4,10 @@ import sys
 import types
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, Final, Literal, TypeVar
+
+from sidecard_client.keys.functions import call_of, chain_of, plain
 
 Part = Literal["whole", "piece", "item"]
 """What a type is wanted of: a function's whole answer, a piece of its stream, or an item of the list that it returns."""
@@ -33,17 +35,14 @@ def annotation_of(function: Callable[..., Any], part: Part) -> Any:
     if isinstance(function, type):
         return function if part == "whole" else Any
 
-    plain: Any = function.__func__ if isinstance(function, MethodType) else function
-    while (wrapped := getattr(plain, "__wrapped__", None)) is not None:
-        plain = wrapped
-
-    plain = getattr(plain, "__func__", plain)
-    if not isinstance(plain, FunctionType):
-        plain = getattr(type(function), "__call__", None)  # noqa: B004 - its signature, not whether there is one
-        if not isinstance(plain, FunctionType):
+    *_, innermost = chain_of(plain(function))
+    annotated = plain(innermost)
+    if not isinstance(annotated, FunctionType):
+        annotated, _ = call_of(function)
+        if not isinstance(annotated, FunctionType):
             return Any
 
-    annotation = _return_annotation(plain)
+    annotation = _return_annotation(annotated)
     parameters = typing.get_args(annotation)
     if parameters and typing.get_origin(annotation) in _AWAITABLES:
         # A function that returns an awaitable without being a coroutine function.

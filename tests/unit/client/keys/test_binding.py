@@ -1,8 +1,9 @@
 """Equal calls are keyed equally, however they are written; different ones never."""
 
 import inspect
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any
+from xmlrpc.client import ServerProxy
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sidecard_client.call.call import prepare
 from sidecard_client.call.options import Options
 from sidecard_client.keys.identity import identity_of
+from sidecard_client.protocol.errors import UnkeyableRequest
 
 SENTINEL = object()
 
@@ -44,6 +46,21 @@ def unset(q: Any, n: Any = SENTINEL, m: Any = 3, *, t: Any = SENTINEL) -> Any:
 def wrapper(*args: Any, **kwargs: Any) -> Any:
     """Take what the wrapped function takes."""
     return f(*args, **kwargs)
+
+
+@wraps(f)
+def own(q: Any, n: Any = 2) -> Any:
+    """Have another default than the wrapped function."""
+    return f(q, n)
+
+
+class Static:
+    """An object that is called without itself."""
+
+    @staticmethod
+    def __call__(q: Any, n: Any = 1) -> Any:
+        """Take only arguments."""
+        return q, n
 
 
 class Model:
@@ -83,7 +100,12 @@ BOUND: list[tuple[Any, tuple[Any, ...], dict[str, Any], tuple[Any, ...], dict[st
     (unset, ("q",), {}, ("q",), {"m": 3}),
     (unset, ("q", 1), {}, ("q", 1, 3), {}),
     (unset, ("q",), {"t": 1, "m": 4}, ("q",), {"m": 4, "t": 1}),
-    (wrapper, (), {"q": "q"}, ("q", 1), {"t": 0.5}),
+    (wrapper, (), {"q": "q"}, ("q",), {}),
+    (wrapper, ("q",), {"t": 1, "n": 2}, ("q", 2), {"t": 1}),
+    (own, ("q",), {}, ("q", 2), {}),
+    (lru_cache(f), ("q",), {}, ("q", 1), {"t": 0.5}),
+    (Static(), (), {"q": "q"}, ("q", 1), {}),
+    (rest, ("q",), {"*": [2]}, ("q",), {"*": [2]}),
     (Model().method, (), {"q": "q"}, ("q", 1), {}),
     (Model.method, ("self",), {"q": "q"}, ("self", "q", 1), {}),
     (Model().packed, ("q",), {"n": 1}, ("q",), {"n": 1}),
@@ -139,7 +161,7 @@ def test_calls_by_position_and_by_name_share() -> None:
     assert len({key("q"), key("q", 2), key("q", t=1), key("r"), key(["q"])}) == 5
 
 
-SIGNATURES: list[Any] = [f, rest, only, unset, wrapper, Model().method, Model.made, Model()]
+SIGNATURES: list[Any] = [f, rest, only, unset, lru_cache(f), Model().method, Model.made, Model()]
 VALUES = st.sampled_from([0, 1, "q", None])
 NAMES = st.sampled_from(["q", "n", "m", "t", "a", "b", "x"])
 
@@ -178,3 +200,86 @@ def test_equal_calls_and_only_they_are_bound_alike(function: Any, args: list[Any
     again = signature.bind(*bound_args, **bound_kwargs)
     again.apply_defaults()
     assert again.arguments == meant.arguments
+
+
+def test_defaults_that_a_decorator_may_change_are_not_applied() -> None:
+    """It may pass on another value where its caller gives none."""
+
+    @wraps(f)
+    def warm(*args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("t", 0.9)
+        return f(*args, **kwargs)
+
+    def key(*args: Any, **kwargs: Any) -> Any:
+        return prepare(Options(name="warm"), warm, args, kwargs).key
+
+    assert key("q") != key("q", t=0.5)
+    assert key("q", 1) == key(q="q", n=1)
+
+
+def test_code_and_defaults_that_are_replaced_count() -> None:
+    """As tests, reloads and instrumentation do."""
+
+    def answer(q: Any, n: Any = 1) -> Any:
+        return q, n
+
+    def other(q: Any, *, m: Any = 3) -> Any:
+        return q, m
+
+    assert bind(answer, ("q",), {}) == (("q", 1), {})
+    answer.__defaults__ = (2,)
+    assert bind(answer, ("q",), {}) == (("q", 2), {})
+    answer.__defaults__ = ([],)
+    assert bind(answer, ("q",), {}) == (("q", []), {})
+    answer.__defaults__[0].append(object())  # a mutable default
+    assert bind(answer, ("q",), {}) == (("q",), {})
+    answer.__code__, answer.__defaults__, answer.__kwdefaults__ = other.__code__, None, {"m": 4}
+    assert bind(answer, ("q",), {}) == (("q",), {"m": 4})
+
+
+def test_a_name_stands_for_what_a_partial_holds() -> None:
+    """What the call adds counts, and what it replaces."""
+
+    def key(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return prepare(Options(name="n"), function, args, kwargs).key
+
+    assert key(partial(f, object()), 2) == key(partial(f, SENTINEL), n=2) != key(partial(f, "q"), 3)
+    assert key(partial(f, t=SENTINEL), "q") == key(partial(f, t=1), q="q") != key(partial(f, t=1), "q", t=2)
+    assert key(partial(partial(f, "q"), 1), t=2) == key(partial(partial(f, "r"), 5), t=2)
+
+
+def test_a_partial_whose_argument_has_no_stable_form_asks_for_a_name() -> None:
+    """It is what the partial holds, not what the call gives."""
+    with pytest.raises(UnkeyableRequest, match=r"partial.*name="):
+        prepare(Options(), partial(f, SENTINEL), (), {})
+
+    with pytest.raises(UnkeyableRequest, match=r"args\[1\]"):
+        prepare(Options(), partial(f, "q"), (SENTINEL,), {})
+
+
+class Proxy:
+    """Returns itself for any attribute, as clients of remote procedures do."""
+
+    def __getattr__(self, name: str) -> "Proxy":
+        return self
+
+    def __call__(self, q: Any) -> Any:
+        """Be called far away."""
+        return q
+
+
+def test_a_proxy_is_not_looked_through_for_ever() -> None:
+    """It answers for every name."""
+    assert bind(Proxy().server.ask, (), {"q": 1}) == ((1,), {})
+    assert prepare(Options(name="n"), Proxy(), ("q",), {}).key
+    assert prepare(Options(), ServerProxy("http://localhost/").ask, ("q",), {"name": "n"}).key
+
+
+def test_functions_that_wrap_themselves_are_no_endless_loop() -> None:
+    """A mistake of a decorator."""
+
+    def answer(q: Any) -> Any:
+        return q
+
+    answer.__wrapped__ = answer  # type: ignore[attr-defined]  # the mistake
+    assert bind(answer, ("q",), {}) == (("q",), {})

@@ -106,7 +106,7 @@ def test_functions_that_hold_the_same_share(one: Any, other: Any) -> None:
     assert key_of(one) == key_of(other)
 
 
-@pytest.mark.parametrize("function", [plain, Template.__call__, len, "".join, Template])
+@pytest.mark.parametrize("function", [plain, Template.__call__, len, Template])
 def test_most_functions_hold_nothing(function: Any) -> None:
     """A method's instance, and what a name stands for, do not count."""
     assert captured_by(function) is None
@@ -117,7 +117,7 @@ def test_most_functions_hold_nothing(function: Any) -> None:
     [
         (build(object()), "'model' of build.<locals>.answer is a builtins.object"),
         (build([object()]), r"'model' of build.<locals>.answer\[0\] is a builtins.object"),
-        (build({"a"}), "builtins.set"),
+        (build({object()}), "a member of 'model' .* is a builtins.object"),
         (build([].append), "builtin_function"),
         (build(SimpleNamespace()), "SimpleNamespace"),
         (build(lambda: None), "no stable name"),
@@ -149,8 +149,8 @@ def test_a_function_may_capture_itself_and_what_is_not_assigned_yet() -> None:
     def odd(n: int) -> bool:
         return bool(n) and even(n - 1)
 
-    assert captured_by(count) == {"count": {"recursion": True}}
-    assert captured_by(even) == {"odd": {"function": name_of(odd), "captured": {"even": {"recursion": True}}}}
+    assert captured_by(count) == {"count": {"around": 0}}
+    assert captured_by(even) == {"odd": {"function": name_of(odd), "captured": {"even": {"around": 0}}}}
 
 
 def test_functions_within_each_other_without_end_are_an_error() -> None:

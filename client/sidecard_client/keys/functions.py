@@ -1,0 +1,113 @@
+"""What a callable is made of, without running any of its code: proxies answer every ``getattr`` with another proxy."""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from types import FunctionType, MethodType
+from typing import Any, Final
+
+MAX_WRAPPED: Final = 64
+"""Decorators around each other that are looked through."""
+
+CACHE_TYPE: Final = type(lru_cache(lambda: None))
+"""Of functions cached by the standard library, which pass their arguments on as they are."""
+
+
+class StandIn:
+    """Something of sidecard's own that stands for ``function``: in keys, it is that function and what it holds."""
+
+    __slots__ = ("function",)
+
+    function: Callable[..., Any]
+
+
+def bare(function: Any) -> Any:
+    """Return the function of a partial."""
+    while isinstance(function, partial):
+        function = function.func
+
+    return function
+
+
+def plain(function: Any) -> Any:
+    """Return the function of a method."""
+    return function.__func__ if isinstance(function, MethodType) else function
+
+
+def wrapped_by(function: Any) -> Any:
+    """Return what a decorator's result wraps, as `functools.wraps` says; None if it wraps nothing."""
+    if type(function) is FunctionType:
+        return function.__dict__.get("__wrapped__")
+
+    if isinstance(function, type):
+        return None
+
+    attributes = _attributes_of(function)
+    if "__wrapped__" in attributes:
+        return attributes["__wrapped__"]
+
+    return function.__wrapped__ if hasattr(type(function), "__wrapped__") else None
+
+
+def chain_of(function: Any) -> Iterator[Any]:
+    """Yield a function, and what it wraps, from outside to inside."""
+    for _ in range(MAX_WRAPPED):
+        yield function
+        function = wrapped_by(plain(function))
+        if function is None:
+            return
+
+
+def text_attribute(function: Any, name: str) -> str | None:
+    """Return an attribute that is text."""
+    value = getattr(function, name, None)
+    return value if isinstance(value, str) else None
+
+
+def call_of(instance: object) -> tuple[Any, bool]:
+    """Return the function that runs when an object is called, and whether it takes the object first."""
+    for kind in type(instance).__mro__:
+        call = kind.__dict__.get("__call__")
+        if isinstance(call, staticmethod):
+            return call.__func__, False
+
+        if call is not None:
+            return call, isinstance(call, FunctionType)
+
+    return None, False
+
+
+def defined_as(name: str, variables: dict[str, Any]) -> Any:
+    """Return what a qualified name means in a module; None if it means nothing there."""
+    first, *rest = name.split(".")
+    found = variables.get(first)
+    for part in rest:
+        if not isinstance(found, type):
+            return None
+
+        found = next((kind.__dict__[part] for kind in found.__mro__ if part in kind.__dict__), None)
+
+    return found
+
+
+def is_named_alone(kind: type) -> bool:
+    """Return whether a class is what its name means in its module: others may have the same name otherwise."""
+    module = sys.modules.get(kind.__module__)
+    return module is not None and defined_as(kind.__qualname__, vars(module)) is kind
+
+
+def is_defined_as(function: Callable[..., Any], definition: Any) -> bool:
+    """Return whether a definition is a function, or decorates it."""
+    if isinstance(definition, staticmethod | classmethod):
+        definition = definition.__func__
+
+    return any(plain(one) is function for one in chain_of(definition))
+
+
+def _attributes_of(instance: Any) -> dict[str, Any]:
+    try:
+        attributes = object.__getattribute__(instance, "__dict__")
+    except AttributeError:
+        return {}
+
+    return attributes if isinstance(attributes, dict) else {}
