@@ -233,11 +233,11 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
         name = identity.name or identity.find_name(call.functions[0])
         if identity.holds_state:
             captured = captured_by(call.functions[0])
-    else:
-        bind = identity.bind_call  # the name stands for what a partial holds
 
         if call.each:
             name += EACH_SUFFIX
+    else:
+        bind = identity.bind_call  # the name stands for what a partial holds
 
     if call.stream:
         name += STREAM_SUFFIX

@@ -57,8 +57,11 @@ class _InputDetails(Struct, frozen=True, gc=False):
     cache_write_tokens: Count | None = None
 
 
-class _WireUsage(Usage, frozen=True, omit_defaults=True, gc=False):
-    """A usage as the daemon accepts it: in the words of any provider (`sidecard_client.protocol.usage`)."""
+class _WireUsage(Usage, frozen=True, omit_defaults=True, gc=False, eq=False):
+    """A usage as the daemon accepts it: in the words of any provider (`sidecard_client.protocol.usage`).
+
+    It equals the `Usage` that means the same.
+    """
 
     input_tokens: Count | None = None
     output_tokens: Count | None = None
@@ -74,6 +77,12 @@ class _WireUsage(Usage, frozen=True, omit_defaults=True, gc=False):
     tool_use_prompt_token_count: Count | None = msgspec.field(default=None, name="toolUsePromptTokenCount")
     prompt_eval_count: Count | None = None
     eval_count: Count | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and in_own_words(self) == in_own_words(other)
+
+    def __hash__(self) -> int:
+        return hash(in_own_words(self))
 
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ import enum
 import functools
 import re
 import threading
-from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -213,7 +212,17 @@ class Private:
         return self.__model + question
 
 
-Celsius, Kelvin = namedtuple("Celsius", "value"), namedtuple("Kelvin", "value")  # noqa: PYI024 - as apps have them
+class Celsius(NamedTuple):
+    """A temperature."""
+
+    value: float
+
+
+class Kelvin(NamedTuple):
+    """Another one."""
+
+    value: float
+
 
 DIFFERENT: dict[str, tuple[Any, Any]] = {
     "a default": (by_default("a"), by_default("b")),
@@ -240,7 +249,7 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "subclasses of dicts": (Names(a=1), Names(a=2)),
     "private slots": (Private("a"), Private("b")),
     "captured: enumerations": (build(Size.SMALL), build(Color.SMALL)),
-    "captured: named tuples": (build(Celsius._make([1])), build(Kelvin._make([1]))),
+    "captured: named tuples": (build(Celsius(1)), build(Kelvin(1))),
     "captured: dataclasses": (build(Data("a")), build(Data("b"))),
     "captured: sets": (build({"a", "b"}), build({"a"})),
     "captured: a set of lists' forms": (build({("a",)}), build({"a"})),
