@@ -265,9 +265,8 @@ class BlockingConnection:
         try:
             while size := self.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT):
                 replies = self.protocol.receive(self._view[:size])
-                self._replies += [
-                    reply for reply in replies if type(reply) is not Ok
-                ]  # a batch has other requests open
+                # A batch has other requests open.
+                self._replies += [reply for reply in replies if type(reply) is not Ok]
                 if any(isinstance(reply, StaleLease | Error) for reply in replies):
                     return False
 
