@@ -19,6 +19,8 @@ Recipe, for other languages
     a map of what the function holds besides its arguments, by name (`sidecard_client.keys.captured`);
 ``normalize``
     the names of the normal forms, see below;
+``returns``
+    a digest of the type of the answers, if they are not plain (`sidecard_client.values.codec`);
 ``sample``
     which of several answers to the same request is meant, an integer above 0.
 
@@ -105,10 +107,18 @@ def fingerprint(
     extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> str:
     """Return the key of a request. Raises `UnkeyableRequest` for a part without a stable form."""
-    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize or extras):
+    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize):
         # `canonical`, without its call: most requests are a prompt alone.
         try:
-            return _PREFIX + _sha256(_encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs))).hexdigest()
+            if not extras:
+                return (
+                    _PREFIX + _sha256(_encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs))).hexdigest()
+                )
+
+            if _SCALARS.issuperset(map(type, extras.values())):
+                parts = ("sidecard", KEY_VERSION, task, model, name, args, kwargs, extras)
+                return _PREFIX + _sha256(_encode(parts)).hexdigest()
+
         except (ValueError, OverflowError):
             pass  # the general path names the place
 
@@ -173,7 +183,7 @@ def canonical(
 
     try:
         encoded = _encode(parts)
-        if not extras and _all_scalar(args) and _all_scalar(kwargs.values()):
+        if _all_scalar(args) and _all_scalar(kwargs.values()) and _all_scalar(extras.values()):
             return encoded
 
         # The encoder also takes objects that would decode to something plain (a dataclass, a UUID): those have no stable

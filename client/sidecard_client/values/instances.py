@@ -25,13 +25,13 @@ class InstanceForm(Form):
         self.shape = f"@{name_of_kind(kind)}"
         self._new = functools.partial(object.__new__, kind)
         self.fields: Mapping[str, Form] = {}
-        self._fancy: list[tuple[str, Form]] = []
+        self._fancy: list[tuple[str, Callable[[Any], Any]]] = []
         self._slots = slots_of(kind)
 
     def set_fields(self, fields: Mapping[str, Form]) -> None:
         """Set the forms of the fields, which may refer to this form."""
         self.fields = fields
-        self._fancy = [(name, form) for name, form in fields.items() if type(form) is not PlainForm]
+        self._fancy = [(name, form.from_plain) for name, form in fields.items() if type(form) is not PlainForm]
 
     def to_plain(self, value: Any) -> Any:
         """Return the map of the fields, or also what the instance holds besides."""
@@ -52,20 +52,24 @@ class InstanceForm(Form):
 
     def from_plain(self, plain: Any) -> Any:
         """Return a new instance."""
-        more: dict[str, Any] | None = None
         if type(plain) is list:
-            plain, more = plain
-        elif len(plain) != len(self.fields):
+            fields, more = plain
+            if not fields.keys() <= self.fields.keys():
+                raise ValueError("not its fields")
+
+            for name, restored in self._fancy:
+                if name in fields:
+                    fields[name] = restored(fields[name])
+
+            return self._instance(fields, more)
+
+        if plain.keys() != self.fields.keys():
             raise ValueError("not its fields")
 
-        for name, form in self._fancy:
-            if more is None or name in plain:
-                plain[name] = form.from_plain(plain[name])
+        for name, restored in self._fancy:
+            plain[name] = restored(plain[name])
 
-        if not plain.keys() <= self.fields.keys():
-            raise ValueError("not its fields")
-
-        return self._instance(plain, more or {})
+        return self._instance(plain, {})
 
     def _state_of(self, value: Any) -> dict[str, Any]:
         state = dict(getattr(value, "__dict__", ()))

@@ -1,10 +1,11 @@
 """Forms of the standard library's scalar classes: times, exact numbers, identifiers, paths and enums."""
 
 import enum
+import functools
 import os
 import re
 import sys
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
@@ -15,7 +16,6 @@ from sidecard_client.values.likeness import name_of_kind
 _ZONE_KEY: Final = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 
 _TEXTS: Final = {
-    "uuid": ("UUID",),
     "fractions": ("Fraction",),
     "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
     "ipaddress": ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"),
@@ -33,10 +33,10 @@ def scalar_form(kind: type) -> Form | None:  # noqa: C901 - one case for each cl
         form = EnumForm(kind)
     elif kind is datetime:
         _import_zones()
-        form = ScalarForm(datetime, _from_datetime, _to_datetime, is_scalar=False)
+        form = ScalarForm(datetime, _from_time, functools.partial(_to_time, datetime), is_scalar=False)
     elif kind is time:
         _import_zones()
-        form = ScalarForm(time, _from_time, _to_time, is_scalar=False)
+        form = ScalarForm(time, _from_time, functools.partial(_to_time, time), is_scalar=False)
     elif kind is date:
         form = ScalarForm(date, date.isoformat, date.fromisoformat)
     elif kind is timedelta:
@@ -51,6 +51,8 @@ def scalar_form(kind: type) -> Form | None:  # noqa: C901 - one case for each cl
         form = ScalarForm(bytearray, bytes, bytearray)
     elif kind.__name__ == "Decimal" and kind.__module__ in {"decimal", "_decimal"}:
         form = ScalarForm(kind, _from_decimal, kind)
+    elif kind.__name__ == "UUID" and kind.__module__ == "uuid":
+        form = ScalarForm(kind, str, functools.partial(_to_uuid, kind))
     elif _made_of_text(kind):
         form = ScalarForm(kind, str, kind)
     elif kind.__module__.startswith("pathlib") and kind.__name__ in _CONCRETE_PATHS:
@@ -97,6 +99,13 @@ def _is_stable(member: enum.Enum) -> bool:
     return isinstance(member.value, str | int | float | bytes | bool | None)
 
 
+def _to_uuid(kind: Any, plain: str) -> Any:
+    # As `pickle` does: the constructor takes twice as long.
+    value = object.__new__(kind)
+    value.__setstate__({"int": int(plain.replace("-", ""), 16)})
+    return value
+
+
 def _to_timedelta(plain: Any) -> timedelta:
     days, seconds, microseconds = plain
     return timedelta(days, seconds, microseconds)
@@ -116,55 +125,39 @@ def _from_decimal(value: Any) -> str:
     return str(value)
 
 
-# Times and zones: the text of the local time, or ``[text, fold, zone]``. ------------------------------------------------
+# Times and zones: a text, which has an offset but no other zone, or ``[bytes, zone]`` with the bytes that pickle takes. ----
 
 
-def _from_datetime(value: datetime) -> Any:
-    zone, fold = value.tzinfo, value.fold
-    if zone is None and not fold:
+def _from_time(value: Any) -> Any:
+    zone = value.tzinfo
+    if not value.fold and (zone is None or _has_only_an_offset(zone)):
         return value.isoformat()
 
-    return [value.replace(tzinfo=None, fold=0).isoformat(), fold, _from_zone(zone)]
+    return [value.__reduce_ex__(4)[1][0], None if zone is None else _from_zone(zone)]
 
 
-def _to_datetime(plain: Any) -> datetime:
+def _to_time(kind: Any, plain: Any) -> Any:
     if type(plain) is str:
-        return datetime.fromisoformat(plain)
+        return kind.fromisoformat(plain)
 
-    text, fold, zone = plain
-    return datetime.fromisoformat(text).replace(tzinfo=_to_zone(zone), fold=fold)
+    state, zone = plain
+    if type(zone) is int:
+        return kind(state, _pydantic_zone_of(zone))
 
-
-def _from_time(value: time) -> Any:
-    zone, fold = value.tzinfo, value.fold
-    if zone is None and not fold:
-        return value.isoformat()
-
-    return [value.replace(tzinfo=None, fold=0).isoformat(), fold, _from_zone(zone)]
+    return kind(state) if zone is None else kind(state, _to_zone(zone))
 
 
-def _to_time(plain: Any) -> time:
-    if type(plain) is str:
-        return time.fromisoformat(plain)
-
-    text, fold, zone = plain
-    return time.fromisoformat(text).replace(tzinfo=_to_zone(zone), fold=fold)
+def _has_only_an_offset(zone: tzinfo) -> bool:
+    return type(zone) is timezone and zone.tzname(None) == timezone(zone.utcoffset(None)).tzname(None)
 
 
-def _from_zone(zone: tzinfo | None) -> Any:
-    """Return None, ``"UTC"``, ``["offset", seconds, name or None]``, ``["zone", key]`` or ``["pydantic", seconds]``."""
-    if zone is None:
-        return None
-
-    if zone is UTC:
-        return "UTC"
-
+def _from_zone(zone: tzinfo) -> Any:
+    """Return ``["offset", offset, name or None]``, ``["zone", key]``, or the seconds of one of pydantic's zones."""
     kind: Any = type(zone)
     if kind is timezone:
         offset = zone.utcoffset(None) or timedelta()
-        name = zone.tzname(None)
-        seconds = [offset.days, offset.seconds, offset.microseconds]
-        return ["offset", seconds, None if name == timezone(offset).tzname(None) else name]
+        name = None if _has_only_an_offset(zone) else zone.tzname(None)
+        return ["offset", [offset.days, offset.seconds, offset.microseconds], name]
 
     if _is_zone_info(kind):
         key = getattr(zone, "key", None)
@@ -172,7 +165,7 @@ def _from_zone(zone: tzinfo | None) -> Any:
             return ["zone", key]
 
     if kind is _pydantic_zone():
-        return ["pydantic", round((zone.utcoffset(None) or timedelta()).total_seconds())]
+        return round((zone.utcoffset(None) or timedelta()).total_seconds())
 
     raise Misfit(
         f"has the time zone {zone!r}, which may not exist in another process: "
@@ -180,29 +173,25 @@ def _from_zone(zone: tzinfo | None) -> Any:
     )
 
 
-def _to_zone(plain: Any) -> tzinfo | None:
-    if plain is None:
-        return None
-
-    if plain == "UTC":
-        return UTC
-
+def _to_zone(plain: Any) -> tzinfo:
     way, *rest = plain
     if way == "offset":
         (days, seconds, microseconds), name = rest
         offset = timedelta(days, seconds, microseconds)
         return timezone(offset) if name is None else timezone(offset, name)
 
-    zones: Any
-    if way == "zone":
-        zones = getattr(sys.modules.get("zoneinfo"), "ZoneInfo", None) if _is_installed(rest[0]) else None
-    else:
-        zones = _pydantic_zone()
+    (key,) = rest
+    if not _is_installed(key):
+        raise ValueError(f"the time zone {key!r} is not known in this process")
 
-    if zones is None:
-        raise ValueError(f"the time zone {rest[0]!r} is not known in this process")
+    zone: tzinfo = sys.modules["zoneinfo"].ZoneInfo(key)
+    return zone
 
-    zone: tzinfo = zones(rest[0])
+
+@functools.lru_cache(maxsize=64)
+def _pydantic_zone_of(seconds: int) -> tzinfo:
+    kind: Any = _pydantic_zone()
+    zone: tzinfo = kind(seconds)
     return zone
 
 
