@@ -38,6 +38,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def spared_heap() -> None:
+    """Spare the garbage collector what earlier tests have left: for modules whose tests collect explicitly."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run async tests on both backends; a test that is about one of them overrides this."""
@@ -65,6 +72,17 @@ def daemon(socket_path: str) -> Iterator[Callable[..., Daemon]]:
 
     The first listens at ``socket_path``, further ones beside it.
     """
+    yield from _daemons(socket_path)
+
+
+@pytest.fixture(scope="module")
+def module_daemon() -> Iterator[Callable[..., Daemon]]:
+    """As `daemon`, for a daemon that the tests of a module share: `Daemon.purge` it before each."""
+    with tempfile.TemporaryDirectory(prefix="sc-", dir="/tmp") as directory:
+        yield from _daemons(f"{directory}/m.sock")
+
+
+def _daemons(socket_path: str) -> Iterator[Callable[..., Daemon]]:
     started: list[Daemon] = []
 
     def start(*flags: str, **environ: str) -> Daemon:

@@ -88,6 +88,10 @@ class Daemon:
         except (OSError, IndexError):
             return False
 
+    def purge(self) -> None:
+        """Remove all entries."""
+        assert ask(self.socket, {"op": "purge"})["type"] == "deleted"
+
     def kill(self) -> None:
         """End it without warning."""
         self.process.send_signal(signal.SIGKILL)

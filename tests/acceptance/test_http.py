@@ -80,6 +80,14 @@ def test_health_is_503_only_while_the_daemon_drains(daemon: Start, socket_path: 
         assert httpx.get(f"{url}/health").json()["status"] == "draining"
 
 
+@pytest.fixture(scope="module")
+def shared_url(module_daemon: Start) -> str:
+    """Start a daemon for several tests, and return its URL."""
+    port = free_port()
+    module_daemon("--no-state", f"--set=http.listen=127.0.0.1:{port}")
+    return f"http://127.0.0.1:{port}"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "body", "status", "said"),
     [
@@ -98,13 +106,13 @@ def test_health_is_503_only_while_the_daemon_drains(daemon: Start, socket_path: 
     ],
 )
 def test_invalid_request_is_answered_by_a_sentence(
-    serve: Serve, method: str, path: str, headers: dict[str, str], body: bytes, status: int, said: str
+    shared_url: str, method: str, path: str, headers: dict[str, str], body: bytes, status: int, said: str
 ) -> None:
     """The error is JSON, and the next request on the connection is served."""
-    url = serve()
-    answer = httpx.request(method, url + path, headers=headers, content=body)
-    assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
-    assert httpx.get(f"{url}/health").status_code == 200
+    with httpx.Client(base_url=shared_url) as client:
+        answer = client.request(method, path, headers=headers, content=body)
+        assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
+        assert client.get("/health").status_code == 200
 
 
 def test_responses_have_security_headers(serve: Serve) -> None:

@@ -416,10 +416,19 @@ GARBAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def enduring(module_daemon: Start) -> Iterator[Daemon]:
+    """One daemon for all garbage, which logs no fault of its own and stops as usual."""
+    running = module_daemon()
+    yield running
+    assert running.terminate() == 0
+    assert [line for line in running.log() if line["level"] == "error"] == []
+
+
 @pytest.mark.parametrize("what", GARBAGE)
-def test_garbage_is_answered_by_an_error_and_affects_no_other_peer(what: str, daemon: Start) -> None:
+def test_garbage_is_answered_by_an_error_and_affects_no_other_peer(what: str, enduring: Daemon) -> None:
     """The daemon answers garbage with an error, logs no fault of its own, and serves other peers."""
-    running = daemon()
+    running = enduring
     with unnoticed(running.socket), socket.socket(socket.AF_UNIX) as stranger:
         stranger.settimeout(20)
         stranger.connect(running.socket)
@@ -438,8 +447,6 @@ def test_garbage_is_answered_by_an_error_and_affects_no_other_peer(what: str, da
     error = decode(text)
     assert error["type"] == "error"
     assert error["message"].endswith((".", ")", "`")) or ": " in error["message"]
-    assert running.terminate() == 0
-    assert [line for line in running.log() if line["level"] == "error"] == []
 
 
 def test_partial_frame_delays_no_other_peer(daemon: Start) -> None:

@@ -154,6 +154,8 @@ def test_the_file_stays_within_its_limit(path: Path, opened: Open, max_bytes: in
             except CallLogError as error:
                 failures.append(error)
 
+            ended.wait(0.02)  # the writer needs the interpreter as well
+
     writer.write([row()])
     reader = threading.Thread(target=look)
     reader.start()

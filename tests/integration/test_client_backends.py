@@ -192,8 +192,11 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("end", LOST.values(), ids=LOST)
-@pytest.mark.parametrize("untried", [False, True], ids=["none untried", "one untried"])
+@pytest.mark.parametrize(
+    ("end", "untried"),
+    [*((end, True) for end in LOST.values()), (CLOSE, False)],
+    ids=[*LOST, "a closed connection, none untried"],
+)
 def test_a_daemon_lost_during_the_wait_after_a_failure(
     scripted: ScriptedDaemon, client: Caller, end: Any, untried: bool
 ) -> None:

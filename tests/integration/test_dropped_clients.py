@@ -14,6 +14,8 @@ from sidecard_client import AsyncClient, Client
 from tests.daemons import ask, poll, until
 from tests.many_hosts import Start
 
+pytestmark = pytest.mark.usefixtures("spared_heap")
+
 
 @pytest.fixture
 def path(daemon: Start, socket_path: str) -> str:

@@ -29,10 +29,10 @@ class Upstream:
         yield self(prompt)
 
 
-@pytest.fixture
-def running(daemon: Callable[..., Daemon]) -> Daemon:
-    """A daemon with a task of each kind."""
-    return daemon(
+@pytest.fixture(scope="module")
+def filled(module_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon with a task of each kind, and the entries of earlier tests."""
+    return module_daemon(
         "--set",
         "tasks.loose.normalize=nfc,space,case",
         "--set",
@@ -42,6 +42,13 @@ def running(daemon: Callable[..., Daemon]) -> Daemon:
         "--set",
         "cache.sharing_window_seconds=0",
     )
+
+
+@pytest.fixture
+def running(filled: Daemon) -> Daemon:
+    """The daemon, without entries."""
+    filled.purge()
+    return filled
 
 
 @pytest.fixture(params=KINDS)

@@ -122,8 +122,9 @@ async def test_a_healthy_target_needs_no_disk(target: ChosenTarget, tmp_path: Pa
     assert (pusher.events_of_sending, pusher.dropped) == ([], 0)
 
 
-@pytest.mark.parametrize("on_disk", [True, False])
-@pytest.mark.parametrize("status", [401, 404, 429, 500, 302])
+@pytest.mark.parametrize(
+    ("status", "on_disk"), [(401, True), (404, True), (429, True), (500, True), (302, True), (500, False)]
+)
 async def test_postponed_blocks_arrive_later(target: ChosenTarget, tmp_path: Path, status: int, on_disk: bool) -> None:
     """Once. The outage and its end are logged once each."""
     target.answer = lambda _: (status, {}, "not now")

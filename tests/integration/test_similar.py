@@ -56,26 +56,55 @@ class Model:
         yield prompt
 
 
+SETTINGS = ("--set", "tasks.faq.similar=true", "--set", "tasks.faq.similar_threshold=0.99")
+"""The task faq looks for similar requests."""
+
+
+@pytest.fixture(scope="module")
+def filled(module_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon with the entries of earlier tests."""
+    return module_daemon(*SETTINGS)
+
+
 @pytest.fixture
-def running(daemon: Callable[..., Daemon]) -> Daemon:
-    """A daemon whose task faq looks for similar requests."""
-    return daemon("--set", "tasks.faq.similar=true", "--set", "tasks.faq.similar_threshold=0.99")
+def running(filled: Daemon) -> Daemon:
+    """The daemon, without entries."""
+    filled.purge()
+    return filled
+
+
+@pytest.fixture
+def new(daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon of one test."""
+    return daemon(*SETTINGS)
+
+
+@pytest.fixture
+def unwarned() -> Iterator[None]:
+    """Let each test be warned as if it were the first, and those of other modules as well."""
+    warn._warned_of.clear()
+    yield
+    warn._warned_of.clear()
 
 
 @pytest.fixture(params=KINDS)
-def connect(request: pytest.FixtureRequest, running: Daemon) -> Iterator[Callable[..., Caller]]:
+def connect(request: pytest.FixtureRequest, running: Daemon, unwarned: None) -> Iterator[Callable[..., Caller]]:
     """Make clients of each kind."""
-    warn._warned_of.clear()
     with connecting(request.param, running.socket) as connect:
         yield connect
 
-    warn._warned_of.clear()
+
+@pytest.fixture(params=KINDS)
+def connect_new(request: pytest.FixtureRequest, new: Daemon, unwarned: None) -> Iterator[Callable[..., Caller]]:
+    """Make clients of each kind, of a daemon that has counted nothing yet."""
+    with connecting(request.param, new.socket) as connect:
+        yield connect
 
 
-def test_a_similar_request_has_the_answer_and_says_so(connect: Callable[..., Caller]) -> None:
+def test_a_similar_request_has_the_answer_and_says_so(connect_new: Callable[..., Caller]) -> None:
     """The embedder runs where nothing else is known, once, and never for a hit."""
     embedder, model = Embedder(), Model()
-    client = connect(embed={"angles": embedder.embed}, task="faq")
+    client = connect_new(embed={"angles": embedder.embed}, task="faq")
     first = client.outcome(model.generate, "what is the time?")
     second = client.outcome(model.generate, "what time is it?")
     third = client.outcome(model.generate, "what is the time?")
@@ -113,11 +142,11 @@ def test_where_the_task_looks_for_nothing_the_embedder_does_not_run(connect: Cal
     assert embedder.texts == []
 
 
-def test_without_a_daemon_the_embedder_does_not_run(connect: Callable[..., Caller], running: Daemon) -> None:
+def test_without_a_daemon_the_embedder_does_not_run(connect_new: Callable[..., Caller], new: Daemon) -> None:
     """The call is made, and no caller would use the vector."""
     embedder, model = Embedder(), Model()
-    client = connect(embed={"angles": embedder.embed}, task="faq")
-    running.terminate()
+    client = connect_new(embed={"angles": embedder.embed}, task="faq")
+    new.terminate()
 
     assert client.outcome(model.generate, "what is the time?").source == "fallback"
     assert embedder.texts == []

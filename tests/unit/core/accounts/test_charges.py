@@ -13,6 +13,8 @@ from sidecard.core.settings import BackendSettings, TaskSettings
 from sidecard_client.protocol import wire
 from tests.host import Actor, Host
 
+pytestmark = pytest.mark.usefixtures("spared_heap")
+
 NUMBER = 500
 ROOM = 2**40
 FACTOR = 1.2
