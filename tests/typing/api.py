@@ -21,6 +21,18 @@ class Llm:
         """Answer, asynchronously."""
         return prompt
 
+    def embed_all(self, texts: list[str]) -> list[list[float]]:
+        """Embed."""
+        return [[float(len(text))] for text in texts]
+
+    async def aembed_all(self, texts: list[str]) -> list[list[float]]:
+        """Embed, asynchronously."""
+        return self.embed_all(texts)
+
+    def count(self, texts: list[str]) -> int:
+        """Count."""
+        return len(texts)
+
     def embed(self, text: str) -> list[float]:
         """Embed."""
         return [float(len(text))]
@@ -152,11 +164,23 @@ class Bot:
 assert_type(Bot().ask("why?"), str)
 
 
+def each(sidecard: Client, llm: Llm) -> None:
+    """Ask for many inputs: the answers are items of what the function returns."""
+    assert_type(sidecard.call_each(llm.embed_all, ["a", "b"], max_batch=10, ttl=60), list[list[float]])
+    assert_type(sidecard.call_each({"local": llm.embed_all, "cloud": llm.embed_all}, ["a"]), list[list[float]])
+    assert_type(sidecard.outcome_each(llm.embed_all, iter("ab")), list[Outcome[list[float]]])
+    sidecard.call_each(llm.count, ["a"])  # type: ignore[arg-type]  # it returns no list
+    sidecard.call_each(llm.embed_all, 3)  # type: ignore[arg-type]  # these are no inputs
+
+
 async def asynchronous(llm: Llm) -> None:
     """Use the asynchronous client: the same names."""
     async with AsyncClient() as sidecard:
         assert_type(await sidecard.call(llm.agenerate, "why?"), str)
         assert_type((await sidecard.outcome(llm.agenerate, "why?")).value, str)
+        assert_type(await sidecard.call_each(llm.aembed_all, ["a"]), list[list[float]])
+        assert_type(await sidecard.call_each(llm.embed_all, ["a"]), list[list[float]])
+        assert_type((await sidecard.outcome_each(llm.aembed_all, ["a"]))[0].value, list[float])
 
 
 def tested(llm: Llm) -> None:

@@ -161,17 +161,30 @@ class _GroupCall(Struct):
     options: Options
     inputs: list[Any]
     answers: list[Any] = []
+    answered_by: Callable[..., Any] | None = None
+    errors: dict[Callable[..., Any], BaseException] = {}
 
     def function(self, function: Callable[..., Any], index: int) -> Callable[..., Any]:
         def answer(_: Any, **kwargs: Any) -> Any:
-            if not self.answers:
-                value = function(list(self.inputs), **kwargs)
-                self.answers = answers_of(function, value, len(self.inputs))
-                read_usage(self.options, value)
+            if self.answered_by is None:
+                self._call(function, kwargs)
+            elif self.answered_by is not function:
+                raise self.errors[function]
 
             return self.answers[index]
 
         return answer
+
+    def _call(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        try:
+            value = function(list(self.inputs), **kwargs)
+            self.answers = answers_of(function, value, len(self.inputs))
+        except BaseException as error:
+            self.errors[function] = error
+            raise
+
+        self.answered_by = function
+        read_usage(self.options, value)
 
 
 def usage_shares(usage: Usage | None, inputs: Sequence[Any]) -> list[Usage | None]:

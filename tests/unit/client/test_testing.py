@@ -1,11 +1,12 @@
 """`FakeClient`, for tests of apps, behaves like `Client`."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
 
-from sidecard_client import CallRejected, Client, SidecardWarning, UnshareableValue
+from sidecard_client import CallRejected, Client, SidecardWarning, UnshareableValue, WrongAnswers
 from sidecard_client.call.call import prepare
 from sidecard_client.call.options import Options
 from sidecard_client.http import SidecardTransport
@@ -308,3 +309,60 @@ def test_the_transports_of_sdks_accept_a_fake_client() -> None:
     assert [reply.headers["x-sidecard-source"] for reply in replies] == ["upstream", "cache"]
     assert replies[0].json() == replies[1].json()
     assert len(served) == 1
+
+
+def test_call_each_asks_for_the_missing_inputs_together() -> None:
+    """As `Client.call_each`: in order, each once, ``max_batch`` at a time; every input is recorded."""
+    asked: list[list[str]] = []
+
+    def shout(texts: list[str]) -> list[str]:
+        asked.append(texts)
+        return [text.upper() for text in texts]
+
+    sidecard = FakeClient()
+    assert sidecard.call_each(shout, ["a", "b", "a"], name="shout") == ["A", "B", "A"]
+    outcomes = sidecard.outcome_each(shout, ["c", "b", "d", "e"], name="shout", max_batch=2)
+    assert [outcome.source for outcome in outcomes] == ["upstream", "cache", "upstream", "upstream"]
+    assert asked == [["a", "b"], ["c", "d"], ["e"]]
+    assert sidecard.call(str.upper, "a", name="shout") == "A"
+    assert [record.args for record in sidecard.asked][:2] == [("a",), ("b",)]
+    assert sidecard.call_each(shout, []) == []
+
+
+def test_call_each_uses_the_whole_answer_for_usage_and_backends() -> None:
+    """A failing backend is followed by the next one, for all inputs together."""
+    seen: list[object] = []
+
+    def fail(_: list[str]) -> list[str]:
+        raise ConnectionError("down")
+
+    sidecard = FakeClient(usage=seen.append)
+    outcomes = sidecard.outcome_each({"local": fail, "cloud": list}, ["a", "b"], name="f")
+    assert [(outcome.value, outcome.backend) for outcome in outcomes] == [("a", "cloud"), ("b", "cloud")]
+    assert seen == [["a", "b"]]
+
+
+@pytest.mark.parametrize("answers", [["A"], ["A", "B", "C"], "AB"])
+def test_call_each_checks_the_number_of_answers(answers: Any) -> None:
+    """As in production."""
+    sidecard = FakeClient()
+    with pytest.raises(WrongAnswers, match="for 2 inputs"):
+        sidecard.call_each(lambda _: answers, ["a", "b"], name="f")
+
+    assert sidecard.stats().cache_entries == 0
+
+
+def test_transports_use_it_for_embeddings() -> None:
+    """One request for the texts that are missing."""
+    bodies: list[bytes] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(request.read())
+        return httpx2.Response(200, json={"data": [{"index": 0, "embedding": [1.5]}], "model": "m"})
+
+    with httpx2.Client(transport=SidecardTransport(httpx2.MockTransport(answer), FakeClient())) as http:
+        http.post("http://h/v1/embeddings", json={"input": "a", "model": "m"})
+        response = http.post("http://h/v1/embeddings", json={"input": ["b", "a"], "model": "m"})
+
+    assert len(bodies) == 2
+    assert [item["index"] for item in response.json()["data"]] == [0, 1]
