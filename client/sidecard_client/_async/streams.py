@@ -246,8 +246,9 @@ class _Upstream:
             with anyio.move_on_after(ORPHAN_SECONDS):
                 await self._taken.wait()
 
-            if self.orphaned:
-                self.leave()
+            if self.orphaned and not self._left:
+                self._left = True
+                await self._ask_whether_others_wait()
 
         if self._left:
             await self.settled.wait()

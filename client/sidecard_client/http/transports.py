@@ -6,9 +6,7 @@
     llm = OpenAI(http_client=httpx2.Client(transport=SidecardTransport(sidecard=sidecard)))
     llm.chat.completions.create(...)          # made once for all processes of the host
 
-    async with AsyncClient() as sidecard:
-        transport = AsyncSidecardTransport(sidecard=sidecard)
-        llm = AsyncOpenAI(http_client=httpx2.AsyncClient(transport=transport))
+    llm = AsyncOpenAI(http_client=httpx2.AsyncClient(transport=AsyncSidecardTransport()))
 
 A POST request of a known API (`request.ENDPOINTS`) becomes a stream (`Client.stream`). Its first piece is status and headers,
 and the others are the body's bytes as they arrive, so event streams are followed live and replayed byte for byte.
@@ -23,9 +21,9 @@ from sidecard_client.http.bodies import adrain, async_body_class, body_class, dr
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import UnusableAnswer
 from sidecard_client.http.interception import InterceptedCall, Interception
+from sidecard_client.http.own_transports import OwnAsyncTransport, OwnTransport
 from sidecard_client.http.translation import (
     UpstreamRefused,
-    default_library,
     forwarded,
     head_of,
     library_of,
@@ -48,7 +46,7 @@ else:
 class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # Any, as said above
     """A transport for ``httpx2.Client`` and ``httpx.Client`` that shares the requests of known APIs.
 
-    ``inner`` makes the calls; by default the ``HTTPTransport`` of httpx2, or of httpx if that is not installed.
+    ``inner`` makes the calls; by default the ``HTTPTransport`` of the library that the request is of.
     ``sidecard`` is a `Client`, which any number of transports may use; by default the transport makes its own.
     ``task``, ``ttl``, ``stale``, ``wait`` and ``pace`` apply to every call; ``wait`` defaults to the request's read timeout.
     ``keep`` selects the answers that are stored (`Keep`), for all tasks or by task. ``keep_length`` also stores answers that
@@ -68,7 +66,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if sidecard is not None and not isinstance(sidecard, Client):
             raise TypeError(f"sidecard= must be a Client, not {type(sidecard).__name__}.")
 
-        self._inner = default_library().HTTPTransport() if inner is None else inner
+        self._inner = OwnTransport() if inner is None else inner
         self._own = None if sidecard is not None else Client()
         self._sidecard: Client = cast("Client", sidecard or self._own)
 
@@ -163,17 +161,21 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
 
 class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # as above
-    """`SidecardTransport` for ``httpx2.AsyncClient`` and ``httpx.AsyncClient``. ``sidecard`` is an open `AsyncClient`."""
+    """`SidecardTransport` for ``httpx2.AsyncClient`` and ``httpx.AsyncClient``. ``sidecard`` is an `AsyncClient`.
 
-    def __init__(self, inner: Any = None, *, sidecard: "AsyncClient", **policy: Any) -> None:
+    It may be made anywhere, also at module level, and used in any number of event loops, unless ``inner`` belongs to one.
+    """
+
+    def __init__(self, inner: Any = None, sidecard: "AsyncClient | None" = None, **policy: Any) -> None:
         from sidecard_client._async.client import AsyncClient  # noqa: PLC0415 - it needs anyio, an optional dependency
 
         super().__init__(**policy)
-        if not isinstance(sidecard, AsyncClient):
+        if sidecard is not None and not isinstance(sidecard, AsyncClient):
             raise TypeError(f"sidecard= must be an AsyncClient, not {type(sidecard).__name__}.")
 
-        self._inner = default_library().AsyncHTTPTransport() if inner is None else inner
-        self._sidecard: AsyncClient = sidecard
+        self._inner = OwnAsyncTransport() if inner is None else inner
+        self._own = None if sidecard is not None else AsyncClient()
+        self._sidecard: AsyncClient = cast("AsyncClient", sidecard or self._own)
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
@@ -182,11 +184,17 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._close_own()
         await self._inner.__aexit__(kind, error, traceback)
 
     async def aclose(self) -> None:
-        """Close ``inner``."""
+        """Close ``inner``, and the connections of the client if the transport made it."""
+        await self._close_own()
         await self._inner.aclose()
+
+    async def _close_own(self) -> None:
+        if self._own is not None:
+            await self._own.aclose()
 
     async def handle_async_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``. Canceling it does not end a call with waiters."""

@@ -87,6 +87,8 @@ class _Shared:
         self.sender: MetricsSender | None = None
         self.connection: MetricsConnection | None = None
         self.wait_seconds: float | None = None
+        self.stopped = False
+        """The thread must end: its client was closed."""
 
     def end(self) -> None:
         """Close the connection, and wake the thread."""
@@ -103,7 +105,7 @@ def _run(shared: _Shared, of_client: "ref[MetricsSender]") -> None:
         shared.wake.wait(shared.wait_seconds)
         sender = of_client()
         shared.sender = None
-        if sender is None or not sender.send_changes():
+        if shared.stopped or sender is None or not sender.send_changes(shared):
             return
 
         del sender
@@ -116,7 +118,6 @@ class MetricsSender:
         self.registry = MetricRegistry(self._wake_up)
         self._connect = connect
         self._timeout_seconds = timeout_seconds
-        self._closed = False
         self._client = ref(client, lambda _: self._shared.wake.set())
         self._dropped: finalize[..., MetricsSender] | None = None
         self._start()
@@ -129,6 +130,9 @@ class MetricsSender:
         self._availability = Availability(lambda: os.urandom(1)[0] / 256, probe_seconds=2 * self._timeout_seconds)
         self._lock = threading.Lock()  # guards _thread
         self._sending = threading.Lock()  # guards all else; held by the thread, or by `flush`
+        self._forget_thread()
+
+    def _forget_thread(self) -> None:
         self._thread: threading.Thread | None = None
         self._shared = _Shared()
         if self._dropped is not None:
@@ -155,12 +159,13 @@ class MetricsSender:
         return self._send(deadline)
 
     def close(self) -> None:
-        """Send the remaining changes within `CLOSE_SECONDS`, and close the connection: this client's gauges disappear."""
-        if self._closed:
-            return
+        """Send the remaining changes within `CLOSE_SECONDS`, and close the connection: this client's gauges disappear.
 
-        self._closed = True
-        self._shared.wake.set()
+        The thread ends. The next change starts another one.
+        """
+        shared = self._shared
+        shared.stopped = True
+        shared.wake.set()
         if self._sending.acquire(timeout=CLOSE_SECONDS):
             try:
                 if self.registry.changed or self._in_flight:
@@ -169,6 +174,13 @@ class MetricsSender:
                 self._disconnect()
             finally:
                 self._sending.release()
+
+        with self._lock:
+            if self._shared is shared:
+                self._forget_thread()
+                self.registry.changed = False  # or the next change would wake no thread
+
+        shared.end()
 
     def before_fork(self) -> None:
         """Prepare for `start_in_child`, in the parent."""
@@ -185,7 +197,7 @@ class MetricsSender:
 
     def _wake_up(self) -> None:
         with self._lock:
-            if self._thread is None and not self._closed:
+            if self._thread is None:
                 arguments = self._shared, ref(self)
                 thread = threading.Thread(target=_run, args=arguments, name="sidecard-metrics", daemon=True)
                 try:
@@ -198,24 +210,24 @@ class MetricsSender:
         self._shared.sender = self
         self._shared.wake.set()
 
-    def send_changes(self) -> bool:
+    def send_changes(self, shared: _Shared) -> bool:
         """Collect changes for a moment and send them, in the thread; return whether the thread goes on."""
-        self._collect(FLUSH_SECONDS)
-        if self._closed:
+        self._collect(shared, FLUSH_SECONDS)
+        if shared.stopped:
             return False
 
         with self._sending:
             self._detect_end()
             self._take_changes()
-            if not self._closed:
+            if not shared.stopped:
                 self._send_all(monotonic() + self._timeout_seconds)
 
         if self._client() is None:
             self._end_thread()
             return False
 
-        self._shared.wait_seconds = self._wait_seconds()
-        return not self._closed
+        shared.wait_seconds = self._wait_seconds()
+        return not shared.stopped
 
     def _end_thread(self) -> None:
         """End the thread of a dropped client. Its instruments may live on: their next change starts another one."""
@@ -226,11 +238,11 @@ class MetricsSender:
             self._thread = None
             self.registry.changed = False  # or the next change would wake no thread
 
-    def _collect(self, seconds: float) -> None:
+    def _collect(self, shared: _Shared, seconds: float) -> None:
         """Wait, so that the changes of the next moments go into the same message."""
         end = monotonic() + seconds
-        while not self._closed and (left := end - monotonic()) > 0:
-            self._shared.wake.wait(left)
+        while not shared.stopped and (left := end - monotonic()) > 0:
+            shared.wake.wait(left)
 
     def _wait_seconds(self) -> float | None:
         if self._in_flight:
