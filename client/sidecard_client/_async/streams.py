@@ -26,6 +26,7 @@ from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.commands import Command, FinalReply, Give, NextReply, Open, Pull, Raised, Returned
 from sidecard_client.call.conversation import finished
 from sidecard_client.call.streams import END, Leading, Provenance, follow, lead, no_pieces, others_wait
+from sidecard_client.call.warn import beside_caller, place_of_caller
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.wire import AnyReply
@@ -147,6 +148,7 @@ class _Upstream:
         self._conversation = lead(leading, facts)
         self._scope = anyio.CancelScope()
         self._place = running()
+        self._caller = place_of_caller()
         self._taken = anyio.Event()
         self._given = anyio.Event()
         self._piece: Any = None
@@ -202,6 +204,7 @@ class _Upstream:
 
     async def run(self) -> None:
         """Run the function, and hand its pieces over to the caller."""
+        beside_caller.set(self._caller)
         try:
             with self._scope:
                 try:

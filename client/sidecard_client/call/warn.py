@@ -9,9 +9,10 @@ still gives the lease back.
 import sys
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sidecard_client.protocol.errors import SidecardWarning
 
@@ -60,17 +61,27 @@ def of(option: str, function: Callable[..., Any] | None) -> str:
     return option if function is None else f"{option} of {name_of_function(function)}"
 
 
+class Place(NamedTuple):
+    """Where a warning points to."""
+
+    variables: dict[str, Any]
+    """Of the module."""
+    file: str
+    line: int
+
+
+beside_caller: ContextVar[Place | None] = ContextVar("beside_caller", default=None)
+"""In a task that runs a call beside its caller: the caller's line."""
+
+
 def warn(message: str, function: Callable[..., Any] | None = None) -> None:
     """Warn the developer; ``function`` is what was called."""
-    frame, code = _frame_of_caller(), _code_of(function)
-    if frame is not None and (code is None or not _is_loop(frame)):
-        variables, file, line = frame.f_globals, frame.f_code.co_filename, frame.f_lineno
-    elif code is not None:
-        variables, file, line = _variables_of(function), code.co_filename, code.co_firstlineno
-    else:
+    place = place_of_caller(function)
+    if place is None:
         warnings.warn(message, SidecardWarning, stacklevel=2)
         return
 
+    variables, file, line = place
     registry = variables.setdefault("__warningregistry__", {})
     warnings.warn_explicit(message, SidecardWarning, file, line, variables.get("__name__"), registry)
 
@@ -94,14 +105,31 @@ def place_of(function: Callable[..., Any]) -> str:
     return name if code is None else f"{name} {code.co_filename}:{code.co_firstlineno}"
 
 
+def place_of_caller(function: Callable[..., Any] | None = None) -> Place | None:
+    """Return the line of the app; if none is known, that of ``function``, or at last of an event loop."""
+    frame = _frame_of_caller()
+    if frame is not None and not _is_loop(frame):
+        return _place_at(frame)
+
+    place = beside_caller.get()
+    code = _code_of(function)
+    if place is None and code is not None:
+        place = Place(_variables_of(function), code.co_filename, code.co_firstlineno)
+
+    return place if place is not None or frame is None else _place_at(frame)
+
+
+def _place_at(frame: FrameType) -> Place:
+    return Place(frame.f_globals, frame.f_code.co_filename, frame.f_lineno)
+
+
 def _frame_of_caller() -> FrameType | None:
     """Return the frame of the app; one of an event loop if only that is known."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - `inspect` takes longer to import than the rest of the client
     below_http = False
     found = None
     while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        package = module.partition(".")[0]
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if _is_loop(frame):
             return found or frame
 

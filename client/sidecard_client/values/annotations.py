@@ -17,6 +17,8 @@ PLAIN: Final[frozenset[Any]] = frozenset(
 )
 """Annotations of plain values, and of those of which nothing is known."""
 
+_OF_PLAIN: Final[frozenset[Any]] = frozenset({list, dict, typing.Union, types.UnionType})
+
 _AWAITABLES: Final[frozenset[Any]] = frozenset({Awaitable, Coroutine})
 _WRAPPERS: Final = frozenset({"Annotated", "Required", "NotRequired", "ReadOnly", "Final", "ClassVar"})
 _DECLARATIONS: Final[tuple[Any, ...]] = (typing.Generic, typing.Protocol)
@@ -126,11 +128,14 @@ def _special_name(annotation: Any) -> str:
 
 
 def is_plain(annotation: Any) -> bool:
-    """Return whether an annotation is one of `PLAIN`."""
+    """Return whether an annotation is one of `PLAIN`, or a list, a dict or a union of these, as most are."""
     try:
-        return annotation in PLAIN
-    except TypeError:  # it cannot be hashed
+        if annotation in PLAIN:
+            return True
+    except TypeError:  # unhashable
         return False
+
+    return typing.get_origin(annotation) in _OF_PLAIN and all(map(is_plain, typing.get_args(annotation)))
 
 
 def is_alias(annotation: Any) -> bool:
