@@ -173,7 +173,8 @@ class OpenPipeLLMWrapper:
         self.llm_client = llm_client
         self.openpipe_client = openpipe_client
         self.task_type = task_type
-        self._policy: dict[str, Any] = {"task": task_type, "usage": usage, "backend": backend}
+        # Answers are plain, as `OpenPipeClient.get_cached_response` returns them, whatever the annotation of ``generate`` says.
+        self._policy: dict[str, Any] = {"task": task_type, "usage": usage, "backend": backend, "returns": Any}
 
     async def generate(self, prompt: str, context: Mapping[str, Any] | None = None) -> str:
         """Return the answer: stored, another caller's, or that of ``llm_client.generate(prompt)``.

@@ -76,7 +76,7 @@ class CallFailed(SidecardError):
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(f"The shared call failed ({kind}): {message or 'its holder gave no reason'}")
-        self.kind = kind
+        self.kind: FailureKind = kind
         self.message = message
 
 
@@ -99,7 +99,7 @@ class CallRejected(SidecardError):
         later = "" if retry_after_seconds is None else f"try again in {round(retry_after_seconds, 1):g} s, or "
         happened, change = _REJECTIONS[reason]
         super().__init__(f"The call was rejected ({reason}): {happened}{details}; {later}{change}.")
-        self.reason = reason
+        self.reason: RejectionReason = reason
         self.retry_after_seconds = retry_after_seconds
         self.backends: dict[str, str] = backends
 
