@@ -1,1 +1,1 @@
-"""Values of answers: plain ones, and those that a type brings back."""
+"""Values of answers: plain ones, and those of annotated types. See `forms`."""
