@@ -20,6 +20,9 @@ from tests.scripted_daemon import HANG, PENDING, ScriptedDaemon, hit, lease
 
 pytestmark = pytest.mark.anyio
 
+PATIENCE_SECONDS = 30.0
+"""For what takes milliseconds, unless the machine is busy."""
+
 IDLE = "<AsyncConnection 0 unanswered, 0 pending, 0 held>"
 
 
@@ -53,7 +56,7 @@ async def at_once() -> str:
 
 async def settled(condition: Callable[[], bool]) -> None:
     """Let the loop's tasks go on until ``condition`` holds."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - what is waited for is no event of the test's
             await anyio.sleep(0.001)
 
@@ -245,8 +248,9 @@ async def test_asyncios_own_cancellation_is_the_same(scripted: ScriptedDaemon) -
 
 
 async def test_canceled_waits_leave_nothing_behind(daemon: Callable[..., Daemon]) -> None:
-    """Ten thousand of them, at the client and at the daemon."""
-    async with AsyncClient(daemon().socket) as sidecard:
+    """Thousands of them, at the client and at the daemon."""
+    # On a busy machine, the first answers to 500 calls may take longer than a client waits by default.
+    async with AsyncClient(daemon().socket, daemon_timeout=PATIENCE_SECONDS) as sidecard:
         running = anyio.Event()
 
         async def held() -> str:
@@ -256,7 +260,7 @@ async def test_canceled_waits_leave_nothing_behind(daemon: Callable[..., Daemon]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: sidecard.call(held, name="f"))
             await running.wait()
-            for _ in range(20):
+            for _ in range(6):
                 async with anyio.create_task_group() as waiting:
                     for _ in range(500):
                         waiting.start_soon(lambda: sidecard.call(at_once, name="f"))
@@ -268,7 +272,7 @@ async def test_canceled_waits_leave_nothing_behind(daemon: Callable[..., Daemon]
             assert link_of(sidecard) == "<AsyncConnection 0 unanswered, 0 pending, 1 held>"
             tasks.cancel_scope.cancel()
 
-        assert (stats.waiters, stats.left) == (0, 10_000)
+        assert (stats.waiters, stats.left) == (0, 3000)
         link = sidecard._connector.connection()
         assert link is not None
         assert len(link.protocol) == 0
