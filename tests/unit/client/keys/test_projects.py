@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -55,3 +56,27 @@ def test_a_module_without_a_file_belongs_to_the_working_directory() -> None:
     """As in a shell."""
     assert "answers" not in sys.modules
     assert project_of("answers", None) == str(Path.cwd())
+
+
+def test_a_deleted_working_directory_fails_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process shares with itself alone."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    project = project_of("answers of a deleted directory", None)
+    assert project.startswith("process ")
+    assert project_of("others of a deleted directory", None) == project
+
+
+@pytest.mark.parametrize("fault", [PermissionError("not yours"), ModuleNotFoundError("No module named 'tomllib'")])
+def test_a_declaration_that_cannot_be_read_names_nothing(
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has changed its uid or its root may read neither the file nor the standard library."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "shop"\n')
+    if isinstance(fault, ImportError):
+        monkeypatch.setitem(sys.modules, "tomllib", None)
+    else:
+        monkeypatch.setattr(Path, "is_file", Mock(side_effect=fault))
+
+    assert project_of("app", str(tmp_path / "app.py")) == str(tmp_path)
