@@ -147,6 +147,8 @@ class Attack:
     settings: tuple[str, ...] = ()
     stalled_disk: bool = False
     """The daemon has a store on disk, whose reads stall from the moment the attack begins; the bystander has only hits."""
+    long: bool = False
+    """It grows, or repeats what takes seconds: a short run would not show what it does."""
     stopped: bool = False
     """The processes are stopped (SIGSTOP) half a second after their start."""
 

@@ -10,7 +10,7 @@ from tests.bench.bystanders.attack import Target, attack, framed, line
 MIB = 1024 * 1024
 
 
-@attack(processes=2)
+@attack(processes=2, long=True)
 def connections_of_one_uid(target: Target) -> None:
     """As many connections as one uid may open, kept open."""
     connections = target.crowd(4096)

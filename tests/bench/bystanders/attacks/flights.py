@@ -38,7 +38,7 @@ def vectors_of_many_answers(target: Target) -> None:
                 connection.ask(op="complete", lease=reply["lease"], value=1)
 
 
-@attack(processes=2)
+@attack(processes=2, long=True)
 def begins_of_new_backends(target: Target) -> None:
     """Calls on 16 new backends of a new task each, that fail."""
     connection = target.connect()
@@ -52,7 +52,7 @@ def begins_of_new_backends(target: Target) -> None:
             connection.ask(op="fail", lease=reply["lease"], retry_after_seconds=60, message="m" * 4096)
 
 
-@attack(processes=2)
+@attack(processes=2, long=True)
 def usage_of_new_models(target: Target) -> None:
     """Calls whose usage names a new model each and is as large as a number can be."""
     connection = target.connect()
@@ -107,7 +107,7 @@ def chunks_nobody_reads(target: Target) -> None:
             holder.discard()
 
 
-@attack()
+@attack(long=True)
 def late_follower_of_many_chunks(target: Target) -> None:
     """Followers that join after 500,000 chunks."""
     holder, key = target.connect(), target.name()
@@ -139,7 +139,7 @@ def cancel_storm(target: Target) -> None:
         waiter.discard(0.001)
 
 
-@attack()
+@attack(long=True)
 def waiters_that_time_out_together(target: Target) -> None:
     """16,384 waiters of one flight whose time ends at the same moment."""
     holder, key = target.connect(), target.name()

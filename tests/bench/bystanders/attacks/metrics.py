@@ -85,7 +85,7 @@ def pipelined_scrapes(target: Target) -> None:
         connection.close()
 
 
-@attack(settings=HTTP)
+@attack(settings=HTTP, long=True)
 def half_http_requests(target: Target) -> None:
     """200 HTTP requests that are never finished."""
     connections = [target.http(SCRAPE[:20]) for _ in range(200)]
@@ -94,7 +94,7 @@ def half_http_requests(target: Target) -> None:
         connection.close()
 
 
-@attack()
+@attack(long=True)
 def new_series_without_end(target: Target) -> None:
     """`record` with 2,048 new label sets at a time."""
     connection = target.connect()
@@ -111,7 +111,7 @@ def new_series_without_end(target: Target) -> None:
         connection.ask(op="record", metrics=metrics, acknowledge=True)
 
 
-@attack(processes=2)
+@attack(processes=2, long=True)
 def labels_of_32_names(target: Target) -> None:
     """`record` with 2,048 measurements of 32 labels, without an end."""
     connection = target.connect()
@@ -126,7 +126,7 @@ def labels_of_32_names(target: Target) -> None:
     connection.ask(op="ping")
 
 
-@attack()
+@attack(long=True)
 def sessions_without_end(target: Target) -> None:
     """`record` of gauges with a new session name each, on new connections."""
     for _ in range(50):

@@ -62,7 +62,7 @@ def waiters_of_2_mib(target: Target) -> None:
     time.sleep(0.5)
 
 
-@attack()
+@attack(long=True)
 def list_streamed_by_its_elements(target: Target) -> None:
     """A stored list of 4,000,000 integers, read as a stream."""
     connection = target.connect()
@@ -99,7 +99,7 @@ def large_hits_read_slowly(target: Target) -> None:
         time.sleep(0.01)
 
 
-@attack(processes=2)
+@attack(processes=2, long=True)
 def puts_with_new_tags(target: Target) -> None:
     """`put` of small values with 16 new tags each, in a new namespace each."""
     connection = target.connect()
@@ -119,7 +119,7 @@ def puts_with_new_tags(target: Target) -> None:
         )
 
 
-@attack(processes=2)
+@attack(processes=2, long=True)
 def puts_of_1_mib(target: Target) -> None:
     """`put` of new values of 1 MiB without pause, which evict others."""
     connection = target.connect()
@@ -128,7 +128,7 @@ def puts_of_1_mib(target: Target) -> None:
         connection.ask(op="put", key=target.name(), value=value)
 
 
-@attack(processes=2)
+@attack(processes=2, long=True)
 def puts_of_nothing(target: Target) -> None:
     """`put` of new keys of 1,000 characters with an empty value."""
     connection = target.connect()
@@ -186,7 +186,7 @@ def _short_lived_entries(target: Target) -> None:
         )
 
 
-@attack(prepare=_short_lived_entries, settings=("cache.sharing_window_seconds=0",))
+@attack(prepare=_short_lived_entries, settings=("cache.sharing_window_seconds=0",), long=True)
 def expiry_of_200_000_entries(target: Target) -> None:
     """200,000 entries that expire at the same moment."""
     time.sleep(1.0)
@@ -200,7 +200,7 @@ def _1_000_000_entries(target: Target) -> None:
         exchange(connection, messages)
 
 
-@attack(prepare=_1_000_000_entries, settings=("cache.max_bytes=1GiB", "limits.max_memory_bytes=2GiB"))
+@attack(prepare=_1_000_000_entries, settings=("cache.max_bytes=1GiB", "limits.max_memory_bytes=2GiB"), long=True)
 def churn_beside_1_000_000_entries(target: Target) -> None:
     """New entries and new calls while 1,000,000 entries are stored: pauses of the garbage collector."""
     connection = target.connect()
@@ -218,7 +218,7 @@ def _entries_on_disk(target: Target) -> None:
     time.sleep(2.0)
 
 
-@attack(prepare=_entries_on_disk, stalled_disk=True, processes=2, settings=("cache.max_bytes=4MiB",))
+@attack(prepare=_entries_on_disk, stalled_disk=True, processes=2, settings=("cache.max_bytes=4MiB",), long=True)
 def reads_of_a_stalled_disk(target: Target) -> None:
     """Hits that are on the disk only, whose reads hang."""
     connection = target.connect()
