@@ -12,6 +12,8 @@ Recipe, for other languages
 ``"sidecard"`` and the version ``2`` separate it from other hashes and other recipes. ``task`` and ``name`` are strings,
 ``model`` is a string or nil, ``args`` an array of the positional arguments, ``kwargs`` a map of the named ones. In Python,
 `sidecard_client.keys.naming` names functions, and `sidecard_client.keys.binding` decides which arguments are positional.
+The file ``tests/unit/client/keys/key_vectors.json`` has requests with their ``canonical`` bytes and keys. Another language that gives
+``name`` and binds no arguments needs no more than that to share with Python calls that have the same ``name=``.
 
 ``extras`` is a map. It is left out if it has none of these:
 
