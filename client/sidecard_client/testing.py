@@ -12,9 +12,7 @@ Keys, policies, errors and the rules for values come from the real client's code
 a request that has no key or a value that cannot be shared fails or warns as in production.
 """
 
-import math
 from collections.abc import Callable, Collection
-from operator import mul
 from time import monotonic
 from typing import Any, TypeVar, cast
 
@@ -25,15 +23,17 @@ from sidecard_client._sync.lifecycle import StreamFunctions
 from sidecard_client._sync.streams import Stream
 from sidecard_client.batches.batch import InputBatch, separated
 from sidecard_client.call import call as calls
+from sidecard_client.call.acceptance import bound_of, is_valid
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.completion import may_be_stored, reason_of, warn_unshareable
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.options import Options
-from sidecard_client.call.outcome import Outcome, Source, value_of
+from sidecard_client.call.outcome import Outcome, Source, renewable, value_of
 from sidecard_client.call.usage import read_usage
 from sidecard_client.keys.guard.comparison import differ
 from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.keys.similarity import cosine
 from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol import wire
@@ -163,10 +163,6 @@ class FakeClient(Client):
         """As `Client.call`."""
         return self.outcome(function, *args, **kwargs).value
 
-    def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
-        """As `Client.outcome`."""
-        return self._run(calls.prepare(self._options, function, args, kwargs))
-
     def stream(self, function: StreamFunctions[T], /, *args: Any, **kwargs: Any) -> FakeStream[T]:
         """As `Client.stream`, except that all pieces arrive at the same time."""
         call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
@@ -284,7 +280,16 @@ class FakeClient(Client):
         if call.key is None or self.force_miss or call.options.mode == "refresh":
             return None
 
-        return self._find(call.options.namespace, call.key)
+        entry = self._find(call.options.namespace, call.key)
+        return entry if entry is not None and self._is_accepted(call, entry) else None
+
+    def _is_accepted(self, call: Call, entry: FakeEntry) -> bool:
+        bound = bound_of(call.options)
+        too_old = bound is not None and self._clock() - entry.stored_at >= bound
+        return not too_old and is_valid(call, _answer_of(call, entry.value))
+
+    def _outcome_of(self, call: Call) -> Any:
+        return renewable(self._run(call), call, self._outcome_of, self._clock)
 
     def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
         missing = [place for place, call in enumerate(batch.calls) if self._stored(call) is None]
@@ -311,7 +316,7 @@ class FakeClient(Client):
             except UnshareableValue as error:
                 warn_unshareable(function, reason_of(call, error))
             else:
-                if call.key is not None and may_be_stored(call.options, value, function):
+                if call.key is not None and is_valid(call, value) and may_be_stored(call.options, value, function):
                     self._store(_put_of(call, packed), backend, self._clock() - started, call.similar)
 
             return Outcome(value, "upstream", backend=backend, attempts=attempt)
@@ -328,7 +333,7 @@ class FakeClient(Client):
             return None, None
 
         found = [
-            (_cosine(entry.vector.vector, wanted.vector), key)
+            (cosine(entry.vector.vector, wanted.vector), key)
             for namespace, key in self._entries
             if namespace == options.namespace
             and (entry := self._find(namespace, key)) is not None
@@ -340,7 +345,8 @@ class FakeClient(Client):
         if self.similar_threshold is None or similarity < self.similar_threshold:
             return None, None
 
-        return self._entries[options.namespace, key], similarity
+        entry = self._entries[options.namespace, key]
+        return (entry, similarity) if self._is_accepted(call, entry) else (None, None)
 
     def _store(self, put: wire.Put, backend: str, took_seconds: float = 0.0, vector: object = None) -> bool:
         ttl_seconds = TTL_SECONDS if put.ttl_seconds is None else put.ttl_seconds
@@ -373,16 +379,6 @@ def _packed_answer(call: Call, value: Any) -> bytes:
 def _answer_of(call: Call, plain: Any) -> Any:
     """Return the value of a call, or the list of a stream's pieces."""
     return [value_of(call, piece) for piece in plain] if call.stream else value_of(call, plain)
-
-
-def _cosine(one: bytes, other: bytes) -> float:
-    """Return the cosine of two vectors; -1 if their lengths differ."""
-    a, b = memoryview(one).cast("f").tolist(), memoryview(other).cast("f").tolist()
-    if len(a) != len(b):
-        return -1.0
-
-    dot: float = sum(map(mul, a, b))
-    return min(1.0, dot / (math.hypot(*a) * math.hypot(*b)))
 
 
 def _ledger(group: Collection[Asked]) -> wire.Ledger:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from sidecard_client._async.batches import run_batch
 from sidecard_client._async.lifecycle import AsyncDecorator, AsyncFunctions, AsyncLifecycle, AsyncStreamFunctions
@@ -12,7 +12,7 @@ from sidecard_client.batches import batch as batches
 from sidecard_client.batches.batch import MAX_BATCH, InputBatch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
-from sidecard_client.call.outcome import Outcome
+from sidecard_client.call.outcome import Outcome, renewable
 from sidecard_client.call.wrapping import SharedMethods, generates
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.keys.normal_form import NormalForm
@@ -50,8 +50,9 @@ class AsyncClient(AsyncLifecycle):
         `CallRejected` and `CallTimeout` as the policy says; `UnkeyableRequest` for arguments without a stable form;
         `DaemonUnavailable` if ``on_unavailable`` is ``"raise"`` and no daemon answers.
         """
-        outcome: Outcome[T] = await self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
-        return outcome.value
+        outcome = await self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
+        value: T = outcome.value
+        return value
 
     @overload
     async def outcome(self, function: AsyncFunctions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]: ...
@@ -62,8 +63,9 @@ class AsyncClient(AsyncLifecycle):
     async def outcome(  # type: ignore[misc]  # mypy wants one T for both overloads
         self, function: Functions[T], /, *args: Any, **kwargs: Any
     ) -> Outcome[T]:
-        """Like `call`, but return the value with its source."""
-        return await self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
+        """Like `call`, but return the value with its source. `Outcome.refresh` makes the call again."""
+        renewed: Outcome[T] = await self._outcome_of(calls.prepare(self._options, function, args, kwargs))
+        return renewed
 
     @overload
     async def call_each(
@@ -125,7 +127,11 @@ class AsyncClient(AsyncLifecycle):
             return []
 
         forms = await self.normal_forms(template.options.task) if template.key is calls.UNKEYED else None
-        return await self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
+        outcomes = await self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
+        return [
+            renewable(outcome, structs.replace(template, args=(one,)), self._outcome_of_input)
+            for one, outcome in zip(inputs, outcomes, strict=True)
+        ]
 
     def stream(self, function: AsyncStreamFunctions[T], /, *args: Any, **kwargs: Any) -> AsyncStream[T]:
         """Return an iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
@@ -165,17 +171,27 @@ class AsyncClient(AsyncLifecycle):
 
     # Entries ----------------------------------------------------------------------------------------------------------
 
-    async def get(self, key: str, default: Any = None, *, namespace: str | None = None) -> Any:
-        """Return the stored value of ``key``, or ``default``; also if the daemon is away and calls fall back."""
+    async def get(
+        self, key: str, default: Any = None, *, namespace: str | None = None, max_age: float | None = None
+    ) -> Any:
+        """Return the stored value of ``key``, or ``default``; also if the daemon is away and calls fall back.
+
+        A value that was stored ``max_age`` seconds ago or earlier counts as not stored.
+        """
+        options = self._options if max_age is None else self._options.changed({"max_age": max_age})
+        limit = options.max_age_seconds
+        request = wire.Get(key=key, namespace=namespace or options.namespace, max_age_seconds=limit)
         try:
-            reply = await self._ask(wire.Get(key=key, namespace=namespace or self._options.namespace))
+            reply = await self._ask(request)
         except DaemonUnavailable:
             if self._options.on_unavailable == "raise":
                 raise
 
             return default
 
-        return reply.value if isinstance(reply, wire.Hit) else default
+        # A daemon of an older version does not know the limit.
+        found = isinstance(reply, wire.Hit) and (limit is None or reply.age_seconds < limit)
+        return reply.value if found else default
 
     async def put(
         self,
@@ -293,7 +309,17 @@ class AsyncClient(AsyncLifecycle):
         """Like `outcome_each`, with the key of each input, and ``policy`` without one. For transports."""
         return await self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
-    async def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
+    async def _outcome_of(self, call: Call) -> Any:
+        return renewable(await self._interpreter.run(call), call, self._outcome_of)
+
+    async def _outcome_of_input(self, call: Call) -> Any:
+        if call.key is calls.UNKEYED:
+            call = calls.keyed(call, await self.normal_forms(call.options.task))
+
+        (outcome,) = await self._answer_each(InputBatch([structs.replace(call)], [0]))
+        return renewable(outcome, call, self._outcome_of_input)
+
+    async def _answer_each(self, batch: InputBatch) -> list[Any]:
         return await run_batch(self._connector, self._interpreter, batch)
 
     def _perform(self, call: Call) -> Any:

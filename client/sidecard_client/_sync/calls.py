@@ -53,7 +53,7 @@ class Interpreter:
                 if hit is not None:
                     return hit
 
-                connection = None
+                connection = reply = None
             elif type(reply) is wire.Pending:
                 reply = connector.wait(connection, reply.id, call.options.wait_seconds, started)
 

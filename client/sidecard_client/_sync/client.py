@@ -5,7 +5,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from sidecard_client._sync.batches import run_batch
 from sidecard_client._sync.lifecycle import Decorator, Lifecycle, StreamFunctions
@@ -14,7 +14,7 @@ from sidecard_client.batches import batch as batches
 from sidecard_client.batches.batch import MAX_BATCH, InputBatch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
-from sidecard_client.call.outcome import Outcome
+from sidecard_client.call.outcome import Outcome, renewable
 from sidecard_client.call.wrapping import SharedMethods, generates
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.keys.normal_form import NormalForm
@@ -46,12 +46,14 @@ class Client(Lifecycle):
         `CallRejected` and `CallTimeout` as the policy says; `UnkeyableRequest` for arguments without a stable form;
         `DaemonUnavailable` if ``on_unavailable`` is ``"raise"`` and no daemon answers.
         """
-        outcome: Outcome[T] = self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
-        return outcome.value
+        outcome = self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
+        value: T = outcome.value
+        return value
 
     def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
-        """Like `call`, but return the value with its source."""
-        return self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
+        """Like `call`, but return the value with its source. `Outcome.refresh` makes the call again."""
+        renewed: Outcome[T] = self._outcome_of(calls.prepare(self._options, function, args, kwargs))
+        return renewed
 
     def call_each(
         self, function: Functions[Iterable[T]], inputs: Iterable[Any], /, *, max_batch: int = MAX_BATCH, **kwargs: Any
@@ -81,7 +83,11 @@ class Client(Lifecycle):
             return []
 
         forms = self.normal_forms(template.options.task) if template.key is calls.UNKEYED else None
-        return self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
+        outcomes = self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
+        return [
+            renewable(outcome, structs.replace(template, args=(one,)), self._outcome_of_input)
+            for one, outcome in zip(inputs, outcomes, strict=True)
+        ]
 
     def stream(self, function: StreamFunctions[T], /, *args: Any, **kwargs: Any) -> Stream[T]:
         """Return an iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
@@ -121,17 +127,25 @@ class Client(Lifecycle):
 
     # Entries ----------------------------------------------------------------------------------------------------------
 
-    def get(self, key: str, default: Any = None, *, namespace: str | None = None) -> Any:
-        """Return the stored value of ``key``, or ``default``; also if the daemon is away and calls fall back."""
+    def get(self, key: str, default: Any = None, *, namespace: str | None = None, max_age: float | None = None) -> Any:
+        """Return the stored value of ``key``, or ``default``; also if the daemon is away and calls fall back.
+
+        A value that was stored ``max_age`` seconds ago or earlier counts as not stored.
+        """
+        options = self._options if max_age is None else self._options.changed({"max_age": max_age})
+        limit = options.max_age_seconds
+        request = wire.Get(key=key, namespace=namespace or options.namespace, max_age_seconds=limit)
         try:
-            reply = self._ask(wire.Get(key=key, namespace=namespace or self._options.namespace))
+            reply = self._ask(request)
         except DaemonUnavailable:
             if self._options.on_unavailable == "raise":
                 raise
 
             return default
 
-        return reply.value if isinstance(reply, wire.Hit) else default
+        # A daemon of an older version does not know the limit.
+        found = isinstance(reply, wire.Hit) and (limit is None or reply.age_seconds < limit)
+        return reply.value if found else default
 
     def put(
         self,
@@ -249,7 +263,17 @@ class Client(Lifecycle):
         """Like `outcome_each`, with the key of each input, and ``policy`` without one. For transports."""
         return self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
-    def _answer_each(self, batch: InputBatch) -> list[Outcome[Any]]:
+    def _outcome_of(self, call: Call) -> Any:
+        return renewable(self._interpreter.run(call), call, self._outcome_of)
+
+    def _outcome_of_input(self, call: Call) -> Any:
+        if call.key is calls.UNKEYED:
+            call = calls.keyed(call, self.normal_forms(call.options.task))
+
+        (outcome,) = self._answer_each(InputBatch([structs.replace(call)], [0]))
+        return renewable(outcome, call, self._outcome_of_input)
+
+    def _answer_each(self, batch: InputBatch) -> list[Any]:
         return run_batch(self._connector, self._interpreter, batch)
 
     def _perform(self, call: Call) -> Any:

@@ -229,7 +229,8 @@ class BatchConversation:
             if member.outcome is not None:
                 return
 
-        member.conversation = converse(call, self._flights, self._place, member.started, reply)
+        final = None if isinstance(reply, wire.Hit) else reply
+        member.conversation = converse(call, self._flights, self._place, member.started, final)
         self._resume(member, None)
 
     # The conversations ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ Without the daemon, or with a void lease, there is no permission to retry: backe
 """
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct
@@ -46,6 +47,8 @@ class Attempts(Struct, eq=False):
     """When the function of a stream was last called, in monotonic seconds."""
     _stale: wire.Lease | None = None
     """The lease that carried a stale value."""
+    _stale_at: float = 0.0
+    """When it came."""
     _retries: int = 0
     _round: list[str] = []
     """Backends used since the last retry."""
@@ -56,7 +59,7 @@ class Attempts(Struct, eq=False):
         self.backend = backend = call.backend_of(lease.backend) if call.backends else lease.backend
         self.passed_over = lease.passed_over
         if lease.stale_value is not UNSET:
-            self._stale = lease
+            self._stale, self._stale_at = lease, monotonic()
 
         self.count += 1
         if self._round and self._is_retry(backend):
@@ -103,7 +106,8 @@ class Attempts(Struct, eq=False):
         if self._stale is None or failures.kind_of(error, self.call.options.classify) != "transient":
             return None
 
-        return stale_outcome(self.call, self._stale, waited_seconds, self.count)
+        since_seconds = monotonic() - self._stale_at
+        return stale_outcome(self.call, self._stale, waited_seconds, self.count, since_seconds)
 
     def _is_retry(self, backend: str) -> bool:
         # A single function without a backend serves every name, so each further lease is its retry.

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
+from sidecard_client.call.option_checks import MAX_SECONDS
 from sidecard_client.call.options import Options
 from sidecard_client.keys.captured import HINT, captured_by
 from sidecard_client.keys.explanation import Explanation, explain
@@ -79,6 +80,10 @@ class Call(Struct):
     """It is one input of a batch, whose function takes a list of inputs and returns a list of answers."""
     codec: ValueCodec | None = None
     """Brings back the type of the answer, or of the pieces of a stream; None for plain values."""
+    renews: bool = False
+    """It asks for an answer newer than the one that its caller has: a stale one will not do."""
+    refreshes: int = 0
+    """How often its caller has refused an answer."""
     similar: CanEmbed | QueryVector | None = None
     """Whether the call can compute a vector, or the vector that it sends."""
 
@@ -115,6 +120,7 @@ class Call(Struct):
             wait_seconds=options.wait_seconds if wait_seconds is None else wait_seconds,
             ttl_seconds=options.ttl_seconds,
             stale_seconds=options.stale_seconds,
+            max_age_seconds=options.max_age_seconds,
             mode=options.mode,
             route=options.route,
             stream=self.stream,
@@ -157,7 +163,7 @@ def prepare(
     else:
         functions, backends = _of_backends(function, backend)
 
-    key = options.key
+    key = _sampled(options) if options.sample else options.key
     call = Call(
         functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, stream=stream, each=each
     )
@@ -190,6 +196,20 @@ def prepare(
         call.similar = CAN_EMBED
 
     return call
+
+
+def _sampled(options: Options) -> str | UnsetType | None:
+    """Return ``key=`` as the key of one of several answers; None or UNSET as it is. Raises `ValueError`."""
+    key, sample = options.key, options.sample
+    if not isinstance(key, str):
+        return key
+
+    sampled = f"{key}#{sample}"
+    longest = policies.MAX_KEY_CHARACTERS - len(sampled) + len(key)
+    if len(key) > longest:
+        raise ValueError(f"key= must have at most {longest} characters with sample={sample}, not {len(key)}.")
+
+    return sampled
 
 
 def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
@@ -261,7 +281,7 @@ def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> E
     """Explain the key of a call. ``forms`` are its task's, for an `UNKEYED` call. Raises `UnkeyableRequest`."""
     options = call.options
     if options.key is not UNSET:
-        return Explanation(options.key, options.namespace)
+        return Explanation(call.key, options.namespace)
 
     normalize = options.normalize if forms is None and not isinstance(options.normalize, str) else forms or ()
     name, args, kwargs, extras = key_parts(call)
@@ -280,7 +300,25 @@ def unshared(call: Call) -> Call:
 
 def refreshed(call: Call) -> Call:
     """Return the call with ``mode="refresh"``: stored answers are ignored."""
-    return msgspec.structs.replace(call, options=msgspec.structs.replace(call.options, mode="refresh"))
+    options = msgspec.structs.replace(call.options, mode="refresh")
+    return msgspec.structs.replace(call, options=options, refreshes=call.refreshes + 1)
+
+
+def renewed(call: Call, age_seconds: float) -> Call:
+    """Return the call that asks for an answer that is newer than one of that age, even if another caller has made it.
+
+    No answer to a similar request will do. The key is computed again: the arguments may have changed.
+    """
+    options = call.options
+    max_age_seconds = min(age_seconds, MAX_SECONDS if options.max_age_seconds is None else options.max_age_seconds)
+    mode = "use" if options.mode == "refresh" else options.mode
+    options = msgspec.structs.replace(options, max_age_seconds=max_age_seconds, mode=mode)
+    call = msgspec.structs.replace(call, options=options, similar=None, renews=True)
+    if options.key is UNSET and call.key is not None:
+        call.key = UNKEYED
+        return call if isinstance(options.normalize, str) else keyed(call, options.normalize)
+
+    return call
 
 
 def another_backend(call: Call, tried: Collection[str], kind: FailureKind) -> bool:

@@ -25,8 +25,13 @@ MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
 A transcript is sent with values that leave room for it: all but those within 2 MiB of this."""
 
 
-def complete_or_refuse(call: Call, lease: wire.Lease, value: Any) -> tuple[wire.Complete | wire.Fail, str | None]:
+def complete_or_refuse(
+    call: Call, lease: wire.Lease, value: Any, *, valid: bool = True
+) -> tuple[wire.Complete | wire.Fail, str | None]:
     """Build the report of ``value``; also return why it cannot be shared, or None."""
+    if not valid:
+        return reject(call, lease.lease, value), None
+
     try:
         return complete(call, lease, value), None
     except UnshareableValue as error:
@@ -64,6 +69,17 @@ def refuse_to_share(call: Call, lease: str, value: Any, error: UnshareableValue)
     The backend has answered nevertheless, which its breaker and the ledger must know.
     """
     return wire.Fail(lease=lease, kind="ignored", message=message_of(error), answered=True, usage=usage_of(call, value))
+
+
+def reject(call: Call, lease: str, value: Any) -> wire.Fail:
+    """Build the message for a value that its own caller finds invalid: the next waiter makes the call.
+
+    A daemon of an older version lets all waiters make their own calls.
+    """
+    message = "the caller's valid= rejects the answer"
+    return wire.Fail(
+        lease=lease, kind="ignored", message=message, answered=True, invalid=True, usage=usage_of(call, value)
+    )
 
 
 def reason_of(call: Call, error: UnshareableValue) -> str:

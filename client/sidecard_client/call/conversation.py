@@ -18,6 +18,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+from sidecard_client.call.acceptance import is_valid
 from sidecard_client.call.attempts import Attempts, may_leave_lease
 from sidecard_client.call.call import (
     Call,
@@ -52,7 +53,7 @@ from sidecard_client.call.local_flights import (
     LocalFlights,
     Released,
 )
-from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve, value_of
+from sidecard_client.call.outcome import MAX_REFRESHES, NextStep, Outcome, Source, after_refused_hit, resolve, value_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout, UnreadableAnswer
@@ -74,11 +75,11 @@ Attempting = Generator[Command, Any, Returned | Raised]
 
 
 def converse(
-    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply
+    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply | None
 ) -> Conversation:
     """Go on from the final ``reply`` to the begin of ``call``, which was sent at ``started`` to ``place()``.
 
-    Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
+    ``reply`` is None for a stored answer that is none for this caller (`hit_outcome`). Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
     """
     if type(reply) is wire.Lease:
         return _make(Attempts(call, reply), flights, None, "upstream", monotonic() - started)
@@ -87,7 +88,7 @@ def converse(
 
 
 def _converse(
-    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply
+    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply | None
 ) -> Conversation:
     if isinstance(reply, ConnectionEnded):
         # The daemon has restarted, or closed an idle connection. It holds nothing for it, so asking again is safe.
@@ -100,7 +101,7 @@ def _converse(
     if isinstance(reply, wire.Lease):
         return (yield from _make(Attempts(call, reply), flights, None, "upstream", waited_seconds))
 
-    resolved = resolve(call, reply, waited_seconds)
+    resolved = after_refused_hit(call) if reply is None else resolve(call, reply, waited_seconds)
     match resolved:
         case Outcome():
             return resolved
@@ -108,6 +109,8 @@ def _converse(
             return (yield from _fall_back(call, flights, place, started, TURNED_AWAY))
         case NextStep.REFRESH:
             call = refreshed(call)
+            reply = yield BeginCall(call, remaining_seconds(call, monotonic() - started))
+            return (yield from converse(call, flights, place, started, reply))
         case NextStep.SEND_VECTOR:
             call = yield Embed(call)
         case NextStep.OWN_CALL if call.key is None:
@@ -147,8 +150,14 @@ def _make(  # noqa: C901, PLR0912 - one place for all that a result leads to
 
             return attempts.stale_outcome(result.error, waited_seconds) or result
 
+        shares = call.key is not None and (flight is not None or attempts.lease is not None)
+        valid = not shares or is_valid(call, result.value)
         if flight is not None:
-            flights.succeed(flight, result.value, call.codec)
+            if valid:
+                flights.succeed(flight, result.value, call.codec)
+            else:
+                flights.reject(flight)
+
             flight = None
 
         lease = attempts.lease
@@ -159,7 +168,7 @@ def _make(  # noqa: C901, PLR0912 - one place for all that a result leads to
             return attempts.outcome(result.value, source, waited_seconds)
 
         # With the reply, the answer is there for all processes before this call returns.
-        message, unshareable = complete_or_refuse(call, lease, result.value)
+        message, unshareable = complete_or_refuse(call, lease, result.value, valid=valid)
         attempts.lease = None  # as in `settle`, whose generator costs a miss 1 %
         reply = yield Ask(message)
         if may_leave_lease(reply):
@@ -253,7 +262,7 @@ def _fall_back(  # noqa: C901 - one case for each end of a wait
 ) -> Conversation:
     """Make the call without the daemon, or join the same call of this process."""
     check_fallback(call, reason, place)
-    attempts = Attempts(call)
+    attempts, refused = Attempts(call), 0
     if call.key is None:
         return (yield from _make(attempts, flights, None, "fallback", monotonic() - started))
 
@@ -277,9 +286,15 @@ def _fall_back(  # noqa: C901 - one case for each end of a wait
                 raise CallTimeout(waited_seconds)
             case Answered(packed):
                 with suppress(UnreadableAnswer):
-                    return Outcome(value_of(call, unpack_value(packed)), "fallback", waited_seconds=waited_seconds)
+                    value = value_of(call, unpack_value(packed))
+                    if is_valid(call, value):
+                        return Outcome(value, "fallback", waited_seconds=waited_seconds)
 
-                # Two functions of different types with one ``key=``.
+                    refused += 1
+                    if refused <= MAX_REFRESHES:
+                        continue
+
+                # The answers are none for this caller, or those of a function of another type with the same ``key=``.
                 return (yield from _make(attempts, flights, None, "fallback", waited_seconds))
             case Elected():
                 return (yield from _make(attempts, flights, entered.flight, "fallback", waited_seconds))

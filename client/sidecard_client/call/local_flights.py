@@ -136,20 +136,27 @@ class LocalFlights:
 
     def fail(self, flight: LocalFlight, kind: FailureKind, message: str) -> None:
         """End the leader's turn: elect the next waiter, or fail or release all, depending on ``kind``."""
-        if kind in ("transient", "cancelled"):
-            with self._lock:
-                if flight.waiters and flight.elections < MAX_ELECTIONS:
-                    flight.elections += 1
-                    elected = flight.waiters.popleft()
-                    elected.end = Elected()
-                else:
-                    elected = None
-
-            if elected is not None:
-                elected.event.set()
-                return
+        if kind in ("transient", "cancelled") and self._elect(flight):
+            return
 
         _end_all(self._close(flight), Released() if kind == "ignored" else LocalFailure(kind, message))
+
+    def reject(self, flight: LocalFlight) -> None:
+        """End the turn of a leader whose answer is invalid: elect the next waiter, or release all."""
+        if not self._elect(flight):
+            _end_all(self._close(flight), Released())
+
+    def _elect(self, flight: LocalFlight) -> bool:
+        with self._lock:
+            if not flight.waiters or flight.elections >= MAX_ELECTIONS:
+                return False
+
+            flight.elections += 1
+            elected = flight.waiters.popleft()
+            elected.end = Elected()
+
+        elected.event.set()
+        return True
 
     def drop(self, flight: LocalFlight, turn: int) -> None:
         """End the turn of an interrupted leader. Does nothing if its turn has ended.

@@ -12,6 +12,9 @@ from sidecard_client.keys.normal_form import BY_TASK, NORMAL_FORMS, Normalize, o
 from sidecard_client.keys.vectors import Embedding
 from sidecard_client.values.codec import ValueCodec, codec_of
 
+_COROUTINE_FLAG = 0x80
+"""``inspect.CO_COROUTINE``."""
+
 MAX_SECONDS = 366 * 86400.0
 
 MAX_TIME_LIMIT_SECONDS = 3600.0
@@ -151,6 +154,15 @@ def hook(keyword: str, value: Any) -> Any:
         raise TypeError(f"{keyword}= must be callable, not {type(value).__name__}.")
 
     return value
+
+
+def predicate(keyword: str, value: Any) -> Any:
+    """Check a callable whose result is true or false, and no coroutine, which is always true."""
+    code = getattr(getattr(value, "__func__", value), "__code__", None)
+    if code is not None and code.co_flags & _COROUTINE_FLAG:
+        raise TypeError(f"{keyword}= must be a plain function: its result is not awaited.")
+
+    return hook(keyword, value)
 
 
 def embedder(_: str, value: Any) -> Embedding:

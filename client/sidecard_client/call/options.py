@@ -25,6 +25,7 @@ from sidecard_client.call.option_checks import (
     normal_forms,
     one_of,
     or_none,
+    predicate,
     seconds,
     text,
     vector,
@@ -38,6 +39,8 @@ from sidecard_client.values.codec import ValueCodec
 OnUnavailable = Literal["fallback", "raise"]
 ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
 MayBeStored = Callable[[Any], bool]
+IsValid = Callable[[Any], Any]
+"""Takes a value, or the list of a stream's pieces; the answer is valid if the result is true."""
 Redact = Callable[[Any, Any], tuple[Any, Any] | None]
 """Takes the prompt, ``{"args": [...], "kwargs": {...}}``, and the value. Both are the call's own: copy, do not change them."""
 
@@ -56,6 +59,7 @@ class Options(Struct, frozen=True):
     task: str = DEFAULT_TASK
     namespace: str = DEFAULT_NAMESPACE
     ttl_seconds: float | None = None
+    max_age_seconds: float | None = None
     stale_seconds: float | None = None
     failure_ttl_seconds: float | None = None
     wait_seconds: float | None = None
@@ -72,6 +76,7 @@ class Options(Struct, frozen=True):
     deterministic: bool | None = None
     usage: ReadUsage | None = None
     store: MayBeStored | None = None
+    valid: IsValid | None = None
     classify: Classify = default_classify
     pace_seconds: float | None = None
     embed: Embedding | None = None
@@ -195,6 +200,7 @@ def _named(function: Callable[..., Any]) -> str:
 
 _FIELDS = {
     "ttl": "ttl_seconds",
+    "max_age": "max_age_seconds",
     "stale": "stale_seconds",
     "failure_ttl": "failure_ttl_seconds",
     "wait": "wait_seconds",
@@ -206,6 +212,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "task": text(MAX_NAME_CHARACTERS),
     "namespace": text(MAX_NAMESPACE_CHARACTERS),
     "ttl": seconds,
+    "max_age": seconds,
     "stale": seconds,
     "failure_ttl": seconds,
     "wait": seconds,
@@ -219,6 +226,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "deterministic": or_none(flag),
     "usage": or_none(hook),
     "store": or_none(hook),
+    "valid": or_none(predicate),
     "classify": hook,
     "embed": or_none(embedder),
     "vector": or_none(vector),

@@ -1,11 +1,14 @@
 """The outcome of a call, and what each final reply to its begin means. Pure."""
 
+from collections.abc import Callable, Generator
 from enum import Enum
-from typing import Any, Generic, Literal
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import UNSET, Struct
 
-from sidecard_client.call.call import Call, T, refreshed, unshared
+from sidecard_client.call.acceptance import accepts
+from sidecard_client.call.call import Call, T, refreshed, renewed, unshared
 from sidecard_client.call.warn import name_of_function, warn
 from sidecard_client.keys.vectors import CAN_EMBED
 from sidecard_client.protocol import wire
@@ -20,11 +23,14 @@ from sidecard_client.protocol.errors import (
 
 Source = Literal["upstream", "cache", "stale", "shared", "fallback"]
 
+MAX_REFRESHES = 2
+"""How often a caller begins again because of an answer that is none for it; then it makes a call that shares nothing."""
+
 _FALLBACK_REASONS = frozenset({"busy", "draining"})
 """A caller rejected for one of these reasons makes its call without the daemon."""
 
 
-class Outcome(Struct, Generic[T], frozen=True):
+class Outcome(Struct, Generic[T], frozen=True, dict=True):
     """A call's value and its source.
 
     ``source`` is ``upstream`` (this caller made the call), ``cache``, ``stale``, ``shared`` (another caller's call),
@@ -47,6 +53,42 @@ class Outcome(Struct, Generic[T], frozen=True):
     attempts: int = 0
     similarity: float | None = None
 
+    def refresh(self) -> "Refreshed[T]":
+        """Make the call again, for a newer answer than this one. ``await outcome.refresh()`` for one of an `AsyncClient`.
+
+        Function, arguments and policy are the same. A newer answer of another caller will do, so callers that refresh one
+        answer at the same time share one call. If the call fails, this answer does not replace it.
+        Raises what `outcome` does, and `RuntimeError` for an outcome that was copied, or not returned by `outcome`.
+        """
+        ask_again = self.__dict__.get(_ASK_AGAIN)
+        if ask_again is None:
+            raise RuntimeError(
+                "Only what outcome() returned can be refreshed, and no copy of it: call outcome() again."
+            )
+
+        refreshed_outcome: Refreshed[T] = ask_again()
+        return refreshed_outcome
+
+
+_ASK_AGAIN = "_ask_again"
+"""The attribute by which `renewable` lets an outcome ask again. It is no field: outcomes stay comparable and pickle."""
+
+if TYPE_CHECKING:
+
+    class Refreshed(Outcome[T], frozen=True):
+        """What `Outcome.refresh` returns: a `Client`'s outcome, or an awaitable of an `AsyncClient`'s. For type checkers."""
+
+        def __await__(self) -> Generator[Any, Any, Outcome[T]]: ...
+
+
+def renewable(
+    outcome: Outcome[Any], call: Call, ask: Callable[[Call], Any], clock: Callable[[], float] = monotonic
+) -> Any:
+    """Let the outcome of ``call`` ask again; return it. Call this as soon as it is there: its age counts from now."""
+    made_at = clock() - outcome.age_seconds
+    outcome.__dict__[_ASK_AGAIN] = lambda: ask(renewed(call, clock() - made_at))
+    return outcome
+
 
 class NextStep(Enum):
     """What a caller does after a reply that is neither a value nor a lease."""
@@ -56,7 +98,7 @@ class NextStep(Enum):
     WITHOUT_DAEMON = "without the daemon"
     """The daemon takes no more calls, or sent an invalid reply: continue as if it were not there."""
     REFRESH = "refresh"
-    """The answer is none of the call's type, which has changed since it was stored: begin again, for a new one."""
+    """The answer is none for this caller (too old, invalid, or of another type): begin again, for a new one."""
     SEND_VECTOR = "send the vector"
     """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
 
@@ -71,7 +113,7 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
     """
     match reply:
         case wire.Hit():
-            return hit_outcome(call, reply, waited_seconds) or _after_unreadable(call)
+            return hit_outcome(call, reply, waited_seconds) or after_refused_hit(call)
         case wire.Shared():
             if call.span is not None:
                 call.span.link(reply.trace)
@@ -80,6 +122,9 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
                 value = value_of(call, reply.value)
             except UnreadableAnswer:
                 return NextStep.OWN_CALL
+
+            if not accepts(call, value, reply.age_seconds, waited_seconds):
+                return after_refused(call)
 
             return Outcome(
                 value,
@@ -123,17 +168,22 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
 
 
-def _after_unreadable(call: Call) -> NextStep:
-    """Return what follows an answer of another type, which counts as none."""
+def after_refused_hit(call: Call) -> NextStep:
+    """Return what follows a stored answer that is none for the caller. Raises `CallRejected` if it makes no call."""
+    return NextStep.OWN_CALL if call.options.mode == "refresh" else after_refused(call)
+
+
+def after_refused(call: Call) -> NextStep:
+    """Return what follows an answer that is none for the caller. Raises `CallRejected` if it makes no call."""
     if call.options.mode == "only_if_cached":
         raise CallRejected("not_cached")
 
-    return NextStep.OWN_CALL if call.options.mode == "refresh" else NextStep.REFRESH
+    return NextStep.OWN_CALL if call.refreshes >= MAX_REFRESHES else NextStep.REFRESH
 
 
 def another_call(call: Call) -> Call:
-    """Return the call to make in place of one whose answer is of another type. Raises `CallRejected` if it makes none."""
-    return unshared(call) if _after_unreadable(call) is NextStep.OWN_CALL else refreshed(call)
+    """Return the call to make in place of one whose answer is none for the caller. Raises `CallRejected` if it makes none."""
+    return unshared(call) if after_refused(call) is NextStep.OWN_CALL else refreshed(call)
 
 
 def value_of(call: Call, plain: Any) -> Any:
@@ -142,13 +192,18 @@ def value_of(call: Call, plain: Any) -> Any:
 
 
 def hit_outcome(call: Call, hit: wire.Hit, waited_seconds: float) -> Outcome[Any] | None:
-    """Return the outcome of a call whose answer was stored; None if that is no value of the call's type."""
-    value = hit.value
+    """Return the outcome of a call whose answer was stored; None if that is none for the caller: see `NextStep.REFRESH`."""
+    value, options = hit.value, call.options
     if call.codec is not None:
         try:
             value = call.codec.from_plain(value)
         except UnreadableAnswer:
             return None
+
+    if (
+        options.ttl_seconds is not None or options.max_age_seconds is not None or options.valid is not None
+    ) and not accepts(call, value, hit.age_seconds, waited_seconds, stale=hit.stale):
+        return None
 
     return Outcome(
         value,
@@ -163,11 +218,11 @@ def hit_outcome(call: Call, hit: wire.Hit, waited_seconds: float) -> Outcome[Any
 
 
 def stale_outcome(
-    call: Call, reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0
+    call: Call, reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0, since_seconds: float = 0.0
 ) -> Outcome[Any] | None:
-    """Return the outcome of a call whose only answer is the stale one sent with ``reply``.
+    """Return the outcome of a call whose only answer is the stale one sent with ``reply``, so long ago.
 
-    None if that is no value of the call's type.
+    None if that is none for the caller: too old by now, invalid, or of another type.
     """
     try:
         stale = reply.stale_value
@@ -179,10 +234,14 @@ def stale_outcome(
     except UnreadableAnswer:
         return None
 
+    age_seconds = reply.stale_age_seconds + since_seconds
+    if not accepts(call, value, age_seconds, 0.0, stale=True):
+        return None
+
     return Outcome(
         value,
         "stale",
-        reply.stale_age_seconds,
+        age_seconds,
         reply.stale_backend,
         waited_seconds=waited_seconds,
         attempts=attempts,

@@ -13,12 +13,11 @@ Before the first piece, a failing call tries other backends like every call. Aft
 failure is the caller's exception, or the followers' `CallFailed`.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from msgspec import Raw, structs
-
+from sidecard_client.call.acceptance import accepts, accepts_age
 from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import Call, check_fallback, refreshed, remaining_seconds, unshared
 from sidecard_client.call.commands import (
@@ -39,20 +38,20 @@ from sidecard_client.call.commands import (
     Returned,
     Send,
 )
-from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, reason_of, warn_unshareable
+from sidecard_client.call.completion import reason_of, warn_unshareable
 from sidecard_client.call.conversation import TURNED_AWAY, run_attempts, settle
 from sidecard_client.call.failures import fail, kind_of
 from sidecard_client.call.outcome import NextStep, Outcome, Source, another_call, resolve, value_of
+from sidecard_client.call.stream_report import StreamReport
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnreadableAnswer, UnshareableValue
-from sidecard_client.protocol.nesting import MAX_PIECE_DEPTH
-from sidecard_client.values.packing import pack_value
 
 END: Final[Any] = object()
 """The value of `Returned` in place of a piece if a stream ends."""
 
-MAX_CHUNK_BYTES: Final = MAX_VALUE_BYTES
+FLUSH_BYTES: Final = 256 * 1024
+"""After so many bytes of pieces that were held back, the daemon's reply is awaited, so that no backlog builds up."""
 
 _STORED: Final = frozenset({"cache", "stale"})
 
@@ -130,51 +129,6 @@ class Leading:
         self.source = source
 
 
-class StreamReport:
-    """The messages of a stream's holder: each piece, and the end. Its function was called at ``opened_at``.
-
-    The pieces are kept only for hooks that need the whole (``usage``, ``store``, the daemon's call log).
-    """
-
-    def __init__(self, call: Call, lease: wire.Lease, opened_at: float) -> None:
-        self._call = call
-        self._lease = lease
-        self._opened_at = opened_at
-        self._first_chunk_seconds: float | None = None
-        options = call.options
-        wanted = options.usage is not None or options.store is not None or lease.log
-        self._kept: list[Any] | None = [] if wanted else None
-
-    def append(self, piece: Any) -> wire.Append:
-        """Build the message of a piece. Raises `UnshareableValue`."""
-        if self._first_chunk_seconds is None:
-            self._first_chunk_seconds = monotonic() - self._opened_at
-
-        packed = pack_value(piece, self._call.codec, MAX_PIECE_DEPTH)
-        if len(packed) > MAX_CHUNK_BYTES:
-            raise UnshareableValue(
-                f"A piece is too large to be shared: {len(packed)} bytes, at most {MAX_CHUNK_BYTES}."
-            )
-
-        if self._kept is not None:
-            self._kept.append(piece)
-
-        return wire.Append(lease=self._lease.lease, chunk=Raw(packed))
-
-    def complete(self) -> wire.Complete:
-        """Build the message of a complete stream."""
-        message = complete_packed(self._call, self._lease, wire.NO_VALUE, self._kept or [])
-        usage = message.usage or wire.Usage()
-        if usage.first_chunk_seconds is None and self._first_chunk_seconds is not None:
-            usage = structs.replace(usage, first_chunk_seconds=self._first_chunk_seconds)
-
-        return structs.replace(message, usage=usage, deterministic=False)
-
-    def refuse(self, error: UnshareableValue) -> wire.Fail:
-        """Build the message for a piece that cannot be shared: waiters make their own calls."""
-        return wire.Fail(lease=self._lease.lease, kind="ignored", message=str(error), answered=True)
-
-
 def stream(call: Call, facts: Provenance, place: Callable[[], str]) -> Generator[Command, Any, Raised | None]:
     """Converse for a whole stream. Raises what `follow` does."""
     leading = yield from follow(call, facts, place)
@@ -204,6 +158,17 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
             case wire.Lease():
                 facts.waited_seconds = waited_seconds
                 return Leading(call, reply)
+            case wire.Chunk() | wire.End() if _is_judged(call, reply, waited_seconds):
+                pieces, end = yield from _take_whole(call, reply)
+                if pieces is None or not accepts(call, pieces, end.age_seconds, waited_seconds, stale=end.stale):
+                    call = another_call(call)
+                    continue
+
+                facts.ended(end, waited_seconds)
+                for piece in pieces:
+                    yield Give(piece)
+
+                return None
             case wire.Chunk():
                 try:
                     first = value_of(call, reply.chunk)
@@ -219,8 +184,8 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 return None
 
         match resolve(call, reply, waited_seconds):
-            case Outcome() as stale:
-                for piece in facts.use_stale(stale):
+            case Outcome() as outcome:
+                for piece in facts.use_stale(outcome):
                     yield Give(piece)
 
                 return None
@@ -237,6 +202,32 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 return Leading(call, None, "fallback")
             case _:
                 raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
+
+
+def _is_judged(call: Call, first: wire.Chunk | wire.End, waited_seconds: float) -> bool:
+    """Return whether a stream must be whole before its caller gets a piece: it is to be valid, or is too old."""
+    too_old = not accepts_age(call, first.age_seconds, waited_seconds, stale=first.source == "stale")
+    return too_old or call.options.valid is not None
+
+
+def _take_whole(call: Call, reply: wire.Chunk | wire.End) -> Generator[Command, Any, tuple[list[Any] | None, wire.End]]:
+    """Return all pieces of a followed stream, None if one is of another type, and its end. Raises what `broken` returns."""
+    pieces: list[Any] | None = []
+    while isinstance(reply, wire.Chunk):
+        if pieces is not None:
+            try:
+                pieces.append(value_of(call, reply.chunk))
+            except UnreadableAnswer:
+                pieces = None
+
+        waiting_since = monotonic()
+        following: FinalReply = yield NextReply()
+        if not isinstance(following, wire.Chunk | wire.End):
+            raise broken(following, monotonic() - waiting_since)
+
+        reply = following
+
+    return pieces, reply
 
 
 def _follow_chunks(call: Call, piece: Any, facts: Provenance) -> Generator[Command, Any, None]:
@@ -321,17 +312,16 @@ def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[C
 
     unshareable = None
     try:
-        message: Any = report.complete() if piece is END else report.append(piece)
+        if piece is not END:
+            return (yield from _append(attempts, lease, report.append(piece)))
+
+        if not (yield from _append(attempts, lease, report.take_held())):
+            return False
+
+        message = report.complete()
     except UnshareableValue as error:
         unshareable = reason_of(attempts.call, error)
         message = report.refuse(error)
-
-    if isinstance(message, wire.Append):
-        if not (yield Send(message)):
-            yield Abandon()
-            attempts.lease = None
-
-        return attempts.lease is not None
 
     yield Release(lease)
     yield from settle(attempts, message)
@@ -339,6 +329,26 @@ def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[C
         warn_unshareable(attempts.call.function_of(attempts.backend), unshareable)
 
     return False
+
+
+def _append(attempts: Attempts, lease: wire.Lease, messages: Sequence[wire.Append]) -> Generator[Command, Any, bool]:
+    """Send pieces to the daemon; if it does not take them, end the lease and return False."""
+    unread_bytes, taken = 0, True
+    for message in messages:
+        taken = yield Send(message)
+        unread_bytes += len(memoryview(message.chunk))
+        if taken and unread_bytes >= FLUSH_BYTES and len(messages) > 1:
+            unread_bytes = 0
+            yield Release(lease)
+            taken = isinstance((yield Ask(wire.Renew(lease=lease.lease))), wire.Ok)
+            yield Hold(lease)
+
+        if not taken:
+            yield Abandon()
+            attempts.lease = None
+            break
+
+    return taken
 
 
 def _may_go_on(attempts: Attempts) -> Generator[Command, Any, bool]:

@@ -25,9 +25,11 @@ models cannot be compared, so the embedder's name is part of the group: the func
 ``embed={"all-MiniLM-L6-v2": model.encode}``. Two models of one class need the dict.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from operator import mul
 from typing import Any, Final
 
 from sidecard_client.keys.captured import captured_by
@@ -127,3 +129,13 @@ def _field(fields: Mapping[str, Any], place: str) -> tuple[str, str, dict[str, A
 
     found = _within(fields[name], f"{place}.{name}")
     return None if found is None else (found[0], found[1], {**fields, name: found[2]})
+
+
+def cosine(one: bytes, other: bytes) -> float:
+    """Return the cosine of two vectors; -1 if their lengths differ."""
+    a, b = memoryview(one).cast("f").tolist(), memoryview(other).cast("f").tolist()
+    if len(a) != len(b):
+        return -1.0
+
+    dot: float = sum(map(mul, a, b))
+    return min(1.0, dot / (math.hypot(*a) * math.hypot(*b)))

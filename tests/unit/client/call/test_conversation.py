@@ -94,6 +94,9 @@ class Daemon:
 
 Script = tuple[str, dict[str, Any], Any, tuple[Any, ...]]
 
+NEVER = {"nothing"}.__contains__
+INVALID = wire.Shared(1, "x", 0.0, False, 1.0, 0.5, "default", {})
+
 BACKENDS: dict[str, Any] = {"local": answer, "cloud": answer}
 
 SCRIPTS: list[Script] = [
@@ -121,6 +124,15 @@ SCRIPTS: list[Script] = [
     ("no daemon", {}, NotConnected("no"), (Returned("v"),)),
     ("no daemon, and a function that fails", {}, NotConnected("no"), (Raised(DOWN),)),
     ("no daemon, and another backend", {"backends": True}, SILENT, (Raised(DOWN), Returned("v"))),
+    ("a value that its caller rejects", {"valid": NEVER}, lease(), (Returned("v"), OK)),
+    ("a rejected value whose report is lost", {"valid": NEVER}, lease(), (Returned("v"), GONE)),
+    ("a stored answer that is invalid", {"valid": {"v"}.__contains__}, None, (lease(), Returned("v"), STORED)),
+    (
+        "answers of other callers that are all invalid",
+        {"valid": {"v"}.__contains__},
+        INVALID,
+        (INVALID, INVALID, lease(), Returned("v"), STORED),
+    ),
     ("a daemon that is full", {}, wire.Rejected(1, "busy"), (Returned("v"),)),
 ]
 
@@ -237,6 +249,7 @@ ENDS: list[tuple[str, Callable[[LocalFlights, LocalFlight], object], Any]] = [
     ("elected", lambda flights, flight: flights.fail(flight, "transient", "m"), "v"),
     ("released", lambda flights, flight: flights.fail(flight, "ignored", "m"), "v"),
     ("failed", lambda flights, flight: flights.fail(flight, "fatal", "m"), CallFailed),
+    ("rejected", lambda flights, flight: flights.reject(flight), "v"),
     ("too late", lambda *_: None, CallTimeout),
 ]
 
@@ -402,3 +415,65 @@ def test_a_value_that_cannot_be_shared_is_warned_of() -> None:
 def unshareable_answer() -> object:
     """Be a function that no other test warns of: a function is warned of once."""
     return object()
+
+
+# Answers that a caller rejects ----------------------------------------------------------------------------------------------
+
+
+def test_a_rejected_value_goes_to_its_caller_and_to_no_one_else() -> None:
+    """The daemon learns that the backend answered, and at what price; the next waiter of the process is elected."""
+    flights = LocalFlights(threading.Event)
+    waiters: list[Any] = []
+
+    def join() -> Returned:
+        waiters.append(flights.enter(KEY))
+        return Returned("bad")
+
+    daemon = Daemon(lease(), join, OK)
+    policy = {"valid": NEVER, "usage": lambda _: {"cost_dollars": 0.5}}
+    outcome = drive(begin(policy, lease(), flights), daemon)
+    assert (outcome.value, outcome.source) == ("bad", "upstream")
+    ask = daemon.commands[-1]
+    assert isinstance(ask, commands.Ask)
+    assert isinstance(ask.message, wire.Fail)
+    assert (ask.message.kind, ask.message.answered, ask.message.invalid) == ("ignored", True, True)
+    assert ask.message.usage is not None
+    assert ask.message.usage.cost_dollars == 0.5
+    assert isinstance(waiters[0].end, Elected)
+
+
+def test_an_invalid_answer_of_the_process_is_asked_for_again() -> None:
+    """At most twice; then the caller makes its own call, which it does not share."""
+    flights, joined = LocalFlights(threading.Event), 0
+
+    def answer_badly(flight: LocalFlight) -> None:
+        nonlocal joined
+        joined += 1
+        flights.succeed(flight, "bad")
+        if joined < 3:
+            ends.append(led(flights))
+
+    ends = [led(flights)]
+    results = [lambda: answer_badly(ends[-1])] * 3
+    daemon = Daemon(None, *results, Returned("v"))
+    outcome = drive(fall_back(flights, valid=NEVER), daemon)
+    assert (outcome.value, joined, daemon.names) == ("v", 3, ["WaitLocal"] * 3 + ["Run"])
+
+
+def test_waiting_for_answers_that_are_none_ends_with_the_callers_patience() -> None:
+    """Each further begin waits for what is left of ``wait=``."""
+    daemon = Daemon(None, wire.Timeout(1, 0.0))
+    conversation = converse(
+        prepare(Options(), answer, ("p",), {"key": "k", "wait": 5, "valid": NEVER}),
+        LocalFlights(threading.Event),
+        lambda: "/s",
+        monotonic() - 4.0,
+        INVALID,
+    )
+    with pytest.raises(CallTimeout):
+        drive(conversation, daemon)
+
+    (again,) = daemon.commands
+    assert isinstance(again, commands.BeginCall)
+    assert again.wait_seconds == pytest.approx(1.0, abs=0.5)
+    assert again.call.options.mode == "refresh"

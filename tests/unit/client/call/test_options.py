@@ -54,6 +54,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "task": "rag",
         "namespace": "team",
         "ttl": 600,
+        "max_age": 30,
         "stale": 60,
         "failure_ttl": 5,
         "wait": 30,
@@ -69,6 +70,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "deterministic": True,
         "usage": len,
         "store": bool,
+        "valid": bool,
         "classify": default_classify,
         "embed": {"model": len},
         "pace": 0.1,
@@ -86,6 +88,7 @@ def test_split_takes_every_policy_keyword() -> None:
         task="rag",
         namespace="team",
         ttl_seconds=600.0,
+        max_age_seconds=30.0,
         stale_seconds=60.0,
         failure_ttl_seconds=5.0,
         wait_seconds=30.0,
@@ -100,6 +103,7 @@ def test_split_takes_every_policy_keyword() -> None:
         normalize=("nfc", "space"),
         deterministic=True,
         store=bool,
+        valid=bool,
         usage=len,  # type: ignore[arg-type]  # any callable will do here
         classify=default_classify,
         embed=Embedding("model", len),  # type: ignore[arg-type]  # any callable will do here

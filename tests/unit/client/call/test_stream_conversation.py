@@ -10,7 +10,7 @@ from sidecard_client.call import commands
 from sidecard_client.call.call import prepare
 from sidecard_client.call.commands import Raised, Returned
 from sidecard_client.call.options import Options
-from sidecard_client.call.streams import END, Provenance, stream
+from sidecard_client.call.streams import END, FLUSH_BYTES, Provenance, stream
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
 from sidecard_client.protocol.errors import SidecardWarning
@@ -112,6 +112,13 @@ class Daemon:
 
 Script = tuple[str, dict[str, Any], tuple[Any, ...], list[Any]]
 
+TWO = {"valid": lambda pieces: len(pieces) == 2}
+LONG = "x" * FLUSH_BYTES
+LARGE = (Returned(LONG), Returned(LONG))
+OLD = wire.Chunk(1, "x", "cache", 3.0)
+OLD_END = wire.End(1, "cache", 3.0, False, 1.0, 0.5, "local", {})
+EIGHT: dict[str, Any] = {"stale_value": ["old"], "stale_age_seconds": 8.0}
+
 SCRIPTS: list[Script] = [
     ("a stored stream", {}, (chunk("a"), chunk("b"), END_REPLY), ["a", "b"]),
     ("an empty stored stream", {}, (END_REPLY,), []),
@@ -124,6 +131,30 @@ SCRIPTS: list[Script] = [
     ("a stale value", {}, (lease(stale_value=["old"]), Raised(DOWN), OK), ["old"]),
     ("a piece that cannot be shared", {}, (lease(), Returned(object), OK, Returned(END)), [object]),
     ("no daemon", {}, (NotConnected("no"), Returned("a"), Returned(END)), ["a"]),
+    ("a valid stream", TWO, (lease(), Returned("a"), Returned("b"), Returned(END), STORED), ["a", "b"]),
+    ("a valid stream of large pieces", TWO, (lease(), *LARGE, Returned(END), OK, OK, STORED), [LONG, LONG]),
+    ("a lease that ends before the pieces are sent", TWO, (lease(), *LARGE, Returned(END), GONE), [LONG, LONG]),
+    ("an invalid stream", TWO, (lease(), Returned("a"), Returned(END), OK), ["a"]),
+    ("a stored stream that is valid", TWO, (chunk("a"), chunk("b"), END_REPLY), ["a", "b"]),
+    (
+        "a stored stream that is invalid",
+        TWO,
+        (chunk("x"), END_REPLY, lease(), Returned("a"), Returned("b"), Returned(END), STORED),
+        ["a", "b"],
+    ),
+    (
+        "streams of other callers that are all invalid",
+        TWO,
+        (chunk("x"), END_REPLY, END_REPLY, END_REPLY, lease(), Returned("a"), Returned(END), STORED),
+        ["a"],
+    ),
+    (
+        "a stored stream that is too old",
+        {"max_age": 3},
+        (OLD, chunk("x"), OLD_END, lease(), Returned("a"), Returned(END), STORED),
+        ["a"],
+    ),
+    ("a stale value that is too old by now", {"ttl": 3, "stale": 5}, (lease(**EIGHT), Raised(DOWN), OK), []),
     ("a daemon that restarts", {}, (GONE, lease(), Returned("a"), Returned(END), STORED), ["a"]),
     ("an own call", {}, (wire.Failed(1, "ignored", ""), lease(), Returned("a"), Returned(END), STORED), ["a"]),
 ]
@@ -298,3 +329,40 @@ def test_a_piece_that_cannot_be_shared_is_warned_of() -> None:
 def generate_unshareable() -> list[object]:
     """Be a function that no other test warns of: a function is warned of once."""
     return []
+
+
+# Streams that are judged --------------------------------------------------------------------------------------------------
+
+
+def sent_by(*results: Any, **policy: Any) -> list[Any]:
+    """Play a stream, and return the messages that the daemon gets."""
+    daemon = Daemon(*results)
+    drive(converse(policy), daemon)
+    return [command.message for command in daemon.commands if isinstance(command, commands.Ask | commands.Send)]
+
+
+def test_pieces_are_held_back_until_the_whole_is_valid() -> None:
+    """The caller gets each piece at once; the daemon gets them at the end, or the rejection and the usage."""
+    daemon = Daemon(lease(), Returned("a"), Returned("b"), Returned(END), STORED)
+    drive(converse(TWO), daemon)
+    assert daemon.names == ["BeginCall", "Open", "Give", "Pull", "Give", "Pull", "Send", "Send", "Release", "Ask"]
+    usage = {"usage": lambda pieces: {"completion_tokens": len(pieces)}}
+    (fail,) = sent_by(lease(), Returned("a"), Returned(END), OK, **TWO, **usage)
+    assert (fail.kind, fail.answered, fail.invalid, fail.usage.completion_tokens) == ("ignored", True, True, 1)
+
+
+def test_a_followed_stream_that_is_judged_gives_no_piece_before_its_end() -> None:
+    """A stream that breaks has given nothing."""
+    daemon = Daemon(chunk("a"), chunk("b"), wire.Failed(1, "transient", "lost"))
+    with pytest.raises(CallFailed, match="the stream broke: lost"):
+        drive(converse(TWO), daemon)
+
+    assert daemon.pieces == []
+
+
+def test_a_stream_without_a_key_is_not_judged() -> None:
+    """Nothing of it is shared."""
+    assert [type(message) for message in sent_by(lease(), Returned("a"), Returned(END), STORED, key=None, **TWO)] == [
+        wire.Append,
+        wire.Complete,
+    ]
