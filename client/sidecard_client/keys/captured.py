@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from sidecard_client.keys.functions import (
     StandIn,
+    attribute,
     bare,
     call_of,
     defined_as,
@@ -33,6 +34,7 @@ from sidecard_client.keys.functions import (
     is_named_alone,
     plain,
     text_attribute,
+    variables_of,
     wrapped_by,
 )
 from sidecard_client.keys.naming import LOCAL, name_of
@@ -99,7 +101,7 @@ class _Captured(Forms):
             return self.of(bare(wrapped), around)
 
         if isinstance(function, type) or text_attribute(function, "__qualname__") is not None:
-            bound_to = getattr(function, "__self__", None)
+            bound_to = attribute(function, "__self__")
             return {} if isinstance(bound_to, ModuleType | type | None) else self._instance(bound_to, around)
 
         return self._attributes(function, (*around, function))
@@ -136,7 +138,7 @@ class _Captured(Forms):
     def _variables(self, function: FunctionType, around: tuple[Any, ...]) -> dict[str, Any]:
         name = function.__qualname__
         # What a module calls by this name is one function in each process, whatever else it holds.
-        lenient = LOCAL not in name and is_defined_as(function, defined_as(name, function.__globals__))
+        lenient = LOCAL not in name and is_defined_as(function, defined_as(name, variables_of(function)))
         held: dict[str, Any] = {}
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if variable == "__class__":
@@ -166,8 +168,8 @@ class _Captured(Forms):
             raise Unstable(repr(instance)[:100], "has a state that cannot be read")
 
         held = {} if below is None else {"": self.form(below, name, around)}
-        for attribute, value in slots_of(instance).items():
-            held[attribute] = self.form(value, f"{attribute!r} of {name}", around)
+        for slot, value in slots_of(instance).items():
+            held[slot] = self.form(value, f"{slot!r} of {name}", around)
 
         return held | self._class_attributes(kind, around)
 

@@ -191,7 +191,7 @@ def canonical(
         # The encoder also takes objects that would decode to something plain (a dataclass, a UUID): those have no stable
         # form, and the comparison finds them.
         decoded = _decode(encoded)
-        plain = decoded[5] == list(args) and decoded[6] == kwargs and (not extras or "captured" not in extras)
+        plain = decoded[5] == list(args) and decoded[6] == kwargs
         if plain and not any(head in encoded for head in _TIMESTAMP_HEADS):
             return encoded
 

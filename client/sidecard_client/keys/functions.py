@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache, partial
 from types import FunctionType, MethodType
 from typing import Any, Final
@@ -46,7 +47,7 @@ def wrapped_by(function: Any) -> Any:
     if "__wrapped__" in attributes:
         return attributes["__wrapped__"]
 
-    return function.__wrapped__ if hasattr(type(function), "__wrapped__") else None
+    return attribute(function, "__wrapped__") if hasattr(type(function), "__wrapped__") else None
 
 
 def chain_of(function: Any) -> Iterator[Any]:
@@ -58,9 +59,17 @@ def chain_of(function: Any) -> Iterator[Any]:
             return
 
 
+def attribute(function: Any, name: str) -> Any:
+    """Return an attribute; None if there is none, or if an object's own code raises for it."""
+    with suppress(Exception):
+        return getattr(function, name, None)
+
+    return None
+
+
 def text_attribute(function: Any, name: str) -> str | None:
     """Return an attribute that is text."""
-    value = getattr(function, name, None)
+    value = attribute(function, name)
     return value if isinstance(value, str) else None
 
 
@@ -75,6 +84,15 @@ def call_of(instance: object) -> tuple[Any, bool]:
             return call, isinstance(call, FunctionType)
 
     return None, False
+
+
+def variables_of(function: FunctionType) -> dict[str, Any]:
+    """Return the variables of the module that a function says it is from: a wrapper is from that of its function."""
+    if function.__globals__.get("__name__") == function.__module__:
+        return function.__globals__
+
+    module = sys.modules.get(function.__module__)
+    return {} if module is None else vars(module)
 
 
 def defined_as(name: str, variables: dict[str, Any]) -> Any:

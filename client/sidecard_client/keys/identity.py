@@ -1,6 +1,7 @@
 """What a key needs to know of a function: its name, whether it holds state, its signature. Kept for functions in use."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final
@@ -8,8 +9,9 @@ from weakref import WeakKeyDictionary
 
 from sidecard_client.keys.binding import Bind, Bound, Signature, as_written, signature_of
 from sidecard_client.keys.captured import may_hold_state
-from sidecard_client.keys.functions import bare, plain
+from sidecard_client.keys.functions import bare, plain, text_attribute, wrapped_by
 from sidecard_client.keys.naming import name_of
+from sidecard_client.protocol.errors import UnkeyableRequest
 from sidecard_client.values.annotations import Part
 from sidecard_client.values.codec import ValueCodec, annotated_codec
 
@@ -20,7 +22,7 @@ MAX_KEPT: Final = 1024
 class Identity:
     """A function, as it is identified in keys. It does not refer to the function."""
 
-    __slots__ = ("__weakref__", "bind", "bind_call", "codecs", "holds_state", "name", "source")
+    __slots__ = ("__weakref__", "bind", "bind_call", "codecs", "holds_state", "name", "signature", "source")
 
     bind: Bind
     """Returns the arguments of a call as they enter its key."""
@@ -28,27 +30,31 @@ class Identity:
     """Like `bind`, without the arguments of a partial."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        args: tuple[Any, ...] = ()
-        keywords: dict[str, Any] = {}
-        inner = function
-        while isinstance(inner, partial):
-            # A partial is its function, called with more arguments.
-            args, keywords, inner = inner.args + args, {**inner.keywords, **keywords}, inner.func
-
-        signature = signature_of(inner)
-        self.bind = self.bind_call = as_written if signature is None else signature.bind
-        if args or keywords:
-            self.bind = _bind_partial(args, keywords, self.bind)
-            if signature is not None:
-                self.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
-
-        self.holds_state = may_hold_state(inner)
+        self.signature = signature_of(function)
+        self.bind = self.bind_call = as_written if self.signature is None else self.signature.bind
+        self.holds_state = may_hold_state(function)
         """Whether `captured_by` must be asked."""
-        self.source = _source_of(plain(inner))
+        self.source = _source_of(plain(function))
         self.codecs: dict[Part, ValueCodec | None] = {}
         """What brings back the type in the annotation, of a part of the answer, once it was read."""
         self.name: str | None = None
         """Once it was found: a decorator runs before its function has its place in the module."""
+
+    def of_partial(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> "Identity":
+        """Return the identity of a partial of the function, which is the function, called with more arguments."""
+        partly = Identity.__new__(Identity)
+        partly.signature = signature = self.signature
+        partly.bind, partly.bind_call = _bind_partial(args, keywords, self.bind), self.bind
+        if signature is not None:
+            partly.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
+
+        partly.holds_state, partly.source, partly.codecs, partly.name = (
+            self.holds_state,
+            self.source,
+            self.codecs,
+            self.name,
+        )
+        return partly
 
     def find_name(self, function: Callable[..., Any]) -> str:
         """Return the function's name, and remember it. Raises `UnkeyableRequest` if it has no stable one."""
@@ -62,8 +68,8 @@ class Identity:
 
 
 _kept: dict[Any, Identity] = {}
-_kept_while_used: "WeakKeyDictionary[FunctionType, Identity]" = WeakKeyDictionary()
-"""Of functions that were defined in a function."""
+_kept_while_used: "WeakKeyDictionary[FunctionType | type, Identity]" = WeakKeyDictionary()
+"""Of functions that were defined in a function, and of classes of callable objects."""
 
 
 def identity_of(function: Callable[..., Any]) -> Identity:
@@ -75,7 +81,7 @@ def identity_of(function: Callable[..., Any]) -> Identity:
         place = (bound_to if isinstance(bound_to, type) else type(bound_to), code)
 
     if type(code) is not FunctionType:
-        return Identity(function)
+        return _identity_of_partial(function) if isinstance(function, partial) else _identity_of_object(function)
 
     if code.__closure__ is not None and code is function:
         return _identity_of_closure(code)
@@ -96,6 +102,33 @@ def _identity_of_closure(function: FunctionType) -> Identity:
         identity = _kept_while_used[function] = Identity(function)
 
     return identity
+
+
+def _identity_of_object(function: Callable[..., Any]) -> Identity:
+    """Identify an object by its class, unless it says itself what it stands for."""
+    if wrapped_by(function) is not None or text_attribute(function, "__qualname__") is not None:
+        return Identity(function)
+
+    kind = type(function)
+    identity = _kept_while_used.get(kind)
+    if identity is None:
+        identity = _kept_while_used[kind] = Identity(function)
+
+    return identity
+
+
+def _identity_of_partial(function: Any) -> Identity:
+    args: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = {}
+    while isinstance(function, partial):
+        args, keywords, function = function.args + args, {**function.keywords, **keywords}, function.func
+
+    identity = identity_of(function)
+    if identity.name is None:
+        with suppress(UnkeyableRequest):  # raised later, unless the call has a name of its own
+            identity.find_name(function)
+
+    return identity.of_partial(args, keywords)
 
 
 def _source_of(function: Any) -> tuple[Any, Any]:

@@ -16,7 +16,17 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from sidecard_client.keys.functions import bare, call_of, chain_of, defined_as, is_defined_as, plain, text_attribute
+from sidecard_client.keys.functions import (
+    attribute,
+    bare,
+    call_of,
+    chain_of,
+    defined_as,
+    is_defined_as,
+    plain,
+    text_attribute,
+    variables_of,
+)
 from sidecard_client.keys.projects import project_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 
@@ -42,7 +52,7 @@ def name_of(function: Callable[..., Any]) -> str:
             f"{function!r} has no stable name: give it one with name=, the same in every process and for this function alone."
         )
 
-    bound_to = getattr(function, "__self__", None)
+    bound_to = attribute(function, "__self__")
     if bound_to is not None and not isinstance(bound_to, ModuleType):
         kind = bound_to if isinstance(bound_to, type) else type(bound_to)
         return f"{_place_of_class(kind, function)}.{kind.__qualname__}.{_method_name(kind, function)}"
@@ -83,7 +93,7 @@ def _line_of(function: Any, qualified_name: str) -> str:
 
     line = function.__code__.co_firstlineno
     outer, local, _ = qualified_name.partition(LOCAL)
-    definition = defined_as(outer, function.__globals__)
+    definition = defined_as(outer, variables_of(function))
     if not local:
         known = definition is None or any(is_defined_as(plain(one), definition) for one in chain_of(function))
         return "" if known else f"@{line}"

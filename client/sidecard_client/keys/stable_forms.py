@@ -6,6 +6,7 @@ A form of a container or an object is a map with one kind of entry, so that no p
 import re
 import sys
 from enum import Enum
+from functools import cached_property
 from pathlib import PurePath
 from types import ModuleType
 from typing import Any, Final
@@ -65,7 +66,8 @@ class Forms:
         """Return the stable form of a value within ``around``. Raises `Unstable`."""
         kind = type(value)
         if kind in _SCALARS:
-            return value if kind is not int or -(2**63) <= value < 2**64 else {"integer": str(value)}
+            unusual = (kind is int and not -(2**63) <= value < 2**64) or value != value  # noqa: PLR0124 - NaN
+            return {"number": str(value)} if unusual else value
 
         for depth, one in enumerate(around):
             if value is one:
@@ -212,7 +214,11 @@ def slots_of(instance: Any) -> dict[str, Any]:
             if name not in _BOOKKEEPING and hasattr(instance, name):
                 attributes[name] = getattr(instance, name)
 
-    return attributes | dict(getattr(instance, "__dict__", {}))
+    return attributes | {
+        name: value
+        for name, value in dict(getattr(instance, "__dict__", {})).items()
+        if not isinstance(getattr(type(instance), name, None), cached_property)  # is computed of the others, later
+    }
 
 
 def state_below(instance: Any) -> tuple[bool, Any]:

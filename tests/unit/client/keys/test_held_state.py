@@ -263,6 +263,7 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "captured: paths and text": (build(Path("a")), build("a")),
     "captured: identifiers": (build(UUID(int=1)), build(UUID(int=2))),
     "captured: large numbers": (build(2**70), build(str(2**70))),
+    "captured: not a number": (build(float("nan")), build("nan")),
     "captured: types of numbers": (build(1), build(True)),
     "captured: signs of zero": (build(0.0), build(-0.0)),
     "captured: text and bytes": (build("a"), build(b"a")),
@@ -379,9 +380,52 @@ class Robot:
         return question
 
 
+@functools.singledispatch
+def dispatched(question: str) -> str:
+    """Be decorated by another module's function, with caches of its own."""
+    return question
+
+
+class Lazy:
+    """An object that computes an attribute of another one, once."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    @functools.cached_property
+    def long(self) -> str:
+        """Compute it."""
+        return self.model * 2
+
+    def __call__(self, question: str) -> str:
+        """Answer."""
+        return self.long + question
+
+
+class Raising:
+    """Raises for every attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __call__(self, question: str) -> str:
+        """Answer."""
+        return question
+
+
+def test_what_is_computed_of_attributes_does_not_count() -> None:
+    """The attributes do."""
+    lazy = Lazy("a")
+    before = key_of(lazy)
+    lazy("q")
+    assert key_of(lazy) == before != key_of(Lazy("b"))
+    assert key_of(Raising()) == key_of(Raising())
+
+
 def test_a_decorated_function_of_a_module_needs_no_name() -> None:
     """Each process has one of it, whatever its decorator holds. A local one may be any of many."""
     assert key_of(ask) == key_of(ask)
+    assert key_of(dispatched) == key_of(dispatched) != key_of(ask)
     assert key_of(Robot().ask) == key_of(Robot().ask)
 
     @retrying
