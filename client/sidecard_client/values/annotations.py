@@ -3,7 +3,7 @@
 import sys
 import types
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from types import FunctionType
 from typing import Any, Final, Literal, TypeVar
 
@@ -59,15 +59,15 @@ def _return_annotation(function: FunctionType) -> Any:
     except NameError as error:
         raise UnknownAnnotation(f"its annotation cannot be read ({error})") from None
 
-    if annotation is None or (isinstance(annotation, type) and not typing.get_args(annotation)):
-        return annotation
-
-    return resolved(annotation, function.__globals__, _captured(function))
+    return resolved(annotation, function.__globals__, _captured(function) | _type_parameters(function))
 
 
 def resolved(annotation: Any, names: Mapping[str, Any], local_names: Mapping[str, Any]) -> Any:
     """Resolve the names in a text or within a type. Raises `UnknownAnnotation` if one is not defined."""
-    holder = types.SimpleNamespace(__annotations__={"return": annotation})
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation
+
+    holder = type("Holder", (), {"__annotations__": {"return": annotation}})
     try:
         return typing.get_type_hints(holder, dict(names), {**local_names}, include_extras=True)["return"]
     except Exception as error:  # noqa: BLE001 - whatever a text evaluates to
@@ -156,35 +156,42 @@ def substituted(annotation: Any, parameters: Mapping[Any, Any]) -> Any:
     return annotation[tuple(parameters.get(one, one) for one in free)]
 
 
-def parameters_of(annotation: Any) -> dict[Any, Any]:
-    """Return the type variables of a generic class, and of those that it inherits, with what they are in an annotation."""
+def parameters_of(annotation: Any) -> dict[Any, dict[Any, Any]]:
+    """Return what the type variables of a class, and of each class that it inherits from, are in an annotation."""
     origin = typing.get_origin(annotation)
     kind = annotation if origin is None else origin
-    known = dict(zip(getattr(kind, "__parameters__", ()), typing.get_args(annotation), strict=False))
-    for base in getattr(kind, "__orig_bases__", ()):
-        if isinstance(typing.get_origin(base), type) and typing.get_origin(base) not in _DECLARATIONS:
-            inherited = parameters_of(substituted(base, known))
-            known = {**inherited, **known}
+    own = dict(zip(getattr(kind, "__parameters__", ()), typing.get_args(annotation), strict=False))
+    known = {kind: own}
+    for base in vars(kind).get("__orig_bases__", kind.__bases__):
+        generic = typing.get_origin(base)
+        # Not TypedDict and NamedTuple, which are functions.
+        if isinstance(base if generic is None else generic, type) and generic not in _DECLARATIONS:
+            known |= parameters_of(substituted(base, own))
 
     return known
 
 
-def hints_of(kind: type) -> dict[str, Any]:
-    """Return the annotations of a class and of its bases. Those that cannot be read are `Any`."""
-    local_names = {kind.__name__: kind}
-    try:
-        return typing.get_type_hints(kind, localns=local_names, include_extras=True)
-    except Exception:  # noqa: BLE001 - one of them cannot be read
-        import inspect  # noqa: PLC0415 - takes longer to import than the rest of the client
+def hints_of(annotation: Any, wanted: Collection[str]) -> dict[str, Any]:
+    """Return those annotations of a class and of its bases that are wanted. Those that cannot be read are `Any`."""
+    import inspect  # noqa: PLC0415 - takes longer to import than the rest of the client
 
-        hints: dict[str, Any] = {}
-
-    for base in reversed(kind.__mro__):
+    parameters = parameters_of(annotation)
+    origin = typing.get_origin(annotation)
+    hints: dict[str, Any] = {}
+    for base in reversed((annotation if origin is None else origin).__mro__):
         names = vars(sys.modules.get(base.__module__, object))
-        for name, annotation in inspect.get_annotations(base).items():
+        local_names = {base.__name__: base} | _type_parameters(base)
+        for name, hint in inspect.get_annotations(base).items():
+            if name not in wanted:
+                continue
+
             try:
-                hints[name] = resolved(annotation, names, local_names)
+                hints[name] = substituted(resolved(hint, names, local_names), parameters.get(base, {}))
             except UnknownAnnotation:
                 hints[name] = Any
 
     return hints
+
+
+def _type_parameters(declared: Any) -> dict[str, Any]:
+    return {parameter.__name__: parameter for parameter in getattr(declared, "__type_params__", ())}

@@ -5,11 +5,11 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from sidecard_client.values import annotations
-from sidecard_client.values.annotations import bare, hints_of, is_alias, is_plain, parameters_of, substituted
+from sidecard_client.values.annotations import bare, hints_of, is_alias, is_plain, substituted
 from sidecard_client.values.arrays import array_form
 from sidecard_client.values.containers import DequeForm, DictForm, ItemsForm, TupleForm, TypedDictForm
 from sidecard_client.values.forms import Form, LaterForm, OptionalForm, PlainForm, UnionForm, shortened
@@ -50,6 +50,8 @@ class Builder:
         self.problems: list[str] = []
         self.classes: dict[str, str] = {}
         self._made: dict[Any, Form] = {}
+        self._recurring: set[Any] = set()
+        """What was asked for again."""
 
     def form(self, annotation: Any) -> Form:
         """Return the form of an annotation; plain values for what is not supported."""
@@ -57,8 +59,10 @@ class Builder:
         if is_plain(annotation):
             return PlainForm(_name_of(annotation))
 
-        made = self._made.get(_key(annotation))
+        key = _key(annotation)
+        made = self._made.get(key)
         if made is not None:
+            self._recurring.add(key)
             return made
 
         if isinstance(annotation, TypeVar):
@@ -107,8 +111,7 @@ class Builder:
             return self._keyed(kind, annotation)
 
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-            hints = self._hints(kind, annotation)
-            return TupleForm(kind, [self.form(hints.get(name, Any)) for name in kind._fields], kind._fields)
+            return self._named_tuple(kind, annotation)
 
         return self._instance(kind, annotation) or self._scalar(kind) or self._unsupported(annotation)
 
@@ -193,25 +196,33 @@ class Builder:
 
     def _recursive(self, annotation: Any, shape: str, build: Callable[[], Form]) -> Form:
         """Return a form that may refer to itself: first as if it was plain, and if it is not, by a `Later`."""
+        key = _key(annotation)
         before, problems, classes = dict(self._made), [*self.problems], dict(self.classes)
-        self._made[_key(annotation)] = PlainForm(shape)
+        self._made[key] = PlainForm(shape)
+        self._recurring.discard(key)
         form = build()
-        if type(form) is not PlainForm:
+        if type(form) is not PlainForm and key in self._recurring:
             later = LaterForm(shape)
-            self._made, self.problems, self.classes = {**before, _key(annotation): later}, problems, classes
+            self._made, self.problems, self.classes = {**before, key: later}, problems, classes
             later.target = form = build()
-            self.classes[shape] = form.shape
+            self.classes.setdefault(shape, form.shape)
 
-        self._made[_key(annotation)] = form
+        self._made[key] = form
         return form
+
+    def _named_tuple(self, kind: Any, annotation: Any) -> Form:
+        def build() -> Form:
+            hints = hints_of(annotation, kind._fields)
+            return TupleForm(kind, [self.form(hints.get(name, Any)) for name in kind._fields], kind._fields)
+
+        return self._recursive(annotation, f"@{name_of_kind(kind)}", build)
 
     def _keyed(self, kind: type, annotation: Any) -> Form:
         shape = f"@{name_of_kind(kind)}"
 
         def build() -> Form:
             form = TypedDictForm(shape)
-            hints = self._hints(kind, annotation)
-            forms = {name: self.form(hint) for name, hint in hints.items()}
+            forms = {name: self.form(hint) for name, hint in hints_of(annotation, kind.__annotations__).items()}
             self._describe(shape, forms)
             if all(type(one) is PlainForm for one in forms.values()):
                 return PlainForm(shape)
@@ -223,47 +234,32 @@ class Builder:
 
     def _instance(self, kind: Any, annotation: Any) -> Form | None:
         """Return the form of a class with fields; None for other classes."""
-        form: InstanceForm
-        hints: Mapping[str, Any] | None = None
         try:
-            if hasattr(kind, "__struct_fields__"):
-                form, names = StructForm(kind), kind.__struct_fields__
-            elif hasattr(kind, "__pydantic_core_schema__") and hasattr(kind, "model_config"):
-                form, names = PydanticForm(kind), _pydantic_fields(kind)
-                hints = {name: field.annotation for name, field in names.items()}
-            elif hasattr(kind, "__private_attributes__") and hasattr(kind, "__fields__"):
-                form, names = OldPydanticForm(kind), kind.__fields__
-            elif hasattr(kind, "__dataclass_fields__"):
-                form = InstanceForm(kind)
-                names = [field.name for field in dataclasses.fields(kind)]
-            elif hasattr(kind, "__attrs_attrs__"):
-                form, names = InstanceForm(kind), [attribute.name for attribute in kind.__attrs_attrs__]
-            else:
-                return None
-
-            if not hasattr(kind, "__struct_fields__"):
+            form, names = _form_and_fields(kind)
+            if type(form) is not StructForm:
                 object.__new__(kind)
         except TypeError:
-            return None  # a class that cannot be made without its constructor: an exception, a dict, an abstract class
+            return None  # a class without fields, or one that needs its constructor: an exception, a dict, an abstract class
 
         parameters = typing.get_args(annotation)
         if parameters:
             form.shape += f"[{','.join(self.form(one).shape for one in parameters)}]"
 
         self._made[_key(annotation)] = form
-        every = self._hints(kind, annotation)
         if isinstance(form, PydanticForm):
-            form.private = {name: self.form(every.get(name, Any)) for name in kind.__private_attributes__}
+            form.private = self._forms(annotation, kind.__private_attributes__)
             self._describe(f"{form.shape}'s private", form.private)
+            forms = {name: self.form(field.annotation) for name, field in kind.model_fields.items()}
+        else:
+            forms = self._forms(annotation, names)
 
-        forms = {name: self.form(hints[name] if hints is not None else every.get(name, Any)) for name in names}
         self._describe(form.shape, forms)
         form.set_fields(forms)
         return form
 
-    def _hints(self, kind: type, annotation: Any) -> dict[str, Any]:
-        parameters = parameters_of(annotation)
-        return {name: substituted(hint, parameters) for name, hint in hints_of(kind).items()}
+    def _forms(self, annotation: Any, names: Collection[str]) -> dict[str, Form]:
+        hints = hints_of(annotation, names) if names else {}
+        return {name: self.form(hints.get(name, Any)) for name in names}
 
     def _describe(self, shape: str, forms: Mapping[str, Form]) -> None:
         self.classes[shape] = ",".join(f"{name}:{form.shape}" for name, form in forms.items())
@@ -290,12 +286,24 @@ def _key(annotation: Any) -> Any:
     return annotation
 
 
-def _pydantic_fields(kind: Any) -> Mapping[str, Any]:
-    if not getattr(kind, "__pydantic_complete__", True):
-        kind.model_rebuild(raise_errors=False)
+def _form_and_fields(kind: Any) -> tuple[InstanceForm, Collection[str]]:
+    """Return the form of a class, without its fields, and their names. Raises `TypeError` for a class without fields."""
+    if hasattr(kind, "__struct_fields__"):
+        return StructForm(kind), kind.__struct_fields__
 
-    fields: Mapping[str, Any] = kind.model_fields
-    return fields
+    if hasattr(kind, "__pydantic_core_schema__") and hasattr(kind, "model_config"):
+        if not getattr(kind, "__pydantic_complete__", True):
+            kind.model_rebuild(raise_errors=False)
+
+        return PydanticForm(kind), kind.model_fields
+
+    if hasattr(kind, "__private_attributes__") and hasattr(kind, "__fields__"):
+        return OldPydanticForm(kind), kind.__fields__
+
+    if hasattr(kind, "__attrs_attrs__"):
+        return InstanceForm(kind), [attribute.name for attribute in kind.__attrs_attrs__]
+
+    return InstanceForm(kind), [field.name for field in dataclasses.fields(kind)]
 
 
 def _is_plain_word(word: Any) -> bool:
