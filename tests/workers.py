@@ -45,9 +45,9 @@ class Workers(Generic[Result]):
             process.stdin.write("go\n")
             process.stdin.flush()
 
-    def results(self) -> list[Result]:
+    def results(self, seconds: float = _END_SECONDS) -> list[Result]:
         """Wait for the processes that are alive, and return what they print."""
-        outputs = [(process.communicate(timeout=_END_SECONDS)[0], process.returncode) for process in self.processes]
+        outputs = [(process.communicate(timeout=seconds)[0], process.returncode) for process in self.processes]
         return [msgspec.json.decode(output, type=self._result_type) for output, code in outputs if code == 0]
 
     def kill(self) -> None:
