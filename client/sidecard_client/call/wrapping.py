@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from sidecard_client.call.call import Call, check_identity, prepare
 from sidecard_client.call.options import Options
-from sidecard_client.keys.functions import StandIn
+from sidecard_client.functions import StandIn
 
 Perform = Callable[[Call], Any]
 

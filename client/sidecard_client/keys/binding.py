@@ -14,7 +14,7 @@ from copy import copy
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-from sidecard_client.keys.functions import CACHE_TYPE, call_of, chain_of, wrapped_by
+from sidecard_client.functions import CACHE_TYPE, call_of, chain_of, wrapped_by
 
 Bound = tuple[tuple[Any, ...], Mapping[str, Any]]
 Bind = Callable[[tuple[Any, ...], Mapping[str, Any], tuple[str, ...]], Bound]

@@ -24,7 +24,7 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
-from sidecard_client.keys.functions import (
+from sidecard_client.functions import (
     StandIn,
     attribute,
     bare,

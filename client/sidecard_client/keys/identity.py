@@ -7,9 +7,9 @@ from types import FunctionType, MethodType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from sidecard_client.functions import bare, plain, text_attribute, wrapped_by
 from sidecard_client.keys.binding import Bind, Bound, Signature, as_written, signature_of
 from sidecard_client.keys.captured import may_hold_state
-from sidecard_client.keys.functions import bare, plain, text_attribute, wrapped_by
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 from sidecard_client.values.annotations import Part

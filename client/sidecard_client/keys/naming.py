@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from sidecard_client.keys.functions import (
+from sidecard_client.functions import (
     attribute,
     bare,
     call_of,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecard_client.keys.functions import is_named_alone
+from sidecard_client.functions import is_named_alone
 from sidecard_client.keys.naming import name_of_class
 
 MAX_WITHIN: Final = 64

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from types import FunctionType
 from typing import Any, Final, Literal, TypeVar
 
-from sidecard_client.keys.functions import call_of, chain_of, plain
+from sidecard_client.functions import call_of, chain_of, plain
 
 Part = Literal["whole", "piece", "item"]
 """What a type is wanted of: a function's whole answer, a piece of its stream, or an item of the list that it returns."""
