@@ -10,6 +10,7 @@ import pytest
 
 from sidecard_client import Client, RequestRefused, SidecardWarning
 from sidecard_client.call import warn
+from tests.bench import hard_negatives
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, ask
 
@@ -277,3 +278,30 @@ def test_decorated_functions_and_wrapped_clients_do_the_same(running: Daemon) ->
         assert wrapped.generate("where is it?") == wrapped.generate("where is this?")
         assert answer(question="where is it?") == "about where is it? 0.0"
         assert model.calls == 3
+
+
+def test_changed_meanings_are_never_served(connect: Callable[..., Caller]) -> None:
+    """Not even if the vectors are equal: negations, other names and opposites are calls of their own, and counted."""
+    model = Model()
+    client = connect(embed={"constant": lambda _: [1.0, 0.0]}, task="faq")
+    pairs = [pair for pair in hard_negatives.pairs() if pair[0] != "number"]
+    for number, (_, *texts) in enumerate(pairs):
+        for text in texts:
+            outcome = client.outcome(model.generate, text, name=f"model {number}")
+            assert (outcome.source, outcome.value) == ("upstream", f"about {text} 0.0")
+
+        assert client.outcome(model.generate, f"Please, {texts[0]}", name=f"model {number}").similarity == 1.0
+
+    stats = client.ask("stats")
+    assert stats.similar_hits == 30
+    assert sum(stats.similar_refused.values()) >= 30
+
+
+def test_changed_meanings_are_never_replayed(running: Daemon) -> None:
+    """Streams have the same guard."""
+    model = Model()
+    with connecting("sync", running.socket) as connect:
+        client = connect(embed={"constant": lambda _: [1.0, 0.0]}, task="faq")
+        assert read(client, model, "Is it safe here?")[1] == "upstream"
+        assert read(client, model, "Is it not safe here?") == (["about ", "Is it not safe here?"], "upstream", None)
+        assert read(client, model, "is it safe here")[1:] == ("cache", 1.0)

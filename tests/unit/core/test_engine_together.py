@@ -158,5 +158,7 @@ def test_call_log_has_stale_and_similar_hits() -> None:
     bob.asks(Begin("a", id=8))
 
     assert bob.gets(Hit).stale
-    served = [(row.source, row.key, row.model, row.saved_dollars, row.age_seconds) for row in host.logged[1:]]
-    assert served == [("cache", "b", "m", 0.5, 0.0), ("stale", "a", "m", 0.5, 11.0)]
+    served = [
+        (row.source, row.reason, row.key, row.model, row.saved_dollars, row.age_seconds) for row in host.logged[1:]
+    ]
+    assert served == [("cache", "similar 1.0000", "b", "m", 0.5, 0.0), ("stale", "", "a", "m", 0.5, 11.0)]

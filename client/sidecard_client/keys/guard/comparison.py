@@ -95,7 +95,7 @@ def difference(one: TextSignature, other: TextSignature) -> Difference | None:
     if one.persons != other.persons:
         return "person"
 
-    if Counter(one.symbols) != Counter(other.symbols):
+    if one.symbols != other.symbols:
         return "symbol"
 
     contrasts = {contrast for contrast, _ in one.opposites} & {contrast for contrast, _ in other.opposites}

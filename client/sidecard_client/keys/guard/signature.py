@@ -1,7 +1,7 @@
 """Make the signature of a text (`sidecard_client.keys.guard.comparison`). Pure.
 
 The rules are for English: `vocabulary` sorts its words. For a text in another language, the signature holds the text's digest
-alone, so that it matches the same text with other case, white space or punctuation. So it does for a very long text.
+alone, so that it matches the same text with other case, white space or punctuation. So it does for a long text.
 """
 
 import re
@@ -18,6 +18,9 @@ RECIPE: Final = "en-1"
 
 MAX_WORDS: Final = 300
 """A longer text is a document, in which one word of many matters."""
+
+MAX_CHARACTERS: Final = 10_000
+"""A longer text is not divided into words; only equal ones match."""
 
 MIN_KNOWN_SHARE: Final = 0.2
 """English texts have a larger share of words that `vocabulary` knows; lists of names have a smaller one."""
@@ -62,6 +65,7 @@ def _poles() -> dict[str, list[tuple[str, str]]]:
 
 _NEGATIONS: Final = _by_stem(vocabulary.NEGATIONS)
 _PERSONS: Final = _by_stem(vocabulary.PERSONS)
+_OTHER_PERSONS: Final = _by_stem(vocabulary.OTHER_PERSONS)
 _FUNCTION_WORDS: Final = frozenset(vocabulary.FUNCTION_WORDS.split())
 _LIGHT: Final = frozenset(_by_stem(vocabulary.LIGHT))
 _GENERAL: Final = _by_stem(vocabulary.GENERAL.split()) | _by_stem(vocabulary.SYNONYMS)
@@ -72,7 +76,7 @@ _GOVERNORS: Final = _by_stem(vocabulary.GOVERNORS)
 _PARTICLE_VERBS: Final = frozenset(vocabulary.PARTICLE_VERBS.split())
 _PARTICLES: Final = _by_stem(vocabulary.PARTICLES)
 _FOREIGN: Final = frozenset(vocabulary.FOREIGN.split())
-_SIGNS: Final = frozenset("+#-<>=≤≥≠")
+_FOREIGN_NEGATIONS: Final = frozenset(vocabulary.FOREIGN_NEGATIONS.split())
 _KNOWN: Final = _FUNCTION_WORDS | _PERSONS.keys() | _NEGATIONS.keys() | _LIGHT | _GENERAL.keys()
 
 _PARTICLE_REACH: Final = 3
@@ -84,7 +88,7 @@ class _Features:
 
     def __init__(self, words: list[str]) -> None:
         self.negations: list[str] = []
-        self.persons: set[str] = set()
+        self.persons = _persons(words)
         self.symbols: list[str] = []
         self.poles: set[tuple[str, str]] = set()
         self.words: dict[str, None] = {}
@@ -97,35 +101,34 @@ class _Features:
         for number, word in enumerate(words):
             self._add(word, stem_of(word), words[number - 1] if number else "")
 
-        if "i" in self.persons and "you" in words:  # who does what to whom
-            self.persons.add("".join(word[0] for word in words if _PERSONS.get(word) == "i" or word == "you"))
-
     def _add(self, word: str, stem: str, before: str) -> None:
         self.poles.update(_POLES.get(word, ()), _POLES.get(stem, ()))
         self._find_particle(word, stem)
         self._governor = _GOVERNORS.get(word, self._governor)
-        negation = _negation_of(word, stem)
+        negation, positive = _negation_of(word, stem)
         if negation:
-            self.negations.append(negation)
-            if self._negation:
-                self.roles.add((negation, self._negation))
-
-            self._negation = negation
-            if word in _NEGATIONS or stem in _NEGATIONS:
-                return
-
-        if word[0] in _SIGNS:
-            self.symbols.append(word)
+            self._add_negation(negation)
+            if positive:
+                self._add(positive, stem_of(positive), "")
+        elif word in _PERSONS:
+            pass  # `_persons` has found it
         elif word in {"am", "pm"} and before.isdecimal():
             self._add_content(word, subject=True)
-        elif word in _PERSONS:
-            self.persons.add(_PERSONS[word])
         elif word in _FUNCTION_WORDS or word in _LIGHT or stem in _LIGHT or word.isdecimal():
             self.frame.append("it" if word in vocabulary.DEMONSTRATIVES else word)
         elif word in _GENERAL or stem in _GENERAL:
             self._add_content(_GENERAL.get(word) or _GENERAL[stem], subject=False)
-        elif not negation:
-            self._add_content(stem_of(vocabulary.SYMBOL_WORDS.get(word, word)), subject=True)
+        elif word[0].isalnum() or word in vocabulary.SYMBOL_WORDS:
+            self._add_content(vocabulary.SYMBOL_WORDS.get(word, stem), subject=True)
+        else:
+            self.symbols.append(word)
+
+    def _add_negation(self, negation: str) -> None:
+        self.negations.append(negation)
+        if self._negation:
+            self.roles.add((negation, self._negation))
+
+        self._negation = negation
 
     def _add_content(self, word: str, *, subject: bool) -> None:
         self.words[word] = None
@@ -146,14 +149,24 @@ class _Features:
         self._since_verb = 0 if stem in _PARTICLE_VERBS else self._since_verb + 1
 
 
-def _negation_of(word: str, stem: str) -> str:
-    """Return the kind of a negation; empty for another word. "Unavailable" is "not" beside a word that is known."""
+def _persons(words: list[str]) -> list[str]:
+    """Return the persons in order, each once. "You" and "they" are persons beside others only: "you can find it"."""
+    if _PERSONS.keys().isdisjoint(words):
+        return []
+
+    persons = _PERSONS | _OTHER_PERSONS
+    return list(dict.fromkeys(persons[word] for word in words if word in persons))
+
+
+def _negation_of(word: str, stem: str) -> tuple[str, str]:
+    """Return the kind of a negation, and the word that it has absorbed ("unavailable"); empty texts for another word."""
     if word in _KNOWN or stem in _KNOWN:
-        return _NEGATIONS.get(word) or _NEGATIONS.get(stem, "")
+        return _NEGATIONS.get(word) or _NEGATIONS.get(stem, ""), ""
 
     positive = next((word[len(one) :] for one in vocabulary.NEGATIVE_PREFIXES if word.startswith(one)), "")
     positive = positive or (word.removesuffix(vocabulary.NEGATIVE_SUFFIX) if word.endswith("less") else "")
-    return "not" if positive and (positive in _KNOWN or stem_of(positive) in _KNOWN) else ""
+    is_known = positive in _KNOWN or stem_of(positive) in _KNOWN
+    return ("not", positive) if positive and is_known else ("", "")
 
 
 def signature_of(text: str, group: str) -> bytes:
@@ -163,6 +176,9 @@ def signature_of(text: str, group: str) -> bytes:
     def digest(*parts: str) -> int:
         data = "\0".join(parts).encode("utf-8", "surrogatepass")
         return int.from_bytes(blake2b(data, digest_size=_HASH_BYTES, key=key).digest(), "big")
+
+    if len(text) > MAX_CHARACTERS:
+        return encode_signature(TextSignature("", digest(text)))
 
     whole = words_of(text)
     only_text = TextSignature("", digest(*whole))
@@ -175,7 +191,7 @@ def signature_of(text: str, group: str) -> bytes:
         only_text.text,
         tuple(map(digest, found.negations)),
         digest(_interrogative(whole)),
-        tuple(sorted(map(digest, found.persons))),
+        tuple(map(digest, found.persons)),
         tuple(map(digest, found.symbols)),
         _pairs(digest, found.poles),
         tuple(map(digest, found.words)),
@@ -198,12 +214,12 @@ def _plain(text: str) -> str:
 
 
 def _is_english(words: list[str]) -> bool:
-    if len(_FOREIGN.intersection(words)) > MAX_FOREIGN_WORDS:
+    if len(_FOREIGN.intersection(words)) > MAX_FOREIGN_WORDS or not _FOREIGN_NEGATIONS.isdisjoint(words):
         return False
 
     letters = [word for word in words if word.isalpha()]
     known = sum(word in _KNOWN or stem_of(word) in _KNOWN for word in letters)
-    return known >= MIN_KNOWN_SHARE * len(letters) and all(map(str.isascii, letters)) if letters else True
+    return known >= MIN_KNOWN_SHARE * len(letters)
 
 
 def _interrogative(words: list[str]) -> str:

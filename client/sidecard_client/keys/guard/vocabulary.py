@@ -44,6 +44,10 @@ i me my mine myself we our ours ourselves
 he him his himself
 she her hers herself
 """
+OTHER_PERSONS: Final = """
+you your yours yourself
+they them their theirs themselves
+"""
 
 SYNONYMS: Final = """
 use utilize utilise employ leverage usage utilization apply application utilisation
@@ -228,7 +232,11 @@ für auf aus ich du wir ihr sie el los las uno unos unas es está qué cómo dó
 est sont que qui quoi où pourquoi quand dans sur avec pas il gli che perché quando sono het een niet geen wat waar uma não det
 och är inte jeg ikke jak nie
 """
-"""Frequent words of other languages, a few of which may be names or borrowed."""
+"""Frequent words of other languages, one of which may be a name or borrowed."""
+
+FOREIGN_NEGATIONS: Final = """
+nicht kein keine keinen keiner ohne jamais aucun aucune nunca nada senza geen niet zonder não nem sem inte utan ikke uten uden
+"""
 
 CONTRASTS: Final = """
 increase rise grow raise rose risen grew grown raised climb climbed | decrease reduce fall drop decline shrink lower fell fallen dropped lowered

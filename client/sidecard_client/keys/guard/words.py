@@ -4,8 +4,25 @@ import re
 import unicodedata
 from typing import Final
 
-_WORD: Final = re.compile(r"[^\W\d_]+|\d+|(?<=\w)[+#%°]+|(?<![\w.])-(?=\d)|[$€£¥%<>=≤≥≠]")
-"""Letters, digits, signs after a word (C++, 5 %), a minus before a number, and signs that have a meaning of their own."""
+_PICTURES: Final = (
+    r"\u00a2-\u00a9\u00ac\u00ae-\u00b1\u00d7\u00f7\u2030\u2032\u2033\u20a0-\u20cf\u2100-\u2bff\U0001f000-\U0001faff"
+)
+"""Currencies, units, operators and emoji. NFKC has replaced their other forms."""
+
+_PARTS: Final = (
+    r"[^\W\d_]+",
+    r"\d+",
+    r"(?<=\d)[.,:](?=\d)",  # 1.5 is not 15
+    r"!(?=[\w=(])",  # "not" of programs
+    r"(?<![\w.])-(?=\d)",  # a negative number
+    r"(?<![a-z]{2})/|/(?![a-z]{2})",  # not that of "and/or"
+    rf"[$%#@&*\\^|~<>=+{_PICTURES}]",
+)
+_WORD: Final = re.compile("|".join(_PARTS))
+
+_FORMULA: Final = re.compile(r"[\w)\]]\s*[*/^|&<>=+\u00d7\u00f7]\s*[\w(\[]|\d\s*-\s*\d")
+_WORD_OF_FORMULA: Final = re.compile(rf"{_WORD.pattern}|[()\[\]{{}}-]")
+"""Brackets and minus signs matter in formulas only."""
 
 _CONTRACTIONS: Final = (
     (re.compile(r"\bcan(?:'?t|not)\b"), "can not"),
@@ -49,7 +66,7 @@ def words_of(text: str) -> list[str]:
     for pattern, full in _CONTRACTIONS:
         text = pattern.sub(full, text)
 
-    return _WORD.findall(text)
+    return (_WORD_OF_FORMULA if _FORMULA.search(text) else _WORD).findall(text)
 
 
 def stem_of(word: str) -> str:

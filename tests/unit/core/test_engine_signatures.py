@@ -1,0 +1,102 @@
+"""Signatures beside vectors: a near vector alone is no answer. Vectors name angles, as in `test_engine_similar`."""
+
+import pytest
+
+from sidecard.core.cache.similarity import UNSIGNED_THRESHOLD
+from sidecard.core.settings import TaskSettings
+from sidecard_client.keys.guard.signature import signature_of
+from sidecard_client.protocol.wire import Begin, Error, Hit, Lease
+from tests.host import Actor, Host, unpacked
+from tests.unit.core.test_engine_similar import angle
+
+SIMILAR = {"general": TaskSettings(similar=True)}
+FRANCE, SPAIN = "What is the capital of France?", "What is the capital of Spain?"
+
+
+def learns(peer: Actor, text: str, degrees: float = 0.0, *, signed: bool = True) -> None:
+    """Make a call for a text; its answer is the text."""
+    signature = signature_of(text, "g") if signed else None
+    peer.completes(peer.leads(text, vector=angle(degrees), group="g", signature=signature, mode="refresh"), text)
+
+
+def asks(peer: Actor, text: str, degrees: float = 0.0, *, signed: bool = True) -> str | None:
+    """Begin with a text and its vector; return the answer of a similar request, if there is one."""
+    signature = signature_of(text, "g") if signed else None
+    peer.asks(Begin(f"asked {text}", id=7, vector=angle(degrees), group="g", signature=signature))
+    (reply,) = peer.receives()
+    if isinstance(reply, Hit):
+        return str(unpacked(reply))
+
+    assert isinstance(reply, Lease)
+    peer.completes(reply.lease, None, store=False)
+    return None
+
+
+def test_other_meaning_is_refused_and_counted_by_reason() -> None:
+    """The nearest answer is skipped if its text means something else; the next one is served."""
+    host = Host(tasks=SIMILAR)
+    alice = host.peer()
+    learns(alice, SPAIN)
+    learns(alice, FRANCE, 10)
+
+    assert asks(alice, "please tell me what the capital of France is") == FRANCE
+    assert asks(alice, "Is the capital of France not Paris?") is None
+    stats = host.stats()
+    assert (stats.similar_hits, stats.similar_refused) == (1, {"subject": 1, "negation": 2})
+    samples = host.samples()
+    assert samples["sidecard_similar_refused_total reason=subject"] == 1
+    assert samples["sidecard_similar_refused_total reason=order"] == 0
+
+
+def test_vectors_decide_without_signatures_above_a_higher_threshold() -> None:
+    """Requests of older clients are compared by vectors, above their own default threshold; never with signed ones."""
+    host = Host(tasks=SIMILAR)
+    alice = host.peer()
+    learns(alice, SPAIN, signed=False)
+
+    assert TaskSettings().similar_threshold < 0.94 < UNSIGNED_THRESHOLD  # the cosine of 20 degrees
+    assert asks(alice, FRANCE, 10, signed=False) == SPAIN
+    assert asks(alice, FRANCE, 20, signed=False) is None
+    assert asks(alice, SPAIN.lower(), 0) is None
+    assert host.stats().similar_refused == {"unsigned": 1}
+
+
+def test_configured_threshold_applies_without_signatures() -> None:
+    """A threshold that the operator has set applies to every request."""
+    alice = Host(tasks={"general": TaskSettings(similar=True, similar_threshold=0.9)}).peer()
+    learns(alice, SPAIN, signed=False)
+
+    assert asks(alice, FRANCE, 20, signed=False) == SPAIN
+
+
+def test_replaced_answer_keeps_the_signature() -> None:
+    """The answer that replaces an older one inherits vector and signature."""
+    host = Host(tasks=SIMILAR)
+    alice = host.peer()
+    learns(alice, FRANCE)
+    alice.completes(alice.leads(FRANCE, mode="refresh"), "newer")
+
+    assert asks(alice, SPAIN) is None
+    assert asks(alice, FRANCE.lower()) == "newer"
+
+
+@pytest.mark.parametrize("signature", [b"\x00", b"\xc1", b"\x82\xa6recipe\xa0", b"\x80" * 9])
+def test_wrong_signature_is_an_error(signature: bytes) -> None:
+    """The error names the field and what to change; nothing is stored under it."""
+    alice = Host(tasks=SIMILAR).peer()
+    alice.asks(Begin("a", id=7, vector=angle(0), group="g", signature=signature))
+    error = alice.gets(Error)
+
+    assert error.code == "bad_request"
+    assert "signature: " in error.message
+
+
+def test_signature_is_charged_to_the_entry() -> None:
+    """An entry costs its signature's bytes as well."""
+    sizes = []
+    for signed in (False, True):
+        host = Host(tasks=SIMILAR)
+        learns(host.peer(), FRANCE, signed=signed)
+        sizes.append(host.stats().cache_bytes)
+
+    assert sizes[1] - sizes[0] > len(signature_of(FRANCE, "g"))
