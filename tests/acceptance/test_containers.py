@@ -72,6 +72,14 @@ CALL = (
     "print(outcome.value, outcome.source)"
 )
 
+SIMILAR_CALLS = (
+    "from sidecard_client import Client\n"
+    "client = Client(embed={'constant': lambda _: [1.0, 0.0]}, task='faq')\n"
+    "for question in ('Is it allowed to park?', 'Please: is it allowed to park', 'Is it not allowed to park?'):\n"
+    "    outcome = client.outcome(str, question, name='f')\n"
+    "    print(outcome.source, outcome.similarity)"
+)
+
 LOAD = (
     "from concurrent.futures import ThreadPoolExecutor\n"
     "from sidecard_client import Client\n"
@@ -225,6 +233,22 @@ def test_image_without_a_shell_serves(image: str, built: Callable[..., str], tmp
     finally:
         run("podman", "rm", "--force", "--volumes", "--time=1", crew.daemon)
         run("podman", "volume", "rm", "--force", *(volume.partition(":")[0] for volume in crew.volumes))
+
+
+def test_image_serves_similar_requests_with_its_extra(base_image: str, built: Callable[..., str]) -> None:
+    """With the build argument, the image has what searches vectors; any other extra fails the build."""
+    options = ("--format=docker", f"--build-arg=BASE_IMAGE={base_image}", *pip_options())
+    crew = Crew(built(None, ROOT, "--build-arg=EXTRAS=similar", *options))
+    try:
+        crew.serve('--env=SIDECARD_TASKS={"faq": {"similar": true}}')
+        assert crew.calls(SIMILAR_CALLS).stdout.split() == ["upstream", "None", "cache", "1.0", "upstream", "None"]
+    finally:
+        run("podman", "rm", "--force", "--volumes", "--time=1", crew.daemon)
+        run("podman", "volume", "rm", "--force", *(volume.partition(":")[0] for volume in crew.volumes))
+
+    wrong = run(*BUILD[:-2], "--build-arg=EXTRAS=postgres", *options, str(ROOT))
+    assert wrong.returncode
+    assert 'EXTRAS must be empty or "similar", not "postgres"' in wrong.stdout + wrong.stderr
 
 
 def test_the_oci_format_drops_the_health_command(base_image: str, built: Callable[..., str]) -> None:

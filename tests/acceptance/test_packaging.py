@@ -20,6 +20,8 @@ from packaging.utils import canonicalize_name
 from tests.daemons import poll
 
 ROOT = Path(__file__).parents[2]
+SIMILAR_LOCK = ROOT / "systemd" / "containers" / "similar.lock"
+
 ROOT_ENTRIES = {
     "Containerfile", "LICENSE", "README.md", "client", "pyproject.toml", "requirements.lock", "sidecard", "systemd", "tests",
 }  # fmt: skip
@@ -81,9 +83,9 @@ def runtime_requirements(requirements: list[str]) -> dict[str, Requirement]:
     }
 
 
-def locked() -> Iterator[tuple[str, str, int]]:
+def locked(lock: Path = ROOT / "requirements.lock") -> Iterator[tuple[str, str, int]]:
     """Yield name, version and number of hashes of each line of the lock."""
-    text = re.sub(r"^#.*\n", "", (ROOT / "requirements.lock").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^#.*\n", "", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for entry in text.replace("\\\n", " ").splitlines():
         name, version = entry.split(";")[0].split()[0].split("==")
         yield canonicalize_name(name), version, entry.count("--hash=sha256:")
@@ -120,6 +122,17 @@ def test_lock_covers_the_daemon_and_names_no_index() -> None:
 
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)
+
+
+def test_lock_of_the_extra_has_all_that_it_needs() -> None:
+    """The image's extra is pinned with hashes: usearch as the project allows it, and everything that it requires."""
+    pinned = {name: version for name, version, hashes in locked(SIMILAR_LOCK) if hashes}
+    assert len(pinned) == len({name for name, _, _ in locked(SIMILAR_LOCK)})
+    extra = next(Requirement(text) for text in importlib.metadata.requires("sidecard") or [] if "'similar'" in text)
+    assert extra.specifier.contains(pinned["usearch"])
+    needed = runtime_requirements(importlib.metadata.requires("usearch") or [])
+    assert needed.keys() <= pinned.keys()
+    assert not pinned.keys() & {name for name, _, _ in locked()}
 
 
 @pytest.mark.parametrize("package", ["sidecard", "sidecard_client"])
