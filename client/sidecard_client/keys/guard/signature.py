@@ -32,11 +32,11 @@ _HASH_BYTES: Final = 4
 _KEY_BYTES: Final = 64
 
 _POLITE: Final = re.compile(
-    r"^(?:(?:please|kindly|hi|hello|hey|so|ok|okay|well)\W+)*"
+    r"^(?:(?:please|kindly|hi|hello|hey|so|ok|okay|well) )*"
     r"(?:(?:can|could|would|will) you (?:please |kindly )?)?"
     r"(?:(?:tell|show|give|teach) (?:me|us) |explain to (?:me|us) |let me know "
     r"|(?:explain|describe|show|say)(?: to me| me)? (?=(?:how|what|when|where|which|who|why)\b)"
-    r"|i (?:want|need|would like|'d like) to (?:know|ask) )?"
+    r"|i (?:want|need|would like|d like) to (?:know|ask) )?"
 )
 _GENERAL_ACTOR: Final = re.compile(r"\bhow (?:do|can|could|should|would|does|might) (?:i|we|you|one|someone)\b")
 """Polite beginnings and general actors add nothing to a question."""
@@ -185,7 +185,7 @@ def signature_of(text: str, group: str) -> bytes:
     if len(whole) > MAX_WORDS or not _is_english(whole):
         return encode_signature(only_text)
 
-    found = _Features(words_of(_plain(text)))
+    found = _Features(_plain(whole))
     signature = TextSignature(
         RECIPE,
         only_text.text,
@@ -207,10 +207,9 @@ def _pairs(digest: Callable[[str], int], pairs: Iterable[tuple[str, str]]) -> Pa
     return tuple(sorted((digest(one), digest(other)) for one, other in pairs))
 
 
-def _plain(text: str) -> str:
-    """Return the text in lower case without its polite beginning."""
-    text = " ".join(text.casefold().split())
-    return _GENERAL_ACTOR.sub("how", _POLITE.sub("", text))
+def _plain(words: list[str]) -> list[str]:
+    """Return the words without a polite beginning and without general actors."""
+    return _GENERAL_ACTOR.sub("how", _POLITE.sub("", " ".join(words))).split()
 
 
 def _is_english(words: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 _PICTURES: Final = (
@@ -69,6 +70,7 @@ def words_of(text: str) -> list[str]:
     return (_WORD_OF_FORMULA if _FORMULA.search(text) else _WORD).findall(text)
 
 
+@lru_cache(maxsize=8192)
 def stem_of(word: str) -> str:
     """Reduce an English word to its dictionary form: plurals, "-ed", "-ing".
 
