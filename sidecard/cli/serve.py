@@ -89,4 +89,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from sidecard.daemon import run as daemon  # noqa: PLC0415 - takes 0.1 s, so invalid settings are reported first
 
     daemon.run(config, os.environ, reread=lambda: load_settings(arguments, os.environ), state=not arguments.no_state)
-    return OK
+    # All is written and released. The interpreter's own end would wait, without a limit, for threads of libraries that hang with a
+    # file system or a name server, and would free a large cache object by object.
+    os._exit(OK)

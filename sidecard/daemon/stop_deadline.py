@@ -10,6 +10,9 @@ STOP_SECONDS: Final = 8.0
 """How long the daemon may take to write what is pending, after its peers are gone. Its parts have bounds of their own, which may add
 up to more."""
 
+LAST_WORDS_SECONDS: Final = 2.0
+"""How long the last words may take: what they remove may be on the disk that hangs."""
+
 
 class StopDeadline:
     """Ends the process when the time is over: in a thread, because the event loop itself may hang.
@@ -39,7 +42,13 @@ class StopDeadline:
             self._timer.cancel()
 
     def _expire(self) -> None:
-        with suppress(Exception):  # whatever it is, the process must end
-            self._last_words()
+        words = threading.Thread(target=self._try_last_words, daemon=True)
+        with suppress(RuntimeError):  # no room for a thread
+            words.start()
+            words.join(LAST_WORDS_SECONDS)
 
         self._end(0)
+
+    def _try_last_words(self) -> None:
+        with suppress(Exception):  # whatever it is, the process must end
+            self._last_words()

@@ -1,5 +1,6 @@
 """A daemon whose targets all hang stops in a bounded time."""
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -74,4 +75,21 @@ def test_stop_is_bounded_while_the_disk_hangs(daemon: Callable[..., Daemon], tmp
     assert one.terminate(60.0) == 0
     assert time.monotonic() - began_at < STOP_SECONDS + SLACK_SECONDS
     assert len(one.said("stop abandoned")) == 1
+    assert not Path(one.socket).exists()
+
+
+@pytest.mark.slow
+def test_stop_is_bounded_while_a_library_reads_a_file_that_hangs(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The thread that reads a target's token for the last push never ends: the process does."""
+    token = tmp_path / "token"
+    os.mkfifo(token)  # to open it waits for a writer
+    one = daemon(
+        "--set=push.url=http://127.0.0.1:9/api/v1/write",
+        f"--set=push.bearer_token_file={token}",
+    )
+    began_at = time.monotonic()
+    assert one.terminate(60.0) == 0
+    assert time.monotonic() - began_at < STOP_SECONDS + SLACK_SECONDS
+    assert len(one.said("stopped")) == 1
+    assert one.said("stop abandoned") == []
     assert not Path(one.socket).exists()

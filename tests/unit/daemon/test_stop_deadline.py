@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from sidecard.daemon import stop_deadline
 from sidecard.daemon.stop_deadline import StopDeadline
 
 WAIT_SECONDS = 10.0
@@ -27,6 +28,15 @@ def test_a_stop_that_takes_too_long_ends_the_process(fails: bool) -> None:
     StopDeadline(last_words, end).start(0.0)
     assert ended.wait(WAIT_SECONDS)
     assert said == ["words", 0]
+
+
+def test_last_words_that_hang_end_the_process_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket's file may be on the disk that hangs."""
+    monkeypatch.setattr(stop_deadline, "LAST_WORDS_SECONDS", 0.01)
+    hanging, ended = threading.Event(), threading.Event()
+    StopDeadline(hanging.wait, lambda _: ended.set()).start(0.0)  # type: ignore[arg-type]  # any callable
+    assert ended.wait(WAIT_SECONDS)
+    hanging.set()
 
 
 def test_a_daemon_that_has_stopped_is_left_alone() -> None:
