@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from sidecard_client.batches.batch import MAX_BATCH, batch_of, template_of
 from sidecard_client.batches.commands import BatchCommand, Receive, RunEach, SendAll
 from sidecard_client.batches.conversation import BatchConversation
@@ -48,7 +50,7 @@ class Upstream:
 
 
 class BatchCaller:
-    """One process that makes one batch. ``host`` is None while it has no daemon."""
+    """One process that makes one batch. ``host`` is None while it has no daemon; an old one ignores ``batch``."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class BatchCaller:
         function: Callable[..., Any] = shout,
         flights: LocalFlights | None = None,
         max_batch: int = MAX_BATCH,
+        daemon_is_old: bool = False,
         **policy: Any,
     ) -> None:
         self.host = host
@@ -72,6 +75,7 @@ class BatchCaller:
         self.sent: list[wire.AnyRequest] = []
         self.rounds = 0
         self._upstream = upstream
+        self._daemon_is_old = daemon_is_old
         self._ids = 0
         self._called: Returned | Raised | None = None
         template = template_of(Options(), function, self.inputs, policy, max_batch)
@@ -166,9 +170,12 @@ class BatchCaller:
         for request in (*command.reports, *command.requests):
             self._ids += 1
             ids.append(self._ids)
-            numbered = wire.unpack_request(wire.pack(request))
-            self.sent.append(numbered)
-            self.actor.asks(_with_id(numbered, self._ids))
+            received: Any = wire.unpack_request(wire.pack(request))
+            if self._daemon_is_old and isinstance(received, wire.Begin):
+                received = replace(received, batch=0)
+
+            self.sent.append(received)
+            self.actor.asks(replace(received, id=self._ids))
 
         return ids[len(command.reports) :]
 
@@ -180,8 +187,3 @@ class BatchCaller:
         assert self.actor is not None
         replies = [wire.unpack_reply(wire.pack(reply)) for reply in self.actor.receives()]
         return replies or (None if command.wait != "nothing" else [])
-
-
-def _with_id(request: wire.AnyRequest, request_id: int) -> Any:
-    fields = {name: getattr(request, name) for name in request.__struct_fields__}
-    return type(request)(**fields | {"id": request_id})

@@ -14,7 +14,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -481,19 +481,22 @@ class _Proxy:
             except OSError:
                 return
 
-            server = socket.create_connection(("127.0.0.1", self._port))
-            threading.Thread(target=self._copy, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self._copy, args=(server, client, False), daemon=True).start()
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
+            back = threading.Thread(target=self._copy, args=(server, client, False), daemon=True)
+            back.start()
+            self._copy(client, server, noted=True)
+            back.join()
 
     def _copy(self, source: socket.socket, sink: socket.socket, noted: bool) -> None:
-        try:
+        with suppress(OSError):
             while data := source.recv(65536):
                 if noted and data.startswith(b"POST "):
                     self.model.asked.append(data.split(b" ", 2)[1].decode())
 
                 sink.sendall(data)
 
+        with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            source.close()
-            sink.close()

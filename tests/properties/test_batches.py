@@ -30,13 +30,15 @@ def _check_answers(callers: list[BatchCaller]) -> None:
         assert caller.values == [one.upper() for one in caller.inputs]
 
 
-@given(LISTS, st.integers(1, 9), st.sampled_from([0, 1, 2]), st.data())
+@given(LISTS, st.integers(1, 9), st.sampled_from([0, 1, 2]), st.booleans(), st.data())
 def test_each_input_is_asked_upstream_once(
-    lists: list[list[str]], max_batch: int, max_concurrent: int, data: st.DataObject
+    lists: list[list[str]], max_batch: int, max_concurrent: int, daemon_is_old: bool, data: st.DataObject
 ) -> None:
-    """Whatever the order, the size of batches and the backend's limit."""
+    """Whatever the order, the size of batches and the backend's limit; and if the daemon grants a permit for each lease."""
     host, upstream = Host(backends={"default": BackendSettings(max_concurrent=max_concurrent)}), Upstream()
-    callers = [BatchCaller(host, upstream, inputs, max_batch=max_batch) for inputs in lists]
+    callers = [
+        BatchCaller(host, upstream, inputs, max_batch=max_batch, daemon_is_old=daemon_is_old) for inputs in lists
+    ]
     _interleave(callers, data)
 
     _check_answers(callers)

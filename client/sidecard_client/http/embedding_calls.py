@@ -10,10 +10,10 @@ from sidecard_client.http.embeddings import (
     EmbeddingRequest,
     UnusableAnswer,
     answer_of_texts,
+    parts_of_text,
     texts_of_answer,
     usage_of,
 )
-from sidecard_client.http.request import KEY_NAME_PREFIX
 from sidecard_client.http.translation import (
     UpstreamRefused,
     forwarded,
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from sidecard_client.call.outcome import Outcome, Source
     from sidecard_client.http.interception import InterceptedCall
     from sidecard_client.http.translation import Request, Response
-
-EACH: str = " each"
-"""Ends the name in the key of one text, whose entry is no whole answer."""
 
 _WEAKEST: list["Source"] = ["cache", "stale", "shared", "fallback", "upstream"]
 """The source of an answer is the last of its texts' sources."""
@@ -54,20 +51,9 @@ class EmbeddingCall:
 
     def keys(self, forms: tuple[NormalForm, ...]) -> list[str]:
         """Return the key of each text, which is that of a request for this text alone."""
-        asked = self.call.asked
-        name = f"{KEY_NAME_PREFIX}{asked.family}{EACH}"
-        body = asked.parts["body"]
-        return [
-            fingerprint(
-                self.call.task,
-                asked.model or None,
-                name,
-                (),
-                asked.parts | {"body": body | {"input": text.value}},
-                normalize=forms,
-            )
-            for text in self._wanted.inputs
-        ]
+        asked, task = self.call.asked, self.call.task
+        named = [parts_of_text(asked, text) for text in self._wanted.inputs]
+        return [fingerprint(task, asked.model or None, name, (), parts, normalize=forms) for name, parts in named]
 
     def request_for(self, texts: Sequence[str]) -> "Request":
         """Return the upstream request for some of the texts; for all of them it is the app's own."""

@@ -23,10 +23,12 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sidecard_client.batches.batch import LARGEST_BATCH, divided
-from sidecard_client.http.request import ApiFamily
+from sidecard_client.http.request import KEY_NAME_PREFIX, ApiFamily, LlmRequest
 from sidecard_client.protocol.wire import Usage
 
 _INPUT: Final = "input"
+_EACH: Final = " each"
+"""Ends the name in the key of one text, whose entry is no whole answer."""
 _NULL: Final = Raw(b"null")
 
 _LISTS: Final[Mapping[ApiFamily, str]] = {"openai_embeddings": "data", "ollama_embed": "embeddings"}
@@ -76,6 +78,12 @@ class EmbeddedText(Struct, frozen=True):
     head: bytes
     item: bytes
     used: dict[str, Any]
+
+
+def parts_of_text(asked: LlmRequest, text: TextInput) -> tuple[str, dict[str, Any]]:
+    """Return the name and the parts in the key of one text: those of a request for this text alone."""
+    body = {**asked.parts["body"], _INPUT: text.value}
+    return f"{KEY_NAME_PREFIX}{asked.family}{_EACH}", {**asked.parts, "body": body}
 
 
 def embedding_request(family: ApiFamily, body: bytes) -> EmbeddingRequest | None:

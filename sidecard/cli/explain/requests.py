@@ -19,6 +19,7 @@ from sidecard.cli.exit_codes import UsageError
 from sidecard_client.call.call import STREAM_SUFFIX
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.options import Options
+from sidecard_client.http.embeddings import embedding_request, parts_of_text
 from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, parse_request
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
@@ -189,6 +190,17 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
             f"{method} {url} is not shared; only POSTs of a JSON object are, to a path that ends in {ends}"
         )
 
+    key_name, parts = f"{KEY_NAME_PREFIX}{request.family}", request.parts
+    embedding = embedding_request(request.family, body)
+    if embedding is not None:
+        if len(embedding.inputs) > 1:
+            raise ValueError(
+                f"it asks for the embeddings of {len(embedding.inputs)} texts, each of which has a key of its own; "
+                "explain a request with one of them as input"
+            )
+
+        key_name, parts = parts_of_text(request, embedding.inputs[0])
+
     own = {name.lower(): value for name, value in headers}
     policy: dict[str, tuple[Any, str]] = {"backends": ([request.backend or DEFAULT_BACKEND], f"{FROM_CALL}: its url")}
     if "x-sidecard-ttl" in own:
@@ -198,9 +210,9 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
     return Question(
         _options(own.get("x-sidecard-task"), None, None, flags),
         request.model or None,
-        f"{KEY_NAME_PREFIX}{request.family}",
+        key_name,
         (),
-        request.parts,
+        parts,
         request.deterministic,
         policy,
         "its header x-sidecard-cache is off" if off else "",

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import httpx2
 import pytest
 
 from sidecard.cli.exit_codes import UsageError
@@ -15,12 +16,14 @@ from sidecard.core.operations.policies import policy_of
 from sidecard.core.settings import Cacheability, EngineSettings, TaskSettings
 from sidecard_client.call import call as calls
 from sidecard_client.call.options import Options
+from sidecard_client.http import SidecardTransport
 from sidecard_client.http.request import parse_request
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.naming import name_of
 from sidecard_client.keys.normal_form import BY_TASK
 from sidecard_client.protocol.wire import EntryState, PolicyValue, Usage
 from sidecard_client.protocol.wire import Explained as State
+from sidecard_client.testing import FakeClient
 
 CHAT = "https://api.openai.com/v1/chat/completions"
 BODY = {"model": "gpt", "messages": [{"role": "user", "content": "Why  not?"}], "user": "u"}
@@ -86,6 +89,22 @@ def test_an_http_request_has_the_transports_key(whole: bool) -> None:
     assert said.explain(()).key == fingerprint("rag", "gpt", "http openai_chat", (), asked.parts)
     assert said.policy["backends"][0] == [asked.backend]
     assert "Bearer" not in str(said.explain(()))
+
+
+def test_a_text_to_embed_has_the_transports_key() -> None:
+    """The key of one text, whether it is asked for alone or in a list."""
+    url, sidecard = "http://h/v1/embeddings", FakeClient()
+    answer = {"data": [{"index": 0, "embedding": [1.5]}, {"index": 1, "embedding": [2.5]}]}
+    upstream = httpx2.MockTransport(lambda _: httpx2.Response(200, json=answer))
+    with httpx2.Client(transport=SidecardTransport(upstream, sidecard), headers={"user-agent": ""}) as http:
+        http.post(url, json={"model": "m", "input": ["a", "b"]})
+
+    for given in ("a", ["a"]):
+        asked = question({"url": url, "body": {"model": "m", "input": given}})
+        assert asked.explain(()).key == sidecard.asked[0].key
+
+    with pytest.raises(UsageError, match="embeddings of 2 texts, each of which has a key of its own"):
+        question({"url": url, "body": {"model": "m", "input": ["a", "b"]}})
 
 
 def test_credentials_separate_keys_unless_shared() -> None:
