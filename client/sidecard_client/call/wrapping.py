@@ -6,7 +6,7 @@
 import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType
+from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodType
 from typing import Any, Self
 
 from msgspec import UNSET
@@ -164,11 +164,8 @@ class CachedFunction(_FunctionLike):
         return self if instance is None else MethodType(self._bound, instance)
 
     def __reduce__(self) -> Any:
-        """Pickle by name, like a function. By value if the name is local or a notebook's, which only cloudpickle can do."""
-        place: Any = sys.modules.get(self.__module__)
-        if hasattr(sys, "ps1") and not hasattr(place, "__file__"):
-            place = None  # a notebook or a shell, whose names no other process knows
-
+        """Pickle by name, like a function; by value if the name is local, or as `_pickles_by_value` says."""
+        place: Any = None if _pickles_by_value(self.__module__) else sys.modules.get(self.__module__)
         name: str = getattr(self, "__qualname__", "")
         for part in name.split("."):
             place = getattr(place, part, None)
@@ -189,6 +186,22 @@ class CachedFunction(_FunctionLike):
                 return True
 
         return False
+
+
+def _pickles_by_value(module: str) -> bool:
+    """Return whether the pickler that asks sends what ``module`` defines to processes that may not have it.
+
+    cloudpickle, also as a part of other packages, and dill do so with the main module.
+    """
+    if module != "__main__":
+        return False
+
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - a pickler does not say which one it is
+    while frame is not None and frame.f_globals.get("__name__") == "pickle":
+        frame = frame.f_back
+
+    pickler = "" if frame is None else frame.f_globals.get("__name__", "")
+    return pickler.rpartition(".")[2] in {"cloudpickle", "_dill"}
 
 
 class SharedMethods:

@@ -4,12 +4,12 @@ Both libraries may be installed, and an app may use both. The asynchronous ones 
 do: a pool that outlives its loop fails at the next request of another loop.
 """
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from sidecard_client.http.translation import default_library, library_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from types import ModuleType
 
     from sidecard_client.http.translation import Request, Response
@@ -52,7 +52,7 @@ class OwnAsyncTransport:
         from sidecard_client._async.event_loops import PerLoop  # noqa: PLC0415 - it needs anyio, an optional dependency
 
         default_library()
-        self._transports: PerLoop[dict[ModuleType, Any]] = PerLoop(dict)
+        self._pools: PerLoop[_Pools] = PerLoop(_Pools)
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,17 +62,40 @@ class OwnAsyncTransport:
 
     async def handle_async_request(self, request: "Request") -> "Response":
         """Send a request."""
-        library = library_of(request)
-        transports = self._transports.get()
-        transport = transports.get(library)
-        if transport is None:
-            transport = transports[library] = library.AsyncHTTPTransport()
+        pools = self._pools.get()
+        if pools.end is None:
+            pools.end = pools.until_end()
+            await anext(pools.end)
 
-        response: Response = await transport.handle_async_request(request)
+        response: Response = await pools.of(library_of(request)).handle_async_request(request)
         return response
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop. Those of others are closed by the garbage collector."""
-        for transport in (self._transports.pop() or {}).values():
-            with suppress(RuntimeError):  # of a connection whose event loop has ended
+        """Close the connections of this event loop. Those of others are closed when their loops end."""
+        pools = self._pools.pop()
+        if pools is not None and pools.end is not None:
+            await pools.end.aclose()
+
+
+class _Pools:
+    """The transports of one event loop, by library."""
+
+    def __init__(self) -> None:
+        self._transports: dict[ModuleType, Any] = {}
+        self.end: AsyncGenerator[None] | None = None
+
+    def of(self, library: "ModuleType") -> Any:
+        """Return the transport of a library."""
+        transport = self._transports.get(library)
+        if transport is None:
+            transport = self._transports[library] = library.AsyncHTTPTransport()
+
+        return transport
+
+    async def until_end(self) -> "AsyncGenerator[None]":
+        """Close the transports at the end: event loops close the generators that have begun in them before they end."""
+        try:
+            yield
+        finally:
+            for transport in self._transports.values():
                 await transport.aclose()

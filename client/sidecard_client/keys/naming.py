@@ -88,7 +88,7 @@ def _method_name(kind: type, method: Any) -> str:
 
 def _line_of(function: Any, qualified_name: str) -> str:
     """Return what distinguishes a function from others of its name; empty if there are none."""
-    if type(function) is not FunctionType or _is_named_by_digest(function.__globals__.get("__name__")):
+    if type(function) is not FunctionType or _is_named_by_digest(function.__globals__):
         return ""
 
     line = function.__code__.co_firstlineno
@@ -111,10 +111,13 @@ def _line_within(method: Any, kind: type) -> str:
     return _line_of(method, kind.__qualname__) if LOCAL in kind.__qualname__ else ""
 
 
-def _is_named_by_digest(module: str | None) -> bool:
-    """Return whether what a function does is part of its name already."""
+def _is_named_by_digest(variables: dict[str, Any]) -> bool:
+    """Return whether what a function of a module with these variables does is part of its name already."""
+    if variables.get("__name__") not in _MAIN or variables.get("__file__") is not None:
+        return False
+
     spec = getattr(_main(), "__spec__", None)
-    return module in _MAIN and getattr(_main(), "__file__", None) is None and (spec is None or spec.name in _MAIN)
+    return getattr(_main(), "__file__", None) is not None or spec is None or spec.name in _MAIN
 
 
 def _place_of_class(kind: type, method: Any) -> str:
@@ -140,8 +143,9 @@ def _place_of(module: str, file: str | None, code: CodeType | None) -> str:
         return _joined(module, file)
 
     main = _main()
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None and spec.name not in _MAIN:
+    spec, main_file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    # cloudpickle brings functions to processes with another main module; they keep their own one's variables.
+    if file == main_file and spec is not None and spec.name not in _MAIN:
         return _joined(spec.name, file)
 
     if file is not None:

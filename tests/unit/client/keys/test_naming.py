@@ -151,3 +151,20 @@ def test_the_variable_names_the_project(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("SIDECARD_PROJECT", "shop")
     assert name_of(function) == f"shop:{__name__}.function"
     assert name_of(subprocess.run) == "subprocess.run"
+
+
+def test_functions_of_another_process_main_module_keep_its_name() -> None:
+    """Cloudpickle brings them, with their variables, to workers whose main module is the same for all programs."""
+
+    def brought(source: str, **variables: Any) -> Any:
+        namespace: dict[str, Any] = {"__name__": "__main__", **variables}
+        exec(source, namespace)  # noqa: S102 - the test's own
+        return namespace["answer"]
+
+    plain = "def answer(question): return question"
+    one, other = brought(plain, __file__="/nowhere/one.py"), brought(plain, __file__="/nowhere/other.py")
+    assert name_of(one).endswith("one.answer")
+    assert name_of(other).endswith("other.answer")
+    notebook, another = brought(plain), brought("def answer(question): return question.upper()")
+    assert name_of(notebook) == name_of(brought(plain))
+    assert len({name_of(notebook), name_of(another), name_of(one)}) == 3
