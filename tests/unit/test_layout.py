@@ -28,7 +28,7 @@ LONG_FILES = {
 
 LARGE_FOLDERS = {
     # What a call is: one module for each part of it, without I/O.
-    "client/sidecard_client/call": 23,
+    "client/sidecard_client/call": 24,
     # Below the packages: what all of them share.
     "sidecard/core": 16,
 }

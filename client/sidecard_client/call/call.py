@@ -6,12 +6,14 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
+from sidecard_client.call.instances import notice_instance
 from sidecard_client.call.option_checks import MAX_SECONDS
 from sidecard_client.call.options import Options
 from sidecard_client.keys.captured import HINT, captured_by
@@ -250,9 +252,12 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
     captured = None
     bind = identity.bind
     if name is None:
-        name = identity.name or identity.find_name(call.functions[0])
+        function = call.functions[0]
+        name = identity.name or identity.find_name(function)
         if identity.holds_state:
-            captured = captured_by(call.functions[0])
+            captured = captured_by(function)
+        elif type(function) is MethodType:
+            notice_instance(identity, function, options)
 
         if call.each:
             name += EACH_SUFFIX

@@ -22,7 +22,17 @@ MAX_KEPT: Final = 1024
 class Identity:
     """A function, as it is identified in keys. It does not refer to the function."""
 
-    __slots__ = ("__weakref__", "bind", "bind_call", "codecs", "holds_state", "name", "signature", "source")
+    __slots__ = (
+        "__weakref__",
+        "bind",
+        "bind_call",
+        "codecs",
+        "holds_state",
+        "latest_instance",
+        "name",
+        "signature",
+        "source",
+    )
 
     bind: Bind
     """Returns the arguments of a call as they enter its key."""
@@ -40,6 +50,9 @@ class Identity:
         self.name: str | None = None
         """Once it was found: a decorator runs before its function has its place in the module."""
 
+        self.latest_instance: Callable[[], Any] | None = None
+        """A weak reference to the instance that was called last, of a method that holds nothing; see `call.instances`."""
+
     def of_partial(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> "Identity":
         """Return the identity of a partial of the function, which is the function, called with more arguments."""
         partly = Identity.__new__(Identity)
@@ -48,6 +61,7 @@ class Identity:
         if signature is not None:
             partly.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
 
+        partly.latest_instance = None
         partly.holds_state, partly.source, partly.codecs, partly.name = (
             self.holds_state,
             self.source,
