@@ -48,16 +48,16 @@ class AsyncInterpreter:
 
         started = monotonic()
         execution = AsyncExecution(connector)
-        reply: FinalReply | None = await execution.begin(commands.BeginCall(call))
+        reply = await execution.begin(commands.BeginCall(call))
         if type(reply) is wire.Hit:
             hit = hit_outcome(call, reply, monotonic() - started)
             if hit is not None:
                 return hit
 
-            reply = None
-
         outcome: Outcome[Any] = finished(
-            await execution.run(converse(call, self.flights, connector.place, started, reply))
+            await execution.run(
+                converse(call, self.flights, connector.place, started, reply, refused=type(reply) is wire.Hit)
+            )
         )
         return outcome
 

@@ -40,7 +40,7 @@ class Interpreter:
             return self._run_traced(call)
 
         started = monotonic()
-        connection = None
+        connection, refused = None, False
         try:
             connection, reply = connector.first_reply(call.begin)
         except ConnectionLost as lost:
@@ -53,13 +53,14 @@ class Interpreter:
                 if hit is not None:
                     return hit
 
-                connection = reply = None
+                connection, refused = None, True
             elif type(reply) is wire.Pending:
                 reply = connector.wait(connection, reply.id, call.options.wait_seconds, started)
 
         execution = Execution(connector, connection)
 
-        outcome: Outcome[Any] = finished(execution.run(converse(call, self.flights, connector.place, started, reply)))
+        conversation = converse(call, self.flights, connector.place, started, reply, refused=refused)
+        outcome: Outcome[Any] = finished(execution.run(conversation))
         return outcome
 
     def _run_traced(self, call: Call) -> Outcome[Any]:

@@ -229,8 +229,8 @@ class BatchConversation:
             if member.outcome is not None:
                 return
 
-        final = None if isinstance(reply, wire.Hit) else reply
-        member.conversation = converse(call, self._flights, self._place, member.started, final)
+        refused = isinstance(reply, wire.Hit)
+        member.conversation = converse(call, self._flights, self._place, member.started, reply, refused=refused)
         self._resume(member, None)
 
     # The conversations ------------------------------------------------------------------------------------------------

@@ -309,16 +309,25 @@ def refreshed(call: Call) -> Call:
     return msgspec.structs.replace(call, options=options, refreshes=call.refreshes + 1)
 
 
+def newer(call: Call, age_seconds: float) -> Call:
+    """Return the call that asks for an answer newer than one of that age, even if another caller has made it."""
+    options = call.options
+    max_age_seconds = min(age_seconds, MAX_SECONDS if options.max_age_seconds is None else options.max_age_seconds)
+    options = msgspec.structs.replace(options, max_age_seconds=max_age_seconds)
+    return msgspec.structs.replace(call, options=options, renews=True, refreshes=call.refreshes + 1)
+
+
 def renewed(call: Call, age_seconds: float) -> Call:
-    """Return the call that asks for an answer that is newer than one of that age, even if another caller has made it.
+    """Return the call that its caller makes again later, for an answer that is `newer` than one of that age.
 
     No answer to a similar request will do. The key is computed again: the arguments may have changed.
     """
+    call = newer(call, age_seconds)
+    call.similar, call.refreshes = None, 0
     options = call.options
-    max_age_seconds = min(age_seconds, MAX_SECONDS if options.max_age_seconds is None else options.max_age_seconds)
-    mode = "use" if options.mode == "refresh" else options.mode
-    options = msgspec.structs.replace(options, max_age_seconds=max_age_seconds, mode=mode)
-    call = msgspec.structs.replace(call, options=options, similar=None, renews=True)
+    if options.mode == "refresh":
+        options = call.options = msgspec.structs.replace(options, mode="use")
+
     if options.key is UNSET and call.key is not None:
         call.key = UNKEYED
         return call if isinstance(options.normalize, str) else keyed(call, options.normalize)

@@ -25,6 +25,7 @@ from sidecard_client.call.call import (
     another_without_daemon,
     backends_without_daemon,
     check_fallback,
+    newer,
     refreshed,
     remaining_seconds,
     unshared,
@@ -75,20 +76,32 @@ Attempting = Generator[Command, Any, Returned | Raised]
 
 
 def converse(
-    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply | None
+    call: Call,
+    flights: LocalFlights,
+    place: Callable[[], str],
+    started: float,
+    reply: FinalReply,
+    *,
+    refused: bool = False,
 ) -> Conversation:
     """Go on from the final ``reply`` to the begin of ``call``, which was sent at ``started`` to ``place()``.
 
-    ``reply`` is None for a stored answer that is none for this caller (`hit_outcome`). Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
+    ``refused``: it is a stored answer that is none for this caller (`hit_outcome`). Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
     """
     if type(reply) is wire.Lease:
         return _make(Attempts(call, reply), flights, None, "upstream", monotonic() - started)
 
-    return _converse(call, flights, place, started, reply)
+    return _converse(call, flights, place, started, reply, refused=refused)
 
 
 def _converse(
-    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply | None
+    call: Call,
+    flights: LocalFlights,
+    place: Callable[[], str],
+    started: float,
+    reply: FinalReply,
+    *,
+    refused: bool,
 ) -> Conversation:
     if isinstance(reply, ConnectionEnded):
         # The daemon has restarted, or closed an idle connection. It holds nothing for it, so asking again is safe.
@@ -101,14 +114,16 @@ def _converse(
     if isinstance(reply, wire.Lease):
         return (yield from _make(Attempts(call, reply), flights, None, "upstream", waited_seconds))
 
-    resolved = after_refused_hit(call) if reply is None else resolve(call, reply, waited_seconds)
+    resolved = after_refused_hit(call) if refused else resolve(call, reply, waited_seconds)
     match resolved:
         case Outcome():
             return resolved
         case NextStep.WITHOUT_DAEMON:
             return (yield from _fall_back(call, flights, place, started, TURNED_AWAY))
-        case NextStep.REFRESH:
-            call = refreshed(call)
+        case NextStep.NEWER | NextStep.REFRESH:
+            since_seconds = monotonic() - started - waited_seconds
+            age_seconds = reply.age_seconds if isinstance(reply, wire.Hit | wire.Shared) else 0.0
+            call = newer(call, age_seconds + since_seconds) if resolved is NextStep.NEWER else refreshed(call)
             reply = yield BeginCall(call, remaining_seconds(call, monotonic() - started))
             return (yield from converse(call, flights, place, started, reply))
         case NextStep.SEND_VECTOR:

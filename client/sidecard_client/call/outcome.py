@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 from msgspec import UNSET, Struct
 
 from sidecard_client.call.acceptance import accepts
-from sidecard_client.call.call import Call, T, refreshed, renewed, unshared
+from sidecard_client.call.call import Call, T, newer, refreshed, renewed, unshared
 from sidecard_client.call.warn import name_of_function, warn
 from sidecard_client.keys.vectors import CAN_EMBED
 from sidecard_client.protocol import wire
@@ -97,6 +97,8 @@ class NextStep(Enum):
     """The holder's answer could not be shared: every waiter makes its own call, all at the same time."""
     WITHOUT_DAEMON = "without the daemon"
     """The daemon takes no more calls, or sent an invalid reply: continue as if it were not there."""
+    NEWER = "newer"
+    """The answer is none for this caller: begin again, for a newer one, which another caller may have made since."""
     REFRESH = "refresh"
     """The answer is none for this caller (too old, invalid, or of another type): begin again, for a new one."""
     SEND_VECTOR = "send the vector"
@@ -178,12 +180,26 @@ def after_refused(call: Call) -> NextStep:
     if call.options.mode == "only_if_cached":
         raise CallRejected("not_cached")
 
-    return NextStep.OWN_CALL if call.refreshes >= MAX_REFRESHES else NextStep.REFRESH
+    if call.refreshes >= MAX_REFRESHES:
+        return NextStep.OWN_CALL
+
+    options = call.options
+    first = not call.refreshes and options.mode == "use" and call.similar is None
+    return NextStep.NEWER if first and options.valid is not None else NextStep.REFRESH
 
 
-def another_call(call: Call) -> Call:
-    """Return the call to make in place of one whose answer is none for the caller. Raises `CallRejected` if it makes none."""
-    return unshared(call) if after_refused(call) is NextStep.OWN_CALL else refreshed(call)
+def another_call(call: Call, age_seconds: float = 0.0) -> Call:
+    """Return the call to make in place of one whose answer, of that age by now, is none for the caller.
+
+    Raises `CallRejected` if the caller makes none.
+    """
+    match after_refused(call):
+        case NextStep.OWN_CALL:
+            return unshared(call)
+        case NextStep.NEWER:
+            return newer(call, age_seconds)
+        case _:
+            return refreshed(call)
 
 
 def value_of(call: Call, plain: Any) -> Any:

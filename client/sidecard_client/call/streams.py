@@ -160,8 +160,9 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 return Leading(call, reply)
             case wire.Chunk() | wire.End() if _is_judged(call, reply, waited_seconds):
                 pieces, end = yield from _take_whole(call, reply)
+                ended_at = monotonic()
                 if pieces is None or not accepts(call, pieces, end.age_seconds, waited_seconds, stale=end.stale):
-                    call = another_call(call)
+                    call = another_call(call, end.age_seconds + monotonic() - ended_at)
                     continue
 
                 facts.ended(end, waited_seconds)
@@ -189,7 +190,7 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                     yield Give(piece)
 
                 return None
-            case NextStep.REFRESH:
+            case NextStep.REFRESH | NextStep.NEWER:
                 call = refreshed(call)
             case NextStep.SEND_VECTOR:
                 call = yield Embed(call)

@@ -78,6 +78,8 @@ def test_invalid_answer_of_others_is_not_returned(reply: Callable[..., Any]) -> 
     """It counts as none: the caller begins again, a bounded number of times, and then makes a call of its own."""
     one = call(valid=lambda value: value != "bad")
     assert resolve(one, reply(1.0), WAITED).value == "v"
+    assert resolve(one, reply(1.0, value="bad"), WAITED) is NextStep.NEWER
+    one.refreshes = 1
     assert resolve(one, reply(1.0, value="bad"), WAITED) is NextStep.REFRESH
     one.refreshes = MAX_REFRESHES
     assert resolve(one, reply(1.0, value="bad"), WAITED) is NextStep.OWN_CALL

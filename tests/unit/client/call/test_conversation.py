@@ -95,6 +95,7 @@ class Daemon:
 Script = tuple[str, dict[str, Any], Any, tuple[Any, ...]]
 
 NEVER = {"nothing"}.__contains__
+STORED_X = wire.Hit(1, "x", 0.0, False, 1.0, 0.5, "default", {})
 INVALID = wire.Shared(1, "x", 0.0, False, 1.0, 0.5, "default", {})
 
 BACKENDS: dict[str, Any] = {"local": answer, "cloud": answer}
@@ -126,7 +127,13 @@ SCRIPTS: list[Script] = [
     ("no daemon, and another backend", {"backends": True}, SILENT, (Raised(DOWN), Returned("v"))),
     ("a value that its caller rejects", {"valid": NEVER}, lease(), (Returned("v"), OK)),
     ("a rejected value whose report is lost", {"valid": NEVER}, lease(), (Returned("v"), GONE)),
-    ("a stored answer that is invalid", {"valid": {"v"}.__contains__}, None, (lease(), Returned("v"), STORED)),
+    ("a stored answer that is invalid", {"valid": {"v"}.__contains__}, STORED_X, (lease(), Returned("v"), STORED)),
+    (
+        "a stored answer that is invalid, of a daemon that knows no limits",
+        {"valid": {"v"}.__contains__},
+        STORED_X,
+        (STORED_X, STORED_X, lease(), Returned("v"), STORED),
+    ),
     (
         "answers of other callers that are all invalid",
         {"valid": {"v"}.__contains__},
@@ -476,4 +483,5 @@ def test_waiting_for_answers_that_are_none_ends_with_the_callers_patience() -> N
     (again,) = daemon.commands
     assert isinstance(again, commands.BeginCall)
     assert again.wait_seconds == pytest.approx(1.0, abs=0.5)
-    assert again.call.options.mode == "refresh"
+    assert again.call.options.mode == "use"
+    assert again.call.options.max_age_seconds == pytest.approx(0.0, abs=0.5)
