@@ -187,10 +187,10 @@ FAULTS = {
             ),
             "sync stream": (HOLDERS + "test_fork_during_a_call_disturbs_neither_process",),
             "async plain": (
-                I + "test_async_faults.py::test_a_forked_child_is_refused_and_does_not_keep_the_connection",
+                I + "test_async_faults.py::test_a_forked_child_opens_its_own_and_does_not_keep_the_connection",
             ),
             "async stream": (
-                I + "test_async_faults.py::test_a_forked_child_is_refused_and_does_not_keep_the_connection",
+                I + "test_async_faults.py::test_a_forked_child_opens_its_own_and_does_not_keep_the_connection",
             ),
         },
     ),

@@ -76,6 +76,7 @@ def test_each_call_is_a_row(daemon: Start, socket_path: str, tmp_path: Path) -> 
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_texts_are_kept_if_app_and_operator_agree(daemon: Start, socket_path: str, tmp_path: Path) -> None:
     """Texts are kept if both sides ask for it; the app's hook runs first, then the operator's expressions redact matches."""
     daemon(LOGGED, PROMPTS, '--set=calls.redact=["sk-[0-9]+"]', STATE_DIRECTORY=str(tmp_path))

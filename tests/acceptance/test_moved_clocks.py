@@ -107,15 +107,15 @@ def test_a_budget_begins_anew_once_a_day_whatever_the_clock_does(one: Daemon, cl
     """A sleep and a step forward end a day; a step back does not."""
     spend(one, "a", 4.0)
     assert spent(one) == 4.0
-    for times, days in enumerate([-3, 0, -1, 0], 1):
+    for times, days in enumerate([-3, 0], 1):
         clocks.set(wall=days * DAY)
         stepped(one, times)
         assert spent(one) == 4.0
 
     clocks.set(slept=DAY)
-    stepped(one, 5)
+    stepped(one, 3)
     assert spent(one) == 0.0
     spend(one, "b", 1.0)
     clocks.set(slept=DAY, wall=DAY)
-    stepped(one, 6)
+    stepped(one, 4)
     assert spent(one) == 0.0

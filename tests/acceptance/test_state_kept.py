@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from sidecard_client import Client
 from tests.daemons import Daemon, ask, poll
@@ -13,17 +16,22 @@ from tests.daemons import Daemon, ask, poll
 StartDaemon = Callable[..., Daemon]
 
 
-def test_state_of_a_plain_user_survives_a_kill(daemon: StartDaemon, socket_path: str, tmp_path: Path) -> None:
-    """The directory is created for the user alone, logged, and holds answers and report after ``kill -9``."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_state_of_a_plain_user_survives_the_daemon(
+    number: int, daemon: StartDaemon, socket_path: str, tmp_path: Path
+) -> None:
+    """The directory is created for the user alone, logged, and holds answers and report."""
     running = daemon(HOME=str(tmp_path), XDG_STATE_HOME="")
     directory = tmp_path / ".local/state/sidecard"
     assert directory.stat().st_mode & 0o777 == 0o700
     with Client(socket_path) as client:
         assert client.call(lambda: "answer", name="f") == "answer"
-        poll((directory / "ledger.json").exists, "no ledger was written")
-        poll(lambda: ask(socket_path, {"op": "stats"})["store_written"] == 1, "no entry was written")
+        if number == signal.SIGKILL:  # otherwise both are written at the end
+            poll((directory / "ledger.json").exists, "no ledger was written")
+            poll(lambda: ask(socket_path, {"op": "stats"})["store_written"] == 1, "no entry was written")
 
-    running.kill()
+    running.process.send_signal(number)
+    running.process.wait(30)
     running.start_again()
     with Client(socket_path) as client:
         assert client.outcome(lambda: "another", name="f").value == "answer"

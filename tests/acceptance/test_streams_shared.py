@@ -22,6 +22,8 @@ PIECES = 8
 pytestmark = pytest.mark.timeout(120)
 
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
+kinds_of_crowds = pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+"""For tests of what the daemon does for many processes: the slow run repeats them with the other client."""
 
 
 class Readers(Workers[list[Consumed]]):
@@ -69,7 +71,7 @@ def whole(got: Consumed) -> bool:
     return got.pieces == [f"{pid}:{number}" for number in range(PIECES)]
 
 
-@kinds
+@kinds_of_crowds
 def test_stream_reaches_32_consumers_in_8_processes_as_it_comes(
     kind: str, readers: Callable[..., tuple[Daemon, Readers]]
 ) -> None:
@@ -102,7 +104,7 @@ def test_stream_reaches_32_consumers_in_8_processes_as_it_comes(
     )
 
 
-@kinds
+@kinds_of_crowds
 @pytest.mark.parametrize("when", ["before the first", "in the middle", "after the last"])
 def test_killed_holder_of_a_stream_leaves_no_partial_answer(
     kind: str, when: str, readers: Callable[..., tuple[Daemon, Readers]]
@@ -155,7 +157,7 @@ def test_killed_daemon_leaves_no_partial_stream(kind: str, readers: Callable[...
     assert entry["type"] == "miss" or whole(Consumed(entry["value"], "", ""))  # type: ignore[arg-type]  # a list of str
 
 
-@kinds
+@kinds_of_crowds
 def test_killed_followers_affect_no_other_reader(kind: str, readers: Callable[..., tuple[Daemon, Readers]]) -> None:
     """After followers are killed, all other readers have the whole of one call."""
     _, group = readers(kind, processes=4)

@@ -21,7 +21,7 @@ _MOST_CHARGED_BYTES = 1000
 _COUNTED = frozenset(wire.Stats.__struct_fields__) - frozenset(
     {"id", "version", "boot_id", "uptime_seconds", "draining", "peers", "flights", "leases", "waiters", "evicted"}
     | {"cache_entries", "cache_bytes", "cache_max_bytes", "expired_entries", "queued", "permits", "breakers", "store"}
-    | {"memory_by_kind", "memory_by_uid"}
+    | {"memory_by_kind", "memory_by_uid", "similar_refused"}
 )
 """The counters that the model predicts. The test of the cache checks the number of entries, `TableChecker` the memory."""
 

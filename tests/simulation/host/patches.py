@@ -16,6 +16,7 @@ from sidecard_client._async import calls as async_calls
 from sidecard_client._async import connection as async_connection
 from sidecard_client._async import connector as async_connector
 from sidecard_client._async import streams as async_streams
+from sidecard_client._async import unix_socket
 from sidecard_client._sync import calls as sync_calls
 from sidecard_client._sync import connection as sync_connection
 from sidecard_client._sync import connector as sync_connector
@@ -26,7 +27,7 @@ from sidecard_client.call import streams as call_streams
 from sidecard_client.metrics import client_metrics
 from sidecard_client.protocol.errors import SidecardWarning
 from tests.simulation.host.processes import monotonic
-from tests.simulation.host.sockets import SOCKET_MODULE
+from tests.simulation.host.sockets import SOCKET_MODULE, Socket
 from tests.simulation.host.threads import THREADING_MODULE
 
 
@@ -57,8 +58,9 @@ _PLACES: list[tuple[Any, str, Any]] = [
             sync_streams,
         )
     ),
-    *((module, "socket", SOCKET_MODULE) for module in (async_connection, sync_connection)),
-    *((module, "impostor", _no_impostor) for module in (async_connection, sync_connection)),
+    *((module, "socket", SOCKET_MODULE) for module in (unix_socket, async_connection, sync_connection)),
+    (unix_socket, "UnixSocket", Socket),
+    *((module, "impostor", _no_impostor) for module in (unix_socket, sync_connection)),
     (sync_connector, "_jitter", _even),
     # Small, as the pipes are, so that slow readers are frequent.
     (daemon_connection, "HIGH_WATER_BYTES", 1000),
@@ -81,7 +83,7 @@ def simulated() -> Iterator[None]:
     logger = logging.getLogger("sidecard_client")
     was_disabled, logger.disabled = logger.disabled, True
     gc.disable()
-    gc.freeze()  # what is there by now need not be looked at between two lives
+    gc.freeze()  # what is there by now need not be looked at between two lives, nor by later tests
     try:
         with ExitStack() as stack, warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=SidecardWarning)
@@ -91,5 +93,4 @@ def simulated() -> Iterator[None]:
             yield
     finally:
         logger.disabled = was_disabled
-        gc.unfreeze()
         gc.enable()
