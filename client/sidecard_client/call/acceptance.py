@@ -5,7 +5,11 @@ The daemon applies the limits too. A client checks what it gets once more: a dae
 
 from typing import Any
 
-from sidecard_client.call.call import Call
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from sidecard_client.call.call import UNKEYED, Call, keyed
+from sidecard_client.call.option_checks import MAX_SECONDS
 from sidecard_client.call.options import Options
 from sidecard_client.call.warn import of, warn
 
@@ -54,3 +58,38 @@ def is_valid(call: Call, value: Any) -> bool:
         function,
     )
     return False
+
+
+# What is asked for in its place ----------------------------------------------------------------------------------------------
+
+
+def refreshed(call: Call) -> Call:
+    """Return the call with ``mode="refresh"``: stored answers are ignored."""
+    options = replace(call.options, mode="refresh")
+    return replace(call, options=options, refreshes=call.refreshes + 1)
+
+
+def newer(call: Call, age_seconds: float) -> Call:
+    """Return the call that asks for an answer newer than one of that age, even if another caller has made it."""
+    options = call.options
+    max_age_seconds = min(age_seconds, MAX_SECONDS if options.max_age_seconds is None else options.max_age_seconds)
+    options = replace(options, max_age_seconds=max_age_seconds)
+    return replace(call, options=options, renews=True, refreshes=call.refreshes + 1)
+
+
+def renewed(call: Call, age_seconds: float) -> Call:
+    """Return the call that its caller makes again later, for an answer that is `newer` than one of that age.
+
+    No answer to a similar request will do. The key is computed again: the arguments may have changed.
+    """
+    call = newer(call, age_seconds)
+    call.similar, call.refreshes = None, 0
+    options = call.options
+    if options.mode == "refresh":
+        options = call.options = replace(options, mode="use")
+
+    if options.key is UNSET and call.key is not None:
+        call.key = UNKEYED
+        return call if isinstance(options.normalize, str) else keyed(call, options.normalize)
+
+    return call

@@ -14,7 +14,6 @@ from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
 from sidecard_client.call.instances import notice_instance
-from sidecard_client.call.option_checks import MAX_SECONDS
 from sidecard_client.call.options import Options
 from sidecard_client.keys.captured import HINT, captured_by
 from sidecard_client.keys.explanation import Explanation, explain
@@ -301,38 +300,6 @@ def unshared(call: Call) -> Call:
     All waiters for an unshareable answer continue immediately; a local model must not receive all their calls at the same time.
     """
     return msgspec.structs.replace(call, key=None, similar=None)
-
-
-def refreshed(call: Call) -> Call:
-    """Return the call with ``mode="refresh"``: stored answers are ignored."""
-    options = msgspec.structs.replace(call.options, mode="refresh")
-    return msgspec.structs.replace(call, options=options, refreshes=call.refreshes + 1)
-
-
-def newer(call: Call, age_seconds: float) -> Call:
-    """Return the call that asks for an answer newer than one of that age, even if another caller has made it."""
-    options = call.options
-    max_age_seconds = min(age_seconds, MAX_SECONDS if options.max_age_seconds is None else options.max_age_seconds)
-    options = msgspec.structs.replace(options, max_age_seconds=max_age_seconds)
-    return msgspec.structs.replace(call, options=options, renews=True, refreshes=call.refreshes + 1)
-
-
-def renewed(call: Call, age_seconds: float) -> Call:
-    """Return the call that its caller makes again later, for an answer that is `newer` than one of that age.
-
-    No answer to a similar request will do. The key is computed again: the arguments may have changed.
-    """
-    call = newer(call, age_seconds)
-    call.similar, call.refreshes = None, 0
-    options = call.options
-    if options.mode == "refresh":
-        options = call.options = msgspec.structs.replace(options, mode="use")
-
-    if options.key is UNSET and call.key is not None:
-        call.key = UNKEYED
-        return call if isinstance(options.normalize, str) else keyed(call, options.normalize)
-
-    return call
 
 
 def another_backend(call: Call, tried: Collection[str], kind: FailureKind) -> bool:

@@ -18,15 +18,13 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from sidecard_client.call.acceptance import is_valid
+from sidecard_client.call.acceptance import is_valid, newer, refreshed
 from sidecard_client.call.attempts import Attempts, may_leave_lease
 from sidecard_client.call.call import (
     Call,
     another_without_daemon,
     backends_without_daemon,
     check_fallback,
-    newer,
-    refreshed,
     remaining_seconds,
     unshared,
 )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import UNSET, Struct
 
-from sidecard_client.call.acceptance import accepts
-from sidecard_client.call.call import Call, T, newer, refreshed, renewed, unshared
+from sidecard_client.call.acceptance import accepts, newer, refreshed, renewed
+from sidecard_client.call.call import Call, T, unshared
 from sidecard_client.call.warn import name_of_function, warn
 from sidecard_client.keys.vectors import CAN_EMBED
 from sidecard_client.protocol import wire

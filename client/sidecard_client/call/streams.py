@@ -17,9 +17,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from sidecard_client.call.acceptance import accepts, accepts_age
+from sidecard_client.call.acceptance import accepts, accepts_age, refreshed
 from sidecard_client.call.attempts import Attempts
-from sidecard_client.call.call import Call, check_fallback, refreshed, remaining_seconds, unshared
+from sidecard_client.call.call import Call, check_fallback, remaining_seconds, unshared
 from sidecard_client.call.commands import (
     Abandon,
     Ask,
