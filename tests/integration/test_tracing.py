@@ -71,6 +71,25 @@ def test_a_shared_call_links_to_the_holders_span(daemon: Start, socket_path: str
     assert samples(socket_path)["sidecard_upstream_seconds_count backend=default"] == 1.0
 
 
+@pytest.mark.parametrize("scenario", ["batches", "batches asynchronous"])
+def test_a_batch_is_a_span(daemon: Start, socket_path: str, scenario: str) -> None:
+    """All inputs of a batch have one span, with the usage of its upstream call."""
+    daemon("--no-state")
+    first, second = spans(socket_path, scenario)
+    assert (first["name"], first["kind"]) == ("embeddings small", "CLIENT")
+    for span, inputs in ((first, 2), (second, 3)):
+        assert (
+            span["attributes"].items()
+            >= {
+                "sidecard.inputs": inputs,
+                "sidecard.source": "upstream",
+                "gen_ai.usage.input_tokens": 10,
+                "gen_ai.response.model": "small-7",
+            }.items()
+        )
+        assert "PROMPT" not in span["all"]
+
+
 @pytest.mark.parametrize("scenario", ["broken", "half broken"])
 def test_a_failing_tracing_library_does_not_affect_calls(daemon: Start, socket_path: str, scenario: str) -> None:
     """Values and exceptions reach the caller unchanged."""

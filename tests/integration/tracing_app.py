@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from sidecard_client import AsyncClient, Client
+from sidecard_client import AsyncClient, Client, Usage
 
 POLICY: dict[str, Any] = {
     "model": "small",
@@ -51,6 +51,28 @@ def blocking(path: str) -> None:
         client.call(generate, "PROMPT", **POLICY)
         with contextlib.suppress(ValueError):
             client.call(embed, "PROMPT")
+
+
+def embed_each(texts: list[str]) -> list[list[float]]:
+    """Be an embedder."""
+    return [[1.0] for _ in texts]
+
+
+EACH: dict[str, Any] = {"task": "rag", "model": "small", "usage": lambda _: Usage("small-7", 10, None)}
+
+
+def batches(path: str) -> None:
+    """Embed two texts, and then three of which one is new."""
+    with Client(path) as client:
+        client.call_each(embed_each, ["PROMPT", "b"], **EACH)
+        client.call_each(embed_each, ["PROMPT", "b", "c"], **EACH)
+
+
+async def batches_asynchronous(path: str) -> None:
+    """As `batches`."""
+    async with AsyncClient(path) as client:
+        await client.call_each(embed_each, ["PROMPT", "b"], **EACH)
+        await client.call_each(embed_each, ["PROMPT", "b", "c"], **EACH)
 
 
 async def asynchronous(path: str) -> None:
@@ -179,6 +201,8 @@ def main(path: str, scenario: str) -> None:
     trace.set_tracer_provider(provider)
     scenarios: dict[str, Callable[[str], object]] = {
         "blocking": blocking,
+        "batches": batches,
+        "batches asynchronous": lambda path: anyio.run(batches_asynchronous, path),
         "sharing": sharing,
         "broken": broken,
         "half broken": half_broken,

@@ -1,5 +1,6 @@
 """Execute the commands of a batch's conversation, awaiting. The decisions are in `sidecard_client.batches.conversation`."""
 
+import sys
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, ClassVar
@@ -14,21 +15,33 @@ from sidecard_client.batches.batch import InputBatch
 from sidecard_client.batches.conversation import BatchConversation, Replies
 from sidecard_client.call import commands
 from sidecard_client.call.commands import Raised, Returned
-from sidecard_client.call.conversation import finished
+from sidecard_client.call.conversation import finished, is_tracing
 from sidecard_client.call.outcome import Outcome
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 
 
-async def run_batch(connector: AsyncConnector, interpreter: AsyncInterpreter, batch: InputBatch) -> list[Outcome[Any]]:
+async def run_batch(
+    connector: AsyncConnector, interpreter: AsyncInterpreter, batch: InputBatch, *, trace: bool = True
+) -> list[Outcome[Any]]:
     """Return the outcome of each input. Raises what `AsyncClient.call_each` does."""
+    if trace and "opentelemetry.trace" in sys.modules and is_tracing():
+        from sidecard_client.batches.spans import traced_batch  # noqa: PLC0415 - for apps that trace
+
+        with traced_batch(batch) as span:
+            outcomes = await run_batch(connector, interpreter, batch, trace=False)
+            if span is not None:
+                span.finish(outcomes)
+
+            return outcomes
+
     conversation = BatchConversation(batch, interpreter.flights, connector.place)
     execution = AsyncBatchExecution(connector)
     try:
-        outcomes: list[Outcome[Any]] = finished(await execution.run(conversation.run()))
+        answered: list[Outcome[Any]] = finished(await execution.run(conversation.run()))
     finally:
         execution.discard()
 
-    return outcomes
+    return answered
 
 
 class AsyncBatchExecution(AsyncExecution):

@@ -1,5 +1,6 @@
 """Execute the commands of a batch's conversation, blocking. The decisions are in `sidecard_client.batches.conversation`."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,16 +11,28 @@ from sidecard_client.batches.batch import InputBatch
 from sidecard_client.batches.conversation import BatchConversation, Replies
 from sidecard_client.call import commands
 from sidecard_client.call.commands import Raised, Returned
-from sidecard_client.call.conversation import finished
+from sidecard_client.call.conversation import finished, is_tracing
 from sidecard_client.call.outcome import Outcome
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 
 
-def run_batch(connector: Connector, interpreter: Interpreter, batch: InputBatch) -> list[Outcome[Any]]:
+def run_batch(
+    connector: Connector, interpreter: Interpreter, batch: InputBatch, *, trace: bool = True
+) -> list[Outcome[Any]]:
     """Return the outcome of each input. Raises what `Client.call_each` does."""
+    if trace and "opentelemetry.trace" in sys.modules and is_tracing():
+        from sidecard_client.batches.spans import traced_batch  # noqa: PLC0415 - for apps that trace
+
+        with traced_batch(batch) as span:
+            outcomes = run_batch(connector, interpreter, batch, trace=False)
+            if span is not None:
+                span.finish(outcomes)
+
+            return outcomes
+
     conversation = BatchConversation(batch, interpreter.flights, connector.place)
-    outcomes: list[Outcome[Any]] = finished(BatchExecution(connector).run(conversation.run()))
-    return outcomes
+    answered: list[Outcome[Any]] = finished(BatchExecution(connector).run(conversation.run()))
+    return answered
 
 
 class BatchExecution(Execution):

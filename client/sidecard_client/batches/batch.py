@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from sidecard_client.call.call import UNKEYED, Call, Functions, keyed, prepare
 from sidecard_client.call.options import Options
-from sidecard_client.call.outcome import Outcome, value_of
+from sidecard_client.call.outcome import Outcome, Source, value_of
 from sidecard_client.call.usage import read_usage
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol.errors import UnshareableValue, WrongAnswers
@@ -221,6 +221,23 @@ def _divided_dollars(total: float | None, weights: Sequence[int]) -> Sequence[fl
     whole = sum(weights)
     parts = [total * weight / whole for weight in weights[:-1]]
     return [*parts, max(0.0, total - fsum(parts))]
+
+
+_WEAKEST: Final[Sequence[Source]] = ("cache", "stale", "shared", "fallback", "upstream")
+"""The source of a batch is the last of its inputs' sources."""
+
+
+def summary_of(outcomes: Sequence[Outcome[Any]]) -> Outcome[Any]:
+    """Return an outcome for all of them: one of those with the source that cost most, with the greatest age and the sums saved."""
+    chosen = max(outcomes, key=lambda outcome: _WEAKEST.index(outcome.source))
+    return replace(
+        chosen,
+        age_seconds=max(outcome.age_seconds for outcome in outcomes),
+        saved_seconds=sum(outcome.saved_seconds for outcome in outcomes),
+        saved_dollars=sum(outcome.saved_dollars for outcome in outcomes),
+        waited_seconds=max(outcome.waited_seconds for outcome in outcomes),
+        attempts=max(outcome.attempts for outcome in outcomes),
+    )
 
 
 def _copied(call: Call, outcome: Outcome[Any]) -> Outcome[Any]:

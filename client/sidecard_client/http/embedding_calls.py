@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sidecard_client.batches.batch import summary_of
 from sidecard_client.http.embeddings import (
     EmbeddedText,
     EmbeddingRequest,
@@ -27,12 +28,9 @@ from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol.wire import Usage
 
 if TYPE_CHECKING:
-    from sidecard_client.call.outcome import Outcome, Source
+    from sidecard_client.call.outcome import Outcome
     from sidecard_client.http.interception import InterceptedCall
     from sidecard_client.http.translation import Request, Response
-
-_WEAKEST: list["Source"] = ["cache", "stale", "shared", "fallback", "upstream"]
-"""The source of an answer is the last of its texts' sources."""
 
 
 class EmbeddingCall:
@@ -81,21 +79,15 @@ class EmbeddingCall:
     def response_from(self, outcomes: "Sequence[Outcome[Any]]") -> "Response":
         """Return the answer to the app."""
         library = library_of(self.call.request)
-        source = max((outcome.source for outcome in outcomes), key=_WEAKEST.index)
-        fresh = next((outcome for outcome in outcomes if outcome.source == source), outcomes[0])
-        summary = msgspec.structs.replace(
-            fresh,
-            source=source,
-            age_seconds=max(outcome.age_seconds for outcome in outcomes),
-            saved_dollars=sum(outcome.saved_dollars for outcome in outcomes),
-        )
+        summary = summary_of(outcomes)
         own = all(outcome.source in {"upstream", "fallback"} for outcome in outcomes)
         if self._whole and own and self._fresh is not None:
             return response_from(library, head_of(self._fresh), summary, content=self._fresh.content)
 
         texts = [_text_of(outcome.value) for outcome in outcomes]
-        head = {"status": fresh.value["status"], "headers": list(filter(_describes_any_body, fresh.value["headers"]))}
-        content = answer_of_texts(self._wanted.family, fresh.value["head"], texts)
+        kept = summary.value
+        head = {"status": kept["status"], "headers": list(filter(_describes_any_body, kept["headers"]))}
+        content = answer_of_texts(self._wanted.family, kept["head"], texts)
         return response_from(library, head, summary, content=content)
 
     def _usage(self, answers: Sequence[Any]) -> Usage | None:

@@ -75,6 +75,10 @@ class Span:
             }
         )
 
+    def set_inputs(self, count: int) -> None:
+        """Record how many inputs a batch has."""
+        self._set({"sidecard.inputs": count})
+
     def set_error(self, error: BaseException) -> None:
         """Record the exception that the call raised."""
         name = type(error).__qualname__
