@@ -218,6 +218,12 @@ class Node(msgspec.Struct, kw_only=True, frozen=True):
     below: "Node | None" = None
 
 
+class Marked(msgspec.Struct, dict=True):
+    """A Struct with attributes beside its fields."""
+
+    day: date
+
+
 class Incremented(msgspec.Struct):
     """A Struct whose constructor changes it."""
 
@@ -299,6 +305,13 @@ def _seen_invoice() -> Invoice:
 FANCY_INVOICE = Invoice(Total=Decimal(1))
 FANCY_INVOICE.note = (1,)  # type: ignore[attr-defined]  # an extra field
 
+
+def _marked() -> Marked:
+    marked = Marked(DAY)
+    marked.mark = [1]  # type: ignore[attr-defined]  # no field
+    return marked
+
+
 SHARED: list[tuple[Any, Any]] = [
     (Invoice, _seen_invoice()),
     (Invoice, Invoice.model_validate({"Total": "1", "due": "2026-01-02T03:04:05+02:00", "site": "https://a.b/c?d=1"})),
@@ -319,6 +332,7 @@ SHARED: list[tuple[Any, Any]] = [
     (DatedPair, DatedPair(DAY, [], "x")),
     (Reading, Reading(NOON, 1.5)),
     (Reading, Reading(NOON)),
+    (Marked, _marked()),
     (Node, Node(at=(1, "a"), below=Node(at=(2, "b")))),
     (Account, Account("3", DAY)),
     (Group, Group(frozenset({1, 2}))),
@@ -384,6 +398,7 @@ SHARED: list[tuple[Any, Any]] = [
     (np.ndarray, np.zeros((0, 3))),
     (np.ndarray, np.array([1.0, np.nan])),
     (np.ndarray, np.array([(1, [2.0, 3.0])], dtype=[("a", "i1"), ("b", "f8", (2,))])),
+    (np.ndarray, np.ones(2, np.dtype([("a", "i1"), ("b", [("c", "f8"), ("d", "i2")])], align=True))),
     (np.ndarray, np.array(["2026-01-02"], "M8[D]")),
     (np.ndarray, np.array(["a", "bc"])),
     (np.float32, np.float32(1.5)),
@@ -491,7 +506,8 @@ def portrait(value: Any) -> Any:  # noqa: C901 - one case for each kind of value
         return kind, value._value_, value._name_
 
     if isinstance(value, msgspec.Struct):
-        return kind, [portrait(getattr(value, name)) for name in value.__struct_fields__]
+        more = getattr(value, "__dict__", None)
+        return kind, [portrait(getattr(value, name)) for name in value.__struct_fields__], portrait(more)
 
     if hasattr(kind, "_attrs_cached_hash"):
         return kind, [portrait(getattr(value, attribute.name)) for attribute in attrs.fields(kind)]

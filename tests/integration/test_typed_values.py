@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
@@ -12,7 +13,7 @@ import pytest
 
 from sidecard_client import CallRejected, Client, SidecardWarning
 from tests.callers import KINDS, Caller, connecting
-from tests.daemons import Daemon
+from tests.daemons import Daemon, poll
 from tests.integration.typed_worker import ask_for_all
 from tests.typed_values import DAY, LINE, NOON, SHARED, Event, Line, PricedLine, event, portrait
 
@@ -54,6 +55,33 @@ def test_values_of_every_type_are_the_same_in_every_process(running: Daemon, hol
 def test_values_of_every_type_are_shared_within_a_process_without_a_daemon(socket_path: str) -> None:
     """Each call is made, and its waiters get the same."""
     assert ask_for_all("sync", socket_path) == {"fallback": CALLS + STREAMS, "wrapped": WRAPPED}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_duplicates_within_a_process_without_a_daemon_get_the_type(socket_path: str, kind: str) -> None:
+    """One call is made; each waiter gets a copy of its own."""
+    gate, started = threading.Event(), threading.Event()
+
+    def slow(day: str) -> Event:
+        started.set()
+        gate.wait(10)
+        return event(day)
+
+    with connecting(kind, socket_path) as connect:
+        client = connect()
+        futures = [client.begin(slow, "2026-01-02", name="slow")]
+        assert started.wait(10)
+        started.clear()
+        futures += [client.begin(slow, "2026-01-02", name="slow") for _ in range(2)]
+        flights = client.sidecard._interpreter._flights
+        poll(lambda: sum(len(flight.waiters) for flight in flights._flights.values()) == 2, "nobody waits")
+        gate.set()
+        outcomes = [future.result(10) for future in futures]
+
+    assert not started.is_set()
+    assert [outcome.source for outcome in outcomes] == ["fallback"] * 3
+    assert all(portrait(outcome.value) == portrait(event("2026-01-02")) for outcome in outcomes)
+    assert len({id(outcome.value) for outcome in outcomes}) == 3
 
 
 def priced(_: str) -> Line:

@@ -35,7 +35,7 @@ class ArrayForm(Form):
 
         dtype = value.dtype
         described = _described(dtype)
-        if dtype.kind not in _KINDS or dtype.hasobject or _dtype(self._numpy, described) != dtype:
+        if not _is_of_bytes(dtype) or _dtype(self._numpy, described) != dtype:
             raise Misfit(
                 f"has elements of {dtype}, which are no plain bytes: convert them, for example with .astype() or .tolist()"
             )
@@ -48,12 +48,22 @@ class ArrayForm(Form):
         """Return a new array, which can be changed, or a scalar."""
         described, shape, order, data = plain
         numpy = self._numpy
-        view = numpy.ndarray(tuple(shape), _dtype(numpy, described), buffer=data, order=order)
-        value = view[()] if self._is_scalar_class else view.copy(order=order)
+        dtype = _dtype(numpy, described)
+        if not _is_of_bytes(dtype):
+            raise ValueError(f"arrays of {dtype} are not made of bytes")  # which would be taken for addresses
+
+        # A copy of an array does not have the bytes between the fields of a structure; one of its buffer does.
+        buffer = data if dtype.names is None else bytearray(data)
+        view = numpy.ndarray(tuple(shape), dtype, buffer=buffer, order=order)
+        value = view[()] if self._is_scalar_class else view if buffer is not data else view.copy(order=order)
         if type(value) is not self.kind:
             raise TypeError(f"a {name_of_kind(type(value))}")
 
         return value
+
+
+def _is_of_bytes(dtype: Any) -> bool:
+    return dtype.kind in _KINDS and not dtype.hasobject
 
 
 def _described(dtype: Any) -> Any:

@@ -89,7 +89,8 @@ class PlainForm(Form):
             return value
 
         place, problem = fault
-        raise Misfit(problem).at(place)
+        error = Misfit(problem)
+        raise error.at(place) if place else error
 
     def from_plain(self, plain: Any) -> Any:
         """Return the value."""

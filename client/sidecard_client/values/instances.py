@@ -177,8 +177,8 @@ class StructForm(InstanceForm):
 
     def _instance(self, fields: dict[str, Any], more: dict[str, Any]) -> Any:
         instance = self.kind(**fields)
-        for name, part in more.get("attributes", {}).items():
-            _set(instance, name, part)
+        if more:
+            instance.__dict__.update(more["attributes"])
 
         return instance
 

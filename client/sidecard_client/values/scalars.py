@@ -16,7 +16,6 @@ from sidecard_client.values.likeness import name_of_kind
 _ZONE_KEY: Final = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 
 _TEXTS: Final = {
-    "fractions": ("Fraction",),
     "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
     "ipaddress": ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"),
 }
@@ -53,6 +52,8 @@ def scalar_form(kind: type) -> Form | None:  # noqa: C901 - one case for each cl
         form = ScalarForm(kind, _from_decimal, kind)
     elif kind.__name__ == "UUID" and kind.__module__ == "uuid":
         form = ScalarForm(kind, str, functools.partial(_to_uuid, kind))
+    elif kind.__name__ == "Fraction" and kind.__module__ == "fractions":
+        form = ScalarForm(kind, str, lambda plain: kind(*map(int, plain.split("/"))))  # no exponents: "1e999999999"
     elif _made_of_text(kind):
         form = ScalarForm(kind, str, kind)
     elif kind.__module__.startswith("pathlib") and kind.__name__ in _CONCRETE_PATHS:

@@ -12,6 +12,7 @@ from sidecard_client.call.options import Options
 from sidecard_client.http import SidecardTransport
 from sidecard_client.protocol import wire
 from sidecard_client.testing import TTL_SECONDS, FakeClient
+from tests.typed_values import SHARED, Line, PricedLine, event, line_by_line, numbered, portrait
 
 
 class Clock:
@@ -366,3 +367,21 @@ def test_transports_use_it_for_embeddings() -> None:
 
     assert len(bodies) == 2
     assert [item["index"] for item in response.json()["data"]] == [0, 1]
+
+
+def test_typed_answers_come_back_as_in_production(recwarn: pytest.WarningsRecorder) -> None:
+    """Calls, streams and what is refused: from the real client's code."""
+    fake = FakeClient()
+    for _ in range(2):
+        assert portrait(fake.call(event, "2026-01-02")) == portrait(event("2026-01-02"))
+        assert portrait(list(fake.stream(line_by_line, "a b"))) == portrait(list(line_by_line("a b")))
+        assert portrait(fake.call(numbered, 0, returns=SHARED[0][0])) == portrait(numbered(0))
+
+    assert [asked.source for asked in fake.asked] == ["upstream"] * 3 + ["cache"] * 3
+    assert not recwarn.list
+
+    def sliced() -> Line:
+        return PricedLine(text="a")
+
+    with pytest.warns(SidecardWarning, match=r"value is of type .*PricedLine, not .*Line"):
+        assert type(fake.call(sliced, name="sliced")) is PricedLine

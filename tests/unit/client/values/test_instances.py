@@ -1,0 +1,149 @@
+"""Objects with fields, and what they hold besides."""
+
+import re
+import threading
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import pydantic
+import pytest
+
+from sidecard_client.values.building import Builder
+from sidecard_client.values.forms import Misfit
+from tests.typed_values import DAY, Group, Invoice, Line, OldInvoice, Tree, portrait
+
+
+def form_of(kind: type) -> Any:
+    """Build a form."""
+    return Builder().form(kind)
+
+
+def came_back(value: Any) -> Any:
+    """Take a value apart and put it together."""
+    form = form_of(type(value))
+    return form.from_plain(form.to_plain(value))
+
+
+def test_the_plain_form_has_the_fields_and_the_rest_only_if_there_is_one() -> None:
+    """So that most instances are a map."""
+    assert form_of(Line).to_plain(Line(text="a", cents=1)) == {"text": "a", "cents": 1}
+    assert form_of(Line).to_plain(Line(text="a")) == [{"text": "a", "cents": 0}, {"set": ["text"]}]
+    assert form_of(Tree).to_plain(Tree(("a", 1))) == {"label": ["a", 1], "left": None, "right": None}
+
+
+def test_what_was_set_is_known() -> None:
+    """Apps send on what is set, and no defaults."""
+    line, invoice = came_back(Line(text="a")), came_back(Invoice(Total=Decimal(1)))
+
+    assert line.model_dump(exclude_unset=True) == {"text": "a"}
+    assert invoice.model_fields_set == {"total"}
+    assert came_back(OldInvoice(number=1)).dict(exclude_unset=True) == {"number": 1}
+
+
+def test_a_copy_can_be_used_like_its_original() -> None:
+    """Validation of assignments, hashes, copies, private attributes, computed and cached properties."""
+    invoice = came_back(Invoice(Total=Decimal("1.5"), lines=[Line(text="a")]))
+    invoice._seen += 1
+    invoice.note = "x"
+
+    assert (invoice._seen, invoice.cents, invoice.size, invoice.note) == (1, 150, 1, "x")
+    assert invoice.model_copy(deep=True) == invoice
+    assert hash(came_back(Group(frozenset({1})))) == hash(Group(frozenset({1})))
+    assert came_back(Tree(("a", 1))) == Tree(("a", 1))
+
+
+@dataclass
+class Indexed:
+    """Fields without a value yet, and attributes that are no fields."""
+
+    day: date
+    later: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.index = {"a": [1]}
+
+
+def test_attributes_without_a_field_come_back_if_they_are_plain() -> None:
+    """They are not computed again."""
+    indexed = Indexed(DAY)
+    indexed.index["b"] = []
+    back = came_back(indexed)
+
+    assert portrait(back) == portrait(indexed)
+    assert not hasattr(back, "later")
+
+
+class Holding(pydantic.BaseModel):
+    """A private attribute that no other process can have."""
+
+    x: int = 0
+    _lock: Any = pydantic.PrivateAttr(default_factory=threading.Lock)
+
+
+@attrs.define(slots=False)
+class Noted:
+    """A class whose instances take any attribute."""
+
+    x: int = 0
+
+
+def _noted() -> Noted:
+    noted = Noted()
+    noted.at = DAY  # type: ignore[attr-defined]  # no field
+    return noted
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Holding(), r"value\._lock is of type _thread\.lock"),
+        (_noted(), r"value\.at is of type datetime\.date, and no field with an annotation"),
+    ],
+)
+def test_what_no_annotation_describes_is_refused_with_its_place(value: Any, message: str) -> None:
+    """It would be lost."""
+    with pytest.raises(Misfit) as caught:
+        form_of(type(value)).to_plain(value)
+
+    assert re.match(message, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "plain", [{}, {"text": "a"}, {"text": "a", "cents": 1, "more": 2}, [{"other": 1}, {}], [1], None]
+)
+def test_other_fields_are_an_error(plain: Any) -> None:
+    """No instance lacks a field, or has one that its class does not know."""
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        form_of(Line).from_plain(plain)
+
+
+def test_slots_of_all_bases_come_back() -> None:
+    """Names with two underscores too."""
+
+    class Base:
+        """A class with slots."""
+
+        __slots__ = ("__secret", "seen")
+
+        def __init__(self) -> None:
+            self.seen, self.__secret = 1, 2
+
+        def secret(self) -> int:
+            """Return it."""
+            return self.__secret
+
+    @dataclass
+    class Derived(Base):
+        """A dataclass of it."""
+
+        __slots__ = ("day",)
+        day: date
+
+        def __post_init__(self) -> None:
+            super().__init__()
+
+    back = came_back(Derived(DAY))
+    assert (back.day, back.seen, back.secret()) == (DAY, 1, 2)
