@@ -500,7 +500,8 @@ def portrait(value: Any) -> Any:  # noqa: C901 - one case for each kind of value
 
     if kind is np.ndarray:
         order = value.flags.c_contiguous, value.flags.f_contiguous
-        return kind, value.dtype.descr, value.shape, order, value.tobytes()
+        # The bytes between the fields of a structure are of no account.
+        return kind, value.dtype, value.shape, order, value.tobytes() if value.dtype.names is None else repr(value)
 
     if isinstance(value, enum.Enum):
         return kind, value._value_, value._name_

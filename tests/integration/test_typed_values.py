@@ -73,7 +73,7 @@ def test_duplicates_within_a_process_without_a_daemon_get_the_type(socket_path: 
         assert started.wait(10)
         started.clear()
         futures += [client.begin(slow, "2026-01-02", name="slow") for _ in range(2)]
-        flights = client.sidecard._interpreter._flights
+        flights = client.sidecard._interpreter.flights
         poll(lambda: sum(len(flight.waiters) for flight in flights._flights.values()) == 2, "nobody waits")
         gate.set()
         outcomes = [future.result(10) for future in futures]

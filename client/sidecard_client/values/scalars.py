@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, Final
 
@@ -25,42 +26,33 @@ _CONCRETE_PATHS: Final = {"Path": "PosixPath", "PurePath": "PurePosixPath"}
 """What the constructors of `pathlib` return."""
 
 
-def scalar_form(kind: type) -> Form | None:  # noqa: C901 - one case for each class
+def scalar_form(kind: type) -> Form | None:
     """Return the form of a class; None for one that is not known."""
-    form: Form | None = None
     if issubclass(kind, enum.Enum):
-        form = EnumForm(kind)
-    elif kind is datetime:
-        _import_zones()
-        form = ScalarForm(datetime, _from_time, functools.partial(_to_time, datetime), is_scalar=False)
-    elif kind is time:
-        _import_zones()
-        form = ScalarForm(time, _from_time, functools.partial(_to_time, time), is_scalar=False)
-    elif kind is date:
-        form = ScalarForm(date, date.isoformat, date.fromisoformat)
-    elif kind is timedelta:
-        form = ScalarForm(
-            timedelta, lambda value: [value.days, value.seconds, value.microseconds], _to_timedelta, is_scalar=False
-        )
-    elif kind is complex:
-        form = ScalarForm(complex, _from_complex, lambda plain: complex(*plain), is_scalar=False)
-    elif kind is UnsetType:
-        form = ScalarForm(UnsetType, lambda _: "UNSET", lambda _: UNSET)
-    elif kind is bytearray:
-        form = ScalarForm(bytearray, bytes, bytearray)
-    elif kind.__name__ == "Decimal" and kind.__module__ in {"decimal", "_decimal"}:
-        form = ScalarForm(kind, _from_decimal, kind)
-    elif kind.__name__ == "UUID" and kind.__module__ == "uuid":
-        form = ScalarForm(kind, str, functools.partial(_to_uuid, kind))
-    elif kind.__name__ == "Fraction" and kind.__module__ == "fractions":
-        form = ScalarForm(kind, str, lambda plain: kind(*map(int, plain.split("/"))))  # no exponents: "1e999999999"
-    elif _made_of_text(kind):
-        form = ScalarForm(kind, str, kind)
-    elif kind.__module__.startswith("pathlib") and kind.__name__ in _CONCRETE_PATHS:
-        concrete = type(kind())
-        form = ScalarForm(concrete, str, concrete)
+        return EnumForm(kind)
 
-    return form
+    if kind in {datetime, time}:
+        import zoneinfo  # noqa: F401, PLC0415 - because of an annotation, so that no received bytes need it
+
+        return ScalarForm(kind, _from_time, functools.partial(_to_time, kind), is_scalar=False)
+
+    if kind in _BUILTIN:
+        to_plain, from_plain, is_scalar = _BUILTIN[kind]
+        return ScalarForm(kind, to_plain, from_plain, is_scalar=is_scalar)
+
+    name = kind.__module__.partition(".")[0], kind.__name__
+    if name in _BY_NAME:
+        to_plain, restored = _BY_NAME[name]
+        return ScalarForm(kind, to_plain, functools.partial(restored, kind))
+
+    if _made_of_text(kind):
+        return ScalarForm(kind, str, kind)
+
+    if name[0] == "pathlib" and name[1] in _CONCRETE_PATHS:
+        concrete = type(kind())
+        return ScalarForm(concrete, str, concrete)
+
+    return None
 
 
 def _made_of_text(kind: type) -> bool:
@@ -105,11 +97,6 @@ def _to_uuid(kind: Any, plain: str) -> Any:
     value = object.__new__(kind)
     value.__setstate__({"int": int(plain.replace("-", ""), 16)})
     return value
-
-
-def _to_timedelta(plain: Any) -> timedelta:
-    days, seconds, microseconds = plain
-    return timedelta(days, seconds, microseconds)
 
 
 def _from_complex(value: complex) -> list[float]:
@@ -196,11 +183,6 @@ def _pydantic_zone_of(seconds: int) -> tzinfo:
     return zone
 
 
-def _import_zones() -> None:
-    """Import the module of time zones because of an annotation, so that no received bytes need it."""
-    import zoneinfo  # noqa: F401, PLC0415
-
-
 def _is_zone_info(kind: type) -> bool:
     zones = sys.modules.get("zoneinfo")
     return zones is not None and kind is zones.ZoneInfo
@@ -218,3 +200,20 @@ def _is_installed(key: str) -> bool:
 
 def _pydantic_zone() -> type[tzinfo] | None:
     return getattr(sys.modules.get("pydantic_core"), "TzInfo", None)
+
+
+_BUILTIN: Final[Mapping[type, tuple[Callable[[Any], Any], Callable[[Any], Any], bool]]] = {
+    date: (date.isoformat, date.fromisoformat, True),
+    timedelta: (lambda value: [value.days, value.seconds, value.microseconds], lambda plain: timedelta(*plain), False),
+    complex: (_from_complex, lambda plain: complex(*plain), False),
+    bytearray: (bytes, bytearray, True),
+    UnsetType: (lambda _: "UNSET", lambda _: UNSET, True),
+}
+"""What makes a value plain and back, and whether the plain form can be the key of a map."""
+
+_BY_NAME: Final[Mapping[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]]] = {
+    ("decimal", "Decimal"): (_from_decimal, lambda kind, plain: kind(plain)),
+    ("uuid", "UUID"): (str, _to_uuid),
+    ("fractions", "Fraction"): (str, lambda kind, plain: kind(*map(int, plain.split("/")))),  # no "1e999999999"
+}
+"""As `_BUILTIN`, of classes that are not imported here, by module and name."""
