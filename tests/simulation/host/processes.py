@@ -223,23 +223,31 @@ class Loop(asyncio.AbstractEventLoop):
             self._process.world.fault(context.get("exception") or RuntimeError(str(context)))
 
     def add_reader(self, fd: Any, callback: Callable[[*Arguments], object], *args: *Arguments) -> None:  # noqa: D102 - asyncio's
-        self._readers[fd] = _Handle(callback, args, self, None)
+        fd = _number_of(fd)
+
+        def read() -> None:
+            callback(*args)
+            if fd in self._readers:
+                self.look(fd)  # asyncio calls as long as there is something to read
+
+        self._readers[fd] = _Handle(read, (), self, None)
         self.look(fd)
 
     def remove_reader(self, fd: Any) -> bool:  # noqa: D102 - asyncio's
-        return self._readers.pop(fd, None) is not None
+        return self._readers.pop(_number_of(fd), None) is not None
 
     def add_writer(self, fd: Any, callback: Callable[[*Arguments], object], *args: *Arguments) -> None:  # noqa: D102 - asyncio's
+        fd = _number_of(fd)
         self._writers[fd] = _Handle(callback, args, self, None)
         self.look(fd)
 
     def remove_writer(self, fd: Any) -> bool:  # noqa: D102 - asyncio's
-        return self._writers.pop(fd, None) is not None
+        return self._writers.pop(_number_of(fd), None) is not None
 
     def look(self, fd: int) -> None:
         """Call the callbacks of a descriptor that has become readable or writable.
 
-        As a poll does, it calls once: a callback removes itself, or reads and is added again.
+        A writer is called once: it removes itself, or writes and is added again.
         """
         descriptor = self.descriptors.get(fd)
         if descriptor is None:
@@ -250,6 +258,11 @@ class Loop(asyncio.AbstractEventLoop):
 
         if fd in self._writers and descriptor.is_writable:
             self._process.soon(self._writers[fd])
+
+
+def _number_of(fd: Any) -> int:
+    number: int = fd if isinstance(fd, int) else fd.fileno()
+    return number
 
 
 class LoopProcess(Process):
