@@ -20,6 +20,11 @@ SUBJECT_WEIGHT: Final = 4.0
 REWORDING_WEIGHT: Final = 2.0
 """Shared words that such a word needs."""
 
+MIN_REWORDED_FRAME: Final = 2
+MIN_ENLARGED_FRAME: Final = 3
+"""Function words that differ in a paraphrase with other general words, and with more subjects. A sentence of which nothing but
+one word differs was not reworded: that word is the difference."""
+
 MIN_REORDERED_SUBJECTS: Final = 4
 MIN_REORDERED_FRAME: Final = 4
 """Subjects in another order are another meaning ("Alice owes Bob"), unless there are so many, and so many function words
@@ -102,7 +107,9 @@ def difference(one: TextSignature, other: TextSignature) -> Difference | None:
     if contrasts - {contrast for contrast, _ in set(one.opposites) & set(other.opposites)}:
         return "opposite"
 
-    return _other_subject(one, other) or _other_order(one, other)
+    frame, others_frame = Counter(one.frame), Counter(other.frame)
+    changes = ((frame - others_frame) + (others_frame - frame)).total()
+    return _other_subject(one, other, changes) or _other_order(one, other, changes)
 
 
 def differ(one: bytes, other: bytes) -> bool:
@@ -110,8 +117,11 @@ def differ(one: bytes, other: bytes) -> bool:
     return difference(decode_signature(one), decode_signature(other)) is not None
 
 
-def _other_subject(one: TextSignature, other: TextSignature) -> Difference | None:
-    """Compare the words: both texts may have other general ones, and one of them more subjects, if they share enough."""
+def _other_subject(one: TextSignature, other: TextSignature, changes: int) -> Difference | None:
+    """Compare the words: both texts may have other general ones, and one of them more subjects, if they share enough.
+
+    ``changes`` are the function words that differ.
+    """
     words, others = set(one.words), set(other.words)
     if not words and not others:  # "where is it?"
         return None if one.frame == other.frame else "wording"
@@ -126,16 +136,15 @@ def _other_subject(one: TextSignature, other: TextSignature) -> Difference | Non
     weight = REWORDING_WEIGHT if words - others and others - words else SUBJECT_WEIGHT
     shared = len(words & others)
     needed = SUBJECT_WEIGHT * len(added) + weight * len(reworded)
-    if not shared or needed > shared or len(reworded) > MAX_REWORDINGS:
+    is_reworded = changes >= (MIN_ENLARGED_FRAME if added else MIN_REWORDED_FRAME if reworded else 0)
+    if not shared or needed > shared or len(reworded) > MAX_REWORDINGS or not is_reworded:
         return "subject" if added else "wording"
 
     return None
 
 
-def _other_order(one: TextSignature, other: TextSignature) -> Difference | None:
+def _other_order(one: TextSignature, other: TextSignature, changes: int) -> Difference | None:
     subjects = set(one.subjects) & set(other.subjects)
-    frame, others_frame = Counter(one.frame), Counter(other.frame)
-    changes = ((frame - others_frame) + (others_frame - frame)).total()
     if _within(one.words, subjects) != _within(other.words, subjects):
         if len(subjects) < MIN_REORDERED_SUBJECTS or changes < MIN_REORDERED_FRAME:
             return "order"
@@ -143,10 +152,15 @@ def _other_order(one: TextSignature, other: TextSignature) -> Difference | None:
     elif not changes and set(one.words) == set(other.words) and one.words != other.words:
         return "order"
 
-    # "From A to B" and "from B to A": a role that moves from one word to another.
-    roles, others_roles = _shared_roles(one, other), _shared_roles(other, one)
-    lost, gained = {role for _, role in roles - others_roles}, {role for _, role in others_roles - roles}
-    return "direction" if lost & gained else None
+    return "direction" if _roles_differ(_shared_roles(one, other), _shared_roles(other, one)) else None
+
+
+def _roles_differ(roles: set[tuple[int, int]], others: set[tuple[int, int]]) -> bool:
+    """Return whether a word has another role ("to Rome", "from Rome"), or a role has moved to another word."""
+    lost, gained = roles - others, others - roles
+    changed = {word for word, _ in lost} & {word for word, _ in gained}
+    moved = {role for _, role in lost} & {role for _, role in gained}
+    return bool(changed or moved)
 
 
 def _within(words: Iterable[int], kept: set[int]) -> list[int]:

@@ -162,6 +162,17 @@ hello hi hey greetings
 goodbye bye
 thank thanks
 numeric numerical
+easier simpler
+iterate cycle traverse loop iteration
+shuffle randomize
+clean clear
+derive inherit
+stay remain
+percent percentage
+adhere follow
+register sign
+optimize maximize
+effectiveness performance efficiency
 secure safe
 faster quicker
 combination combine
@@ -198,7 +209,7 @@ intend intended design designed
 item thing word term
 refer carry perform conduct execute
 exist existence available availability
-involve concern relate related relevant associated specify designate
+involve concern relate related relevant associated specify designate indicate define
 help assist aid support
 act itself form case
 purpose goal aim objective intention intent
@@ -277,6 +288,12 @@ big large huge | small tiny
 high | low
 early earlier | late
 is are does do has have | was were did had | will
-can could may | must need | should
+can could may might | must need | should | will
+and | or
+for | against
+because since | despite although though
+both | either
+still | already
+here | there
 """
 """Opposites, in poles: texts that both have a word of a line must have words of the same poles."""

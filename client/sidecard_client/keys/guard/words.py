@@ -45,16 +45,16 @@ brought:bring bought:buy sold:sell told:tell said:say sent:send began:begin begu
 children:child mice:mouse feet:foot indices:index analyses:analysis came:come coming:come went:go gone:go became:become
 becoming:become having:have won:win lost:lose led:lead left:leave ate:eat eaten:eat drove:drive driven:drive spoke:speak
 spoken:speak broke:break broken:break grew:grow grown:grow rose:rise risen:rise fell:fall fallen:fall flew:fly flown:fly
-drew:draw drawn:draw threw:throw thrown:throw beaten:beat caching:cache cached:cache caches:cache movies:movie cookies:cookie
+drew:draw drawn:draw threw:throw thrown:throw beaten:beat caching:cache cached:cache caches:cache headaches:headache niches:niche adhering:adhere adhered:adhere devoted:devote movies:movie cookies:cookie
 """
 _IRREGULAR: Final = dict(pair.split(":") for pair in _IRREGULAR_FORMS.split())
 _SINGULAR: Final = frozenset(
     {"news", "lens", "always", "perhaps", "series", "species", "means", "besides", "sometimes"}
 )
 _VOWEL: Final = re.compile("[aeiouy]")
-_PLURALS: Final = (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("shes", "sh"))
+_PLURALS: Final = (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"))
 _DROPPED_E: Final = re.compile(
-    "(?:at|[iy]z|[bg]l|[cvu]|[ad]g|ang|ib|[iu]r|ut|let|[aeiou]s|[^aeiou](?:in|id|ad|ud)|^[^aeiou]+[aeiou][^aeiouwxy])$"
+    "(?:at|[iy]z|[bgp]l|[cvu]|[ad]g|ang|ib|[iu]r|ut|let|[aeiournl]s|[^aeiou](?:in|id|ad|ud)|^[^aeiou]+[aeiou][^aeiouwxy])$"
 )
 """Ends of stems that have lost an "e" to "-ed" or "-ing". Where it errs, a word differs from its other forms."""
 
