@@ -27,8 +27,8 @@ class AsyncClient(AsyncLifecycle):
 
     ::
 
-        async with AsyncClient() as sidecard:
-            text = await sidecard.call(llm.generate, prompt)
+        sidecard = AsyncClient()
+        text = await sidecard.call(llm.generate, prompt)
     """
 
     # Calls ------------------------------------------------------------------------------------------------------------

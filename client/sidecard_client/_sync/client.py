@@ -29,8 +29,8 @@ class Client(Lifecycle):
 
     ::
 
-        with Client() as sidecard:
-            text = sidecard.call(llm.generate, prompt)
+        sidecard = Client()
+        text = sidecard.call(llm.generate, prompt)
     """
 
     # Calls ------------------------------------------------------------------------------------------------------------
