@@ -8,7 +8,8 @@ function                                   what it holds
 defined in a function                      the variables that it captures; defaults that have no place among the
                                            arguments
 result of a decorator, at a module's top   the same, but for what has no stable form: the name alone identifies it
-callable object                            its attributes, and what it is if its class inherits from a plain type
+callable object                            its attributes, what its ``__call__`` holds, and what it is if its class inherits
+                                           from a plain type
 method of an instance that compares by     what is compared: the fields of dataclasses, attrs, pydantic models and
 value                                      Structs, named tuples, members of enums, plain values
 method of any other instance               nothing: two clients of a model share, unless ``name=`` or ``model=`` tells
@@ -170,6 +171,10 @@ class _Captured(Forms):
         held = {} if below is None else {"": self.form(below, name, around)}
         for slot, value in slots_of(instance).items():
             held[slot] = self.form(value, f"{slot!r} of {name}", around)
+
+        captured = self.of(plain(call), (*around, instance))
+        if captured:
+            held["__call__"] = captured
 
         return held | self._class_attributes(kind, around)
 

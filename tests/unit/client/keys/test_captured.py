@@ -67,6 +67,16 @@ class Slotted:
         return self.text + question
 
 
+def build_object(model: str) -> Any:
+    """Return an object that is called, of a class that captures a variable."""
+
+    class Answerer:
+        def __call__(self, question: str) -> str:
+            return model + question
+
+    return Answerer()
+
+
 def key_of(function: Any, **policy: Any) -> Any:
     """Return the key of a call."""
     return prepare(Options(), function, ("q",), policy).key
@@ -88,6 +98,7 @@ PAIRS: list[tuple[Any, Any]] = [
     (functools.partial(plain, "a"), functools.partial(plain, "b")),
     (Template("a"), Template("b")),
     (Slotted("a"), Slotted("b")),
+    (build_object("a"), build_object("b")),
 ]
 
 
@@ -99,7 +110,13 @@ def test_functions_that_differ_by_what_they_hold_do_not_share(one: Any, other: A
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(build("a"), build("a")), (Template("a"), Template("a")), (Slotted("a"), Slotted("a"))]
+    ("one", "other"),
+    [
+        (build("a"), build("a")),
+        (Template("a"), Template("a")),
+        (Slotted("a"), Slotted("a")),
+        (build_object("a"), build_object("a")),
+    ],
 )
 def test_functions_that_hold_the_same_share(one: Any, other: Any) -> None:
     """As in two processes."""
