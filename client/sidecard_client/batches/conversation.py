@@ -32,7 +32,6 @@ from sidecard_client.batches.batch import InputBatch, answers_of, usage_shares
 from sidecard_client.batches.commands import BatchCommand, Receive, RunEach, SendAll, Wait
 from sidecard_client.batches.member import Member
 from sidecard_client.call import commands
-from sidecard_client.call.call import Call
 from sidecard_client.call.commands import Raised, Returned
 from sidecard_client.call.conversation import Conversation, converse
 from sidecard_client.call.failures import kind_of
@@ -327,12 +326,12 @@ class BatchConversation:
         self._ready = [member for member in self._ready if member not in chosen]
         call = self._batch.upstream([member.call for member in group])
         result: Returned | Raised = yield RunEach(function, call, leases)
-        for member, one in zip(group, self._divide(function, call, result, group), strict=True):
+        for member, one in zip(group, self._divide(function, result, group), strict=True):
             member.run = None
             self._resume(member, one)
 
     def _divide(
-        self, function: Callable[..., Any], call: Call, result: Returned | Raised, group: Sequence[Member]
+        self, function: Callable[..., Any], result: Returned | Raised, group: Sequence[Member]
     ) -> Sequence[Returned | Raised]:
         """Return the result of each input. One failure of several inputs says nothing about any of them."""
         if isinstance(result, Returned):
@@ -342,7 +341,9 @@ class BatchConversation:
                 result = Raised(error.with_traceback(None))
             else:
                 usage = read_usage(self._options, result.value)
-                for member, share in zip(group, usage_shares(usage, call.args[0]), strict=True):
+                # Not those of the call: the function may have changed its list.
+                inputs = [member.call.args[0] for member in group]
+                for member, share in zip(group, usage_shares(usage, inputs), strict=True):
                     member.usage = share
 
                 return list(map(Returned, answers))

@@ -203,6 +203,19 @@ def test_any_iterable_of_answers_will_do(upstream: Upstream) -> None:
         assert caller.values == ["a", "b"]
 
 
+def test_a_function_may_change_the_list_that_it_gets(upstream: Upstream) -> None:
+    """It is the function's own: neither the inputs nor the division of the usage depend on it."""
+
+    def take_all(inputs: list[str]) -> list[str]:
+        return [inputs.pop(0).upper() for _ in range(len(inputs))]
+
+    given = ["a", "b"]
+    caller = BatchCaller(Host(), upstream, given, function=take_all, usage=lambda _: wire.Usage("m", 10))
+    caller.runs()
+
+    assert (caller.values, given) == (["A", "B"], ["a", "b"])
+
+
 @pytest.mark.parametrize("steps", range(7))
 def test_interruption_gives_everything_back(upstream: Upstream, steps: int) -> None:
     """Wherever it comes, the daemon holds nothing afterwards, and a waiter gets the lease."""
