@@ -137,7 +137,7 @@ def texts_of_answer(family: ApiFamily, body: bytes, texts: Sequence[str]) -> lis
 
     replaced = {_LISTS[family], *used}
     head = _to_json({name: _NULL if name in replaced else raw for name, raw in fields.items()})
-    shares = _shares(used, [len(text) for text in texts])
+    shares = _shares(used, [max(1, len(_from_json(text))) for text in texts])
     return [EmbeddedText(head, bytes(item), share) for item, share in zip(items, shares, strict=True)]
 
 

@@ -89,7 +89,7 @@ def test_vectors_keep_their_text(vector: str) -> None:
 def test_a_whole_answer_is_put_together_exactly(lengths: list[int], tokens: int, cached: int, cost: float) -> None:
     """All of its texts give its own usage again; whole numbers are exact, and dollars up to their last digit."""
     body = answer(*("[1]" for _ in lengths), tokens=tokens, prompt_tokens_details={"cached_tokens": cached}, cost=cost)
-    texts = texts_of_answer(OPENAI, body, ["x" * length for length in lengths])
+    texts = texts_of_answer(OPENAI, body, [json.dumps("x" * length) for length in lengths])
     put_together, server_s = json.loads(answer_of_texts(OPENAI, texts[0].head, texts)), json.loads(body)
     assert put_together["usage"].pop("cost") == pytest.approx(server_s["usage"].pop("cost"))
     assert put_together == server_s
@@ -117,7 +117,9 @@ def test_answers_without_one_vector_for_each_text_are_unusable(body: bytes) -> N
 
 def test_items_without_an_index_are_in_order() -> None:
     """Some servers leave it out."""
-    texts = texts_of_answer(OPENAI, b'{"data": [{"embedding": [1]}, {"embedding": [2]}], "error": null}', ["1", "2"])
+    texts = texts_of_answer(
+        OPENAI, b'{"data": [{"embedding": [1]}, {"embedding": [2]}], "error": null}', ['"1"', '"2"']
+    )
     assert [json.loads(text.item) for text in texts] == [{"embedding": [1]}, {"embedding": [2]}]
     assert json.loads(answer_of_texts(OPENAI, texts[0].head, texts[::-1]))["data"] == [
         {"embedding": [2]},
@@ -131,3 +133,16 @@ def test_usage_is_that_of_the_texts() -> None:
     assert usage_of(texts) == Usage("m", 7)
     assert usage_of([EmbeddedText(b"{}", b"[1]", {})]) is None
     assert usage_of([EmbeddedText(b'{"model": 1}', b"[1]", {"usage": {"prompt_tokens": "x"}})]) is None
+
+
+@pytest.mark.parametrize("texts", [['"a"', '"bcd"', '"\\u00e9f"'], ["[7]", "[1000,2000,3000]", "[1,2]"]])
+def test_usage_is_divided_by_characters_or_tokens(texts: list[str]) -> None:
+    """Not by the length of their JSON, which also has quotes, escapes and commas."""
+    parts = texts_of_answer(OPENAI, answer("[1]", "[2]", "[3]", tokens=6), texts)
+    assert [part.used["usage"]["prompt_tokens"] for part in parts] == [1, 3, 2]
+
+
+def test_usage_of_empty_texts_is_divided_evenly() -> None:
+    """Their length divides nothing."""
+    parts = texts_of_answer(OPENAI, answer("[1]", "[2]", tokens=4), ['""', '""'])
+    assert [part.used["usage"]["prompt_tokens"] for part in parts] == [2, 2]
