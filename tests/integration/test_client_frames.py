@@ -1,5 +1,6 @@
 """The length of the path of a hit in the blocking client, in Python frames."""
 
+import gc
 import sys
 from types import FrameType
 from typing import Any
@@ -27,11 +28,13 @@ def test_a_hit_passes_few_frames(socket_path: str) -> None:
     with ScriptedDaemon(socket_path) as daemon, Client(daemon.path) as client:
         daemon.always(wire.Begin, hit("value"))
         client.call(ask, "prompt")
+        gc.disable()  # which may call back
         sys.setprofile(profile)
         try:
             value = client.call(ask, "prompt")
         finally:
             sys.setprofile(None)
+            gc.enable()
 
     assert value == "value"
     assert frames[0] == "Client.call"
