@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
-from sidecard_client.call.instances import notice_instance
+from sidecard_client.call.instances import texts_that_count
 from sidecard_client.call.options import Options
 from sidecard_client.keys.captured import HINT, captured_by
 from sidecard_client.keys.explanation import Explanation, explain
@@ -248,7 +248,7 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
         identity = identity_of(call.functions[0])
 
     name = options.name
-    captured = None
+    captured: Mapping[str, Any] | None = None
     bind = identity.bind
     if name is None:
         function = call.functions[0]
@@ -256,7 +256,7 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
         if identity.holds_state:
             captured = captured_by(function)
         elif type(function) is MethodType:
-            notice_instance(identity, function, options)
+            captured = texts_that_count(identity, function, options)
 
         if call.each:
             name += EACH_SUFFIX

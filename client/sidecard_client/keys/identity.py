@@ -19,6 +19,20 @@ MAX_KEPT: Final = 1024
 """Functions of modules and classes, which live as long as the program."""
 
 
+class Instances:
+    """What is known of the instances of a method that holds nothing; `sidecard_client.call.instances` uses it."""
+
+    __slots__ = ("differ", "hashes", "latest")
+
+    def __init__(self) -> None:
+        self.latest: Callable[[], Any] | None = None
+        """A weak reference to the one that was called last."""
+        self.hashes: dict[str, int] = {}
+        """Of its texts, by name."""
+        self.differ = False
+        """Two of them had different texts."""
+
+
 class Identity:
     """A function, as it is identified in keys. It does not refer to the function."""
 
@@ -28,7 +42,7 @@ class Identity:
         "bind_call",
         "codecs",
         "holds_state",
-        "latest_instance",
+        "instances",
         "name",
         "signature",
         "source",
@@ -50,8 +64,7 @@ class Identity:
         self.name: str | None = None
         """Once it was found: a decorator runs before its function has its place in the module."""
 
-        self.latest_instance: Callable[[], Any] | None = None
-        """A weak reference to the instance that was called last, of a method that holds nothing; see `call.instances`."""
+        self.instances = Instances()
 
     def of_partial(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> "Identity":
         """Return the identity of a partial of the function, which is the function, called with more arguments."""
@@ -61,7 +74,7 @@ class Identity:
         if signature is not None:
             partly.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
 
-        partly.latest_instance = None
+        partly.instances = self.instances
         partly.holds_state, partly.source, partly.codecs, partly.name = (
             self.holds_state,
             self.source,

@@ -1,4 +1,4 @@
-"""A warning for instances that share answers although they look different."""
+"""Instances that look different: a warning, and keys that tell them apart."""
 
 import enum
 import gc
@@ -69,19 +69,36 @@ def ask(*bots: Any, **policy: Any) -> list[str]:
     return [str(warning.message) for warning in warned]
 
 
-def test_instances_of_two_models_warn_once() -> None:
+def key_of(bot: Any, **policy: Any) -> Any:
+    """Return the key of a call."""
+    return prepare(Options().changed(policy), bot.answer, ("q",), {}).key
+
+
+def test_instances_of_two_models_warn_once_and_do_not_share_from_then_on() -> None:
     """The warning names the method and the attribute, says what to write, and shows no value: it may be a secret."""
-    bots = [Bot("one"), Bot("other"), Bot("third")]
-    (message,) = ask(*bots, *bots)
-    assert message.startswith("Bot.answer: two instances share answers, and differ in 'model'.")
+    one, other, third = Bot("one"), Bot("other"), Bot("third")
+    (message,) = ask(one, other, third, one)
+    assert message.startswith("Bot.answer: instances differ in 'model', so this process does not share their answers")
     assert "model= or name=" in message
     assert "third" not in message
-    assert "'other'" not in message
+    assert len({key_of(one), key_of(other), key_of(third)}) == 3
+    assert key_of(one) == key_of(Bot("one"))
+    assert key_of(one, model="m") == key_of(other, model="m")
+    assert key_of(one, name="n") == key_of(other, name="n")
+
+
+def test_instances_that_are_gone_have_been_seen() -> None:
+    """Apps make one for a call, too."""
+    (message,) = ask(Bot("one"), Bot("other"))
+    assert "'model'" in message
+    assert len(ask(Slotted("one"), Slotted("other"))) == 1
+    assert key_of(Slotted("one")) != key_of(Slotted("other"))
 
 
 def test_members_of_an_enumeration_differ_too() -> None:
     """They are configuration as well."""
-    assert len(ask(Bot(Size.SMALL), kept := Bot(Size.BIG), kept)) == 1
+    assert len(ask(Bot(Size.SMALL), Bot(Size.BIG))) == 1
+    assert key_of(Bot(Size.SMALL)) != key_of(Bot(Size.BIG))
 
 
 @pytest.mark.parametrize(
@@ -93,20 +110,28 @@ def test_members_of_an_enumeration_differ_too() -> None:
         (Bot("a"), Bot("b"), {"model": "m"}),
         (Bot("a"), Bot("b"), {"key": "k"}),
         (Bot("a"), Bot(None), {}),
-        (Slotted("a"), Slotted("b"), {}),
+        (Slotted("a"), Slotted("a"), {}),
     ],
 )
 def test_instances_that_may_share_do_not_warn(one: Any, other: Any, policy: dict[str, Any]) -> None:
     """Counters and connections differ between all instances."""
     assert ask(one, other, one, **policy) == []
+    assert key_of(one, **policy) == key_of(other, **policy)
 
 
 def test_an_instance_is_not_kept_alive() -> None:
-    """One that is gone is not compared."""
+    """Nor are its texts."""
     bot = Bot("a")
     gone = ref(bot)
     assert ask(bot) == []
     del bot
     gc.collect()
     assert gone() is None
-    assert ask(Bot("b")) == []
+
+
+def test_one_instance_that_changes_shares_with_itself() -> None:
+    """As long as it is the only one."""
+    bot = Bot("a")
+    before = key_of(bot)
+    bot.model = "b"
+    assert key_of(bot) == before
