@@ -1,9 +1,14 @@
-"""Ratios of sidecard to itself: waiters against hits, and hits with and without the daemon's metrics."""
+"""Ratios of sidecard to itself: waiters against hits, and hits with and without the daemon's metrics and typed values."""
 
 import threading
 from contextlib import ExitStack
+from datetime import date
+from decimal import Decimal
 from statistics import median
 from time import monotonic, perf_counter, sleep
+from typing import Any
+
+import pydantic
 
 from sidecard.cli.bench.hosts import ASYNC_WORKER, Hosts, WorkerProcess, perform_together
 from sidecard.cli.bench.load import VALUE, Order, Upstream
@@ -117,10 +122,74 @@ def daemon_metrics(hosts: Hosts, effort: Effort) -> list[Row]:
     return [compare(what, 1.05, times["true"], times["false"], ("enabled", "disabled"))]
 
 
+class Invoice(pydantic.BaseModel):
+    """Ten fields, as an LLM fills them."""
+
+    number: int
+    customer: str
+    street: str
+    city: str
+    issued: date
+    total: Decimal
+    currency: str
+    paid: bool
+    lines: list[str]
+    note: str | None
+
+
+INVOICE = Invoice(
+    number=7,
+    customer="Ada Lovelace",
+    street="12 St James's Square",
+    city="London",
+    issued=date(2026, 1, 2),
+    total=Decimal("12.50"),
+    currency="GBP",
+    paid=True,
+    lines=["engine", "card"],
+    note=None,
+)
+
+
+def extract(_: str) -> Invoice:
+    """Return a model."""
+    return INVOICE
+
+
+def extract_plain(_: str) -> dict[str, Any]:
+    """Return the same as a dict."""
+    plain: dict[str, Any] = INVOICE.model_dump(mode="json")
+    return plain
+
+
+def typed_values(hosts: Hosts, effort: Effort) -> list[Row]:
+    """Compare a hit whose value is a model with one whose value is a dict of the same content."""
+    times: dict[Any, list[float]] = {extract: [], extract_plain: []}
+    with Client(hosts.sockets["sidecard"]) as client:
+        for function in times:
+            client.call(function, "text")
+
+        for _ in range(effort.rounds):
+            seconds: dict[Any, list[float]] = {function: [] for function in times}
+            # Interleaved call by call, as above.
+            for _ in range(effort.calls):
+                for function, round_seconds in seconds.items():
+                    began_at = perf_counter()
+                    client.call(function, "text")
+                    round_seconds.append(perf_counter() - began_at)
+
+            for function, round_seconds in seconds.items():
+                times[function].append(median(round_seconds))
+
+    what = "hit of a pydantic model of ten fields, against a dict"
+    return [compare(what, 1.5, times[extract], times[extract_plain], ("model", "dict"))]
+
+
 if __name__ == "__main__":
     run_parts(
         "own_ratios",
-        "Compares waiters with hits, and hits with and without the daemon's metrics.",
+        "Compares waiters with hits, and hits with and without the daemon's metrics and typed values.",
         Part(waiters),
         Part(daemon_metrics, one_cpu=True),
+        Part(typed_values, one_cpu=True),
     )

@@ -2,7 +2,7 @@
 
 from sidecard.cli.bench.parts import PARTS, Part
 from tests.bench.compression import compression
-from tests.bench.own_ratios import daemon_metrics, waiters
+from tests.bench.own_ratios import daemon_metrics, typed_values, waiters
 from tests.bench.scale import churn, idle_peers, many_entries, memory
 from tests.bench.sdk_overhead import sdk_overhead
 
@@ -10,6 +10,7 @@ SOURCES = (
     *PARTS,
     Part(waiters),
     Part(daemon_metrics, one_cpu=True),
+    Part(typed_values, one_cpu=True),
     Part(compression, one_cpu=True),
     Part(idle_peers, one_cpu=True),
     Part(memory),
