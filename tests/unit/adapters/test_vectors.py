@@ -133,7 +133,7 @@ def test_the_library_is_loaded_only_for_tasks_that_need_it(tmp_path: Path, monke
 def test_settings_have_defaults_and_bounds(tmp_path: Path) -> None:
     """Off by default; a threshold of 0 would serve anything for anything."""
     task = config(tmp_path, "[tasks.faq]\nsimilar = true\n").tasks["faq"]
-    assert (task.similar, task.similar_threshold, task.similar_max_entries) == (True, 0.95, 10_000)
+    assert (task.similar, task.similar_threshold, task.similar_max_entries) == (True, 0.85, 10_000)
     assert not config(tmp_path, "[tasks.faq]\nttl_seconds = 3\n").tasks["faq"].similar
     wrong: dict[str, Any] = {
         "similar = 1": "similar is 1; it should be true or false",

@@ -35,7 +35,7 @@ def test_without_settings_a_policy_has_the_defaults() -> None:
         "backends": ("default",),
         "route": "order",
         "similar": False,
-        "similar_threshold": 0.95,
+        "similar_threshold": 0.85,
         "similar_max_entries": 10_000,
         "sharing_window_seconds": 60.0,
     }
