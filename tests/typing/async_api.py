@@ -1,5 +1,6 @@
 """The asynchronous client as users write it. Checked by mypy, never run."""
 
+import asyncio
 from typing import Any, Literal, assert_type
 
 from sidecard_client import AsyncClient, Outcome
@@ -79,6 +80,7 @@ async def wrappers(sidecard: AsyncClient, llm: Llm) -> None:
     assert_type(await answer("why?", loud=True), str)
     assert_type(await count("why?"), int)
     await answer(5)  # type: ignore[arg-type]  # a wrong argument is found
+    assert_type(asyncio.run(count("why?")), int)  # which takes a coroutine, and no other awaitable
     assert_type(sidecard.wrap(llm, task="general"), Llm)
     assert_type(await sidecard.wrap(llm).generate("why?"), str)
 

@@ -1,7 +1,7 @@
 """How an asynchronous client is closed and forked, and how it decorates. The calls themselves are in `client`."""
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, Self, overload
 from weakref import WeakSet
 
@@ -88,10 +88,10 @@ class AsyncDecorator:
     ) -> Callable[P, AsyncIterator[T]]: ...
 
     @overload
-    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]: ...
 
     @overload
-    def __call__(self, function: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
+    def __call__(self, function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]: ...
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorate ``function``."""
