@@ -153,8 +153,8 @@ class CachedFunction(_FunctionLike):
         self._bound = _FunctionLike(sharing, bound) if sharing.stream else bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Do as a function does, and bind a class method."""
-        if args and isinstance(args[0], type) and self._is_class_method_of(args[0]):
+        """Do as a function does, but know ``self`` and ``cls``."""
+        if args and self._is_method_of(args[0]):
             return self._bound(*args, **kwargs)
 
         return self._call(*args, **kwargs)
@@ -178,12 +178,22 @@ class CachedFunction(_FunctionLike):
     def __deepcopy__(self, _: object) -> Self:
         return self
 
-    def _is_class_method_of(self, kind: type) -> bool:
-        """Return whether this is a class method called on its class: since Python 3.13 that binds without `__get__`."""
+    def _is_method_of(self, first: object) -> bool:
+        """Return whether the first argument is what this binds to, although it was not bound by `__get__`.
+
+        Properties do not do that, nor class methods since Python 3.13, nor callers that write ``Class.method(instance)``.
+        """
+        kind = first if isinstance(first, type) else type(first)
         for base in kind.__mro__:
             found = vars(base).get(self.__name__)
-            if isinstance(found, classmethod) and found.__func__ is self:
-                return True
+            if found is self:
+                return kind is not first
+
+            if found is not None and not isinstance(found, staticmethod):
+                # Of a class method, a property, and a `functools.cached_property`.
+                held = (getattr(found, name, None) for name in ("__func__", "fget", "func"))
+                if any(one is self for one in held):
+                    return isinstance(found, classmethod) == (kind is first)
 
         return False
 

@@ -100,6 +100,18 @@ class Bot:
 
     half = functools.partialmethod(ask, "q")
 
+    @property
+    @awaiting.cached()
+    async def of_property(self) -> str:
+        """Answer."""
+        return self.name
+
+    @functools.cached_property
+    @blocking.cached()
+    def kept(self) -> str:
+        """Answer."""
+        return self.name
+
 
 class Heir(Bot):
     """Has them from its base."""
@@ -172,18 +184,17 @@ def test_a_bound_method_has_no_self() -> None:
 
 
 def test_every_kind_of_method_gets_its_own_arguments() -> None:
-    """Also a class method, which does not bind by ``__get__`` since Python 3.13."""
+    """Also those that do not bind by ``__get__``: class methods since Python 3.13, properties, ``Class.method(instance)``."""
 
     async def values() -> list[str]:
-        async with awaiting:
-            return await all_values()
-
-    async def all_values() -> list[str]:
         return [
             await coroutine("q", loud=True),
             await in_thread("q"),
             await Bot("a").ask("q"),
             await Bot("a").half(),
+            await Bot.ask(Bot("a"), "q"),
+            await Bot("a").of_property,
+            Bot("a").kept,
             await Bot.of_class("q"),
             await Heir.of_class("q"),
             await Bot("a").around_class("q"),
@@ -192,7 +203,7 @@ def test_every_kind_of_method_gets_its_own_arguments() -> None:
             "".join([piece async for piece in Bot("a").pieces("qs")]),
         ]
 
-    assert anyio.run(values) == ["Q", "q", "q", "q", "Bot q", "Heir q", "Bot q", "q", "q", "qs"]
+    assert anyio.run(values) == ["Q", "q", "q", "q", "q", "a", "a", "Bot q", "Heir q", "Bot q", "q", "q", "qs"]
 
 
 PICKLED: list[Any] = [plain, coroutine, letters, pieces, Bot.ask, Bot.static, Bot.around_static]
