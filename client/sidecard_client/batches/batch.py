@@ -17,7 +17,7 @@ from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome, Source, value_of
 from sidecard_client.call.usage import read_usage
 from sidecard_client.keys.normal_form import NormalForm
-from sidecard_client.protocol.errors import UnshareableValue, WrongAnswers
+from sidecard_client.protocol.errors import UnkeyableRequest, UnshareableValue, WrongAnswers
 from sidecard_client.protocol.wire import Usage
 from sidecard_client.values.codec import unpack_value
 from sidecard_client.values.packing import pack_value
@@ -98,7 +98,14 @@ def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple
         normalize = template.options.normalize
         forms = () if isinstance(normalize, str) else normalize
 
-    return _distinct([keyed(replace(template, args=(one,), key=UNKEYED), forms) for one in inputs], max_batch)
+    calls = []
+    for index, one in enumerate(inputs):
+        try:
+            calls.append(keyed(replace(template, args=(one,), key=UNKEYED), forms))
+        except UnkeyableRequest as error:
+            raise UnkeyableRequest(f"Of input {index}, {error}") from None
+
+    return _distinct(calls, max_batch)
 
 
 def keyed_batch(options: Options, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str]) -> InputBatch:

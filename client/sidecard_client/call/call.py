@@ -4,6 +4,7 @@
 `outcome` interprets the reply, and `conversation` decides every step after it.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MethodType
@@ -15,6 +16,9 @@ from msgspec import UNSET, Struct, UnsetType
 from sidecard_client.call import options as policies
 from sidecard_client.call.instances import texts_that_count
 from sidecard_client.call.options import Options
+from sidecard_client.call.warn import name_of_function
+from sidecard_client.functions import bare
+from sidecard_client.keys.binding import signature_of
 from sidecard_client.keys.captured import HINT, captured_by
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS, canonical, fingerprint
@@ -57,6 +61,9 @@ EACH_SUFFIX = "[]"
 
 MAX_BACKENDS = 16
 """Limit of the wire's ``Begin.backends``."""
+
+_ARGUMENT: Final = re.compile(r"\bargs\[(?P<index>\d+)\]|\bkwargs\['(?P<named>\w+)'\]")
+"""How an error of the key names an argument."""
 
 
 class Call(Struct):
@@ -189,9 +196,8 @@ def prepare(
                 call.key = fingerprint(
                     options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
                 )
-            except UnkeyableRequest:
-                check_partial(functions[0], options)
-                raise
+            except UnkeyableRequest as error:
+                raise _located(call, error) from None
 
     if options.embed is not None:
         call.similar = CAN_EMBED
@@ -217,8 +223,29 @@ def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
     """Return an `UNKEYED` call with its key, for its task's normal ``forms``. Raises `UnkeyableRequest`."""
     options = call.options
     name, args, kwargs, extras = key_parts(call)
-    key = fingerprint(options.task, options.model, name, args, kwargs, options.ignore, forms, extras)
+    try:
+        key = fingerprint(options.task, options.model, name, args, kwargs, options.ignore, forms, extras)
+    except UnkeyableRequest as error:
+        raise _located(call, error) from None
+
     return msgspec.structs.replace(call, key=key)
+
+
+def _located(call: Call, error: UnkeyableRequest) -> UnkeyableRequest:
+    """Return the error about an argument with the names of the function and of its parameter."""
+    function, options = call.functions[0], call.options
+    check_partial(function, options)
+    signature = signature_of(bare(function))
+    names = () if signature is None else signature.names
+    if isinstance(function, partial) and options.name is not None:
+        names = names[len(function.args) :]  # the name stands for the partial's own
+
+    def name_of_argument(found: re.Match[str]) -> str:
+        named = found["named"] or (names[int(found["index"])] if int(found["index"]) < len(names) else None)
+        return named or found[0]
+
+    named = _ARGUMENT.sub(name_of_argument, str(error), count=1)
+    return UnkeyableRequest(f"{name_of_function(function)}: {named}")
 
 
 def check_identity(function: Callable[..., Any], options: Options) -> None:

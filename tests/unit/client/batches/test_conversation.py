@@ -13,7 +13,7 @@ from sidecard_client.call.commands import Raised
 from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.options import Options
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import CallFailed, CallRejected, WrongAnswers
+from sidecard_client.protocol.errors import CallFailed, CallRejected, UnkeyableRequest, WrongAnswers
 from tests.batch_callers import BatchCaller, Upstream, shout
 from tests.host import Host
 
@@ -345,6 +345,14 @@ def test_one_text_is_no_list_of_inputs(inputs: Any) -> None:
 def test_nothing_is_asked_for_no_inputs() -> None:
     """There is no call."""
     assert template_of(Options(), shout, [], {}, 10) is None
+
+
+def test_an_input_without_a_stable_form_is_named() -> None:
+    """One of a thousand is not found otherwise."""
+    template = template_of(Options(), shout, ["a"], {}, 10)
+    assert template is not None
+    with pytest.raises(UnkeyableRequest, match=r"^Of input 2, shout: \w+ is NaN"):
+        batch_of(template, ["a", "b", float("nan")], 10, None)
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 100, 12345])

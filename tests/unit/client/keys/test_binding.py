@@ -1,6 +1,7 @@
 """Equal calls are keyed equally, however they are written; different ones never."""
 
 import inspect
+import re
 from functools import lru_cache, partial, wraps
 from typing import Any
 from xmlrpc.client import ServerProxy
@@ -253,8 +254,35 @@ def test_a_partial_whose_argument_has_no_stable_form_asks_for_a_name() -> None:
     with pytest.raises(UnkeyableRequest, match=r"partial.*name="):
         prepare(Options(), partial(f, SENTINEL), (), {})
 
-    with pytest.raises(UnkeyableRequest, match=r"args\[1\]"):
+    with pytest.raises(UnkeyableRequest, match=r"^f: n is"):
         prepare(Options(), partial(f, "q"), (SENTINEL,), {})
+
+
+def ask(question: Any, n: Any = 1, *rest: Any, flag: Any = None, **more: Any) -> str:
+    """Answer."""
+    return f"{question}{n}{rest}{flag}{more}"
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "words"),
+    [
+        (ask, ("q", SENTINEL), {}, "ask: n is a builtins.object"),
+        (ask, (), {"question": "q", "n": {"a": [1, SENTINEL]}}, "ask: n['a'][1] is a builtins.object"),
+        (ask, ("q", {SENTINEL: 1}), {}, "ask: n has a key of type object"),
+        (ask, ("q", 1, SENTINEL), {}, "ask: args[2] is a builtins.object"),
+        (ask, ("q",), {"flag": SENTINEL}, "ask: flag is a builtins.object"),
+        (ask, ("q",), {"seed": {1: SENTINEL}}, "ask: seed[1] is a builtins.object"),
+        (ask, (["args[1]", float("nan")],), {}, "ask: question[1] is NaN"),
+        (partial(ask, "q"), (SENTINEL,), {"name": "n"}, "ask: n is a builtins.object"),
+        (max, (1, SENTINEL), {}, "max: args[1] is a builtins.object"),
+    ],
+)
+def test_an_argument_without_a_stable_form_is_named_as_its_parameter(
+    function: Any, args: Any, kwargs: Any, words: str
+) -> None:
+    """However the call is written, and with the function, of which a program has many."""
+    with pytest.raises(UnkeyableRequest, match=f"^{re.escape(words)}"):
+        prepare(Options(), function, args, kwargs)
 
 
 class Proxy:
