@@ -182,7 +182,11 @@ class FakeClient(Client):
         match request:
             case wire.Get():
                 entry = self._find(request.namespace, request.key)
-                return wire.Miss(0) if entry is None else _filled(wire.Hit, value=entry.value, meta={})
+                if entry is None:
+                    return wire.Miss(0)
+
+                age_seconds = self._clock() - entry.stored_at
+                return _filled(wire.Hit, value=entry.value, meta={}, age_seconds=age_seconds)
             case wire.Put():
                 return wire.Stored(0, self._store(request, wire.DEFAULT_BACKEND))
             case wire.Delete():

@@ -153,6 +153,22 @@ def test_computed_keys_of_the_other_version_are_missed_once(
         assert worker(version, path, "alone").rest()[2] == ["upstream", "cache", "answer to a"]
 
 
+def test_limits_of_age_hold_with_an_old_daemon(old: Version, daemon: Start, worker: Callable[..., Worker]) -> None:
+    """The daemon of 0.1.0 knows neither ``max_age`` nor invalid answers: its client sees to both."""
+    path = daemon("--no-state", **old.environ).socket
+    assert worker(NEW, path, "fresh").rest() == [
+        [[1, "upstream"], [1, "cache"], [2, "upstream"], [2, "cache"], [3, "upstream"], [3, "cache"]],
+        [[4, "upstream"], [3, "cache"], 5],
+    ]
+
+
+def test_limits_of_age_hold_for_an_old_client(old: Version, daemon: Start, worker: Callable[..., Worker]) -> None:
+    """The daemon applies ``ttl`` to every answer of a caller that sends it."""
+    path = daemon("--no-state", **NEW.environ).socket
+    assert worker(old, path, "bounded").rest() == [["upstream", "upstream", "cache"]]
+    assert worker(NEW, path, "fresh").rest()[0][0] == [1, "upstream"]  # type: ignore[index]  # a JSON list
+
+
 def origin_of_daemon(version: Version) -> str:
     """Return what the daemon's processes import as ``sidecard``."""
     command = [sys.executable, "-c", "import sidecard; print(sidecard.__file__)"]

@@ -7,6 +7,7 @@ import asyncio
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,28 @@ def batch(path: str) -> None:
     show(replies[3].value)  # type: ignore[union-attr]  # a Hit, as the line above shows
 
 
+def fresh(client: Client) -> None:
+    """Show sources and values of calls with limits that one of both versions may not know."""
+    count = iter(range(1, 99))
+
+    def upstream(_prompt: str) -> int:
+        return next(count)
+
+    def made(**policy: Any) -> list[object]:
+        outcome = client.outcome(upstream, "p", name="fresh", **policy)
+        return [outcome.value, outcome.source]
+
+    show([made(), made(max_age=60), made(max_age=0), made(), made(valid=lambda value: value != 2), made()])
+    show([made(valid=lambda _: False), made(), client.outcome(upstream, "p", name="fresh").refresh().value])
+
+
+def bounded(client: Client) -> None:
+    """Show sources of calls with ``ttl=``, which every version knows, after its end."""
+    sources = [client.outcome(answer, "p", ttl=0.2).source]
+    time.sleep(0.3)
+    show([*sources, client.outcome(answer, "p", ttl=0.2).source, client.outcome(answer, "p").source])
+
+
 def hold(client: Client, failing: str) -> None:
     """Make the call "shared": show that it runs, wait for a line, then return or fail."""
 
@@ -135,6 +158,10 @@ def main(path: str, scenario: str, argument: str = "") -> None:
                 calls(client)
                 entries(client)
                 operations(client)
+            case "fresh":
+                fresh(client)
+            case "bounded":
+                bounded(client)
             case "hold":
                 hold(client, argument)
             case "wait":

@@ -129,7 +129,7 @@ class AsyncClient(AsyncLifecycle):
         forms = await self.normal_forms(template.options.task) if template.key is calls.UNKEYED else None
         outcomes = await self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
         return [
-            renewable(outcome, structs.replace(template, args=(one,)), self._outcome_of_input)
+            renewable(outcome, structs.replace(template, args=(one,)), self._outcome_of_input, self._clock)
             for one, outcome in zip(inputs, outcomes, strict=True)
         ]
 
@@ -310,14 +310,14 @@ class AsyncClient(AsyncLifecycle):
         return await self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
     async def _outcome_of(self, call: Call) -> Any:
-        return renewable(await self._interpreter.run(call), call, self._outcome_of)
+        return renewable(await self._interpreter.run(call), call, self._outcome_of, self._clock)
 
     async def _outcome_of_input(self, call: Call) -> Any:
         if call.key is calls.UNKEYED:
             call = calls.keyed(call, await self.normal_forms(call.options.task))
 
         (outcome,) = await self._answer_each(InputBatch([structs.replace(call)], [0]))
-        return renewable(outcome, call, self._outcome_of_input)
+        return renewable(outcome, call, self._outcome_of_input, self._clock)
 
     async def _answer_each(self, batch: InputBatch) -> list[Any]:
         return await run_batch(self._connector, self._interpreter, batch)

@@ -85,7 +85,7 @@ class Client(Lifecycle):
         forms = self.normal_forms(template.options.task) if template.key is calls.UNKEYED else None
         outcomes = self._answer_each(batches.batch_of(template, inputs, max_batch, forms))
         return [
-            renewable(outcome, structs.replace(template, args=(one,)), self._outcome_of_input)
+            renewable(outcome, structs.replace(template, args=(one,)), self._outcome_of_input, self._clock)
             for one, outcome in zip(inputs, outcomes, strict=True)
         ]
 
@@ -264,14 +264,14 @@ class Client(Lifecycle):
         return self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
     def _outcome_of(self, call: Call) -> Any:
-        return renewable(self._interpreter.run(call), call, self._outcome_of)
+        return renewable(self._interpreter.run(call), call, self._outcome_of, self._clock)
 
     def _outcome_of_input(self, call: Call) -> Any:
         if call.key is calls.UNKEYED:
             call = calls.keyed(call, self.normal_forms(call.options.task))
 
         (outcome,) = self._answer_each(InputBatch([structs.replace(call)], [0]))
-        return renewable(outcome, call, self._outcome_of_input)
+        return renewable(outcome, call, self._outcome_of_input, self._clock)
 
     def _answer_each(self, batch: InputBatch) -> list[Any]:
         return run_batch(self._connector, self._interpreter, batch)

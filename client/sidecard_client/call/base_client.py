@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from time import monotonic
 from typing import Any, ClassVar, Literal, Self
 
 from sidecard_client.call.failures import Classify, default_classify
@@ -29,6 +30,9 @@ class BaseClient:
 
     _awaits: ClassVar = False
     """Whether calls are to be awaited."""
+
+    _clock: Callable[[], float] = staticmethod(monotonic)
+    """By which outcomes age until they are refreshed."""
 
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator
 from enum import Enum
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import UNSET, Struct
@@ -81,9 +80,7 @@ if TYPE_CHECKING:
         def __await__(self) -> Generator[Any, Any, Outcome[T]]: ...
 
 
-def renewable(
-    outcome: Outcome[Any], call: Call, ask: Callable[[Call], Any], clock: Callable[[], float] = monotonic
-) -> Any:
+def renewable(outcome: Outcome[Any], call: Call, ask: Callable[[Call], Any], clock: Callable[[], float]) -> Any:
     """Let the outcome of ``call`` ask again; return it. Call this as soon as it is there: its age counts from now."""
     made_at = clock() - outcome.age_seconds
     outcome.__dict__[_ASK_AGAIN] = lambda: ask(renewed(call, clock() - made_at))

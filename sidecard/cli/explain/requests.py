@@ -22,6 +22,7 @@ from sidecard_client.call.options import Options
 from sidecard_client.http.embeddings import embedding_request, parts_of_text
 from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, parse_request
 from sidecard_client.keys.explanation import Explanation, explain
+from sidecard_client.keys.fingerprint import NO_EXTRAS
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import DEFAULT_BACKEND
@@ -30,6 +31,7 @@ FROM_CALL = "call"
 
 _POLICY = {
     "ttl": "ttl_seconds",
+    "max_age": "max_age_seconds",
     "stale": "stale_seconds",
     "failure_ttl": "failure_ttl_seconds",
     "route": "route",
@@ -48,10 +50,12 @@ class _CallForm(Struct, forbid_unknown_fields=True):
     normalize: list[str] | str | None = None
     deterministic: bool | None = None
     ttl: float | None = None
+    max_age: float | None = None
     stale: float | None = None
     failure_ttl: float | None = None
     route: str | None = None
     backends: list[str] = []
+    sample: int = 0
     stream: bool = False
 
 
@@ -86,6 +90,12 @@ class Question(Struct, frozen=True):
     unshared_because: str = ""
     """Why the request is never shared; empty if it can be."""
 
+    @property
+    def max_age_seconds(self) -> float | None:
+        """The age that its answers stay below; None without a limit of its own."""
+        limits = [self.policy[name][0] for name in ("ttl_seconds", "max_age_seconds") if name in self.policy]
+        return min(limits, default=None)
+
     def explain(self, task_forms: tuple[NormalForm, ...]) -> Explanation:
         """Return the parts of the key; ``task_forms`` are the task's normal forms. Raises `UnkeyableRequest`."""
         options = self.options
@@ -99,6 +109,7 @@ class Question(Struct, frozen=True):
             options.ignore,
             forms,
             options.namespace,
+            extras={"sample": options.sample} if options.sample else NO_EXTRAS,
         )
 
 
@@ -127,6 +138,10 @@ class ExplainedRequest(Struct, frozen=True):
 
         if cache == "deterministic" and not self.question.deterministic:
             return False, "its task stores only deterministic calls, and this one has neither temperature 0 nor a seed"
+
+        own = {name: value for name, (value, _) in self.question.policy.items()}
+        if own.get("ttl_seconds") == 0 and not own.get("stale_seconds"):
+            return False, "its own time to live is 0; it is shared while the call is in progress"
 
         lives = any(self.policy[name].value for name in ("ttl_seconds", "stale_seconds"))
         return (True, "") if lives else (False, "its time to live is 0; it is shared within the sharing window")
@@ -169,7 +184,9 @@ def read_question(text: bytes, place: str, flags: Flags) -> Question:
 
 def _of_call(form: _CallForm, flags: Flags) -> Question:
     keywords = {keyword: getattr(form, keyword) for keyword in _POLICY if getattr(form, keyword) is not None}
-    options = _options(form.task, form.namespace, form.normalize, flags).changed(keywords | {"ignore": form.ignore})
+    options = _options(form.task, form.namespace, form.normalize, flags).changed(
+        keywords | {"ignore": form.ignore, "sample": form.sample}
+    )
     policy: dict[str, tuple[Any, str]] = {
         _POLICY[keyword]: (value, f"{FROM_CALL}: {keyword}") for keyword, value in keywords.items()
     }

@@ -46,6 +46,9 @@ def _key_lines(explained: ExplainedRequest) -> list[str]:
         lines.append(f"normalize  {', '.join(explanation.normalize)}")
 
     lines += [f"{name:<11}{explanation.parts[name] or 'none'}" for name in ("task", "model", "name")]
+    if explanation.parts.get("sample"):
+        lines.append(f"sample     {explanation.parts['sample']}")
+
     lines += [f"{name:<11}{_indented(canonical_text(explanation.parts[name]))}" for name in ("args", "kwargs")]
     return lines
 
@@ -100,6 +103,10 @@ def _state_lines(explained: ExplainedRequest) -> list[str]:
     lines = []
     if now.entry is not None:
         lines += _entry_lines(now.entry)
+        limit = explained.question.max_age_seconds
+        if limit is not None and now.entry.age_seconds >= limit:
+            lines.append(f"It is too old for this call, which takes answers of less than {seconds(limit)}.")
+
         if explained.policy["cache"].value == "never":
             lines.append("Its task does not use this entry: it neither stores nor reads answers.")
 

@@ -75,6 +75,61 @@ def test_call_after_the_lifetime_runs_the_function() -> None:
     assert sidecard.outcome(upstream.generate, "long").source == "upstream"
 
 
+def test_limits_of_age_hold_as_in_production() -> None:
+    """An answer of the age of ``ttl=`` or ``max_age=`` is none for its caller, and stays for others."""
+    clock, upstream = Clock(), Upstream()
+    sidecard = FakeClient(clock=clock)
+    sidecard.call(upstream.generate, "p", key="k")
+    assert sidecard.outcome(upstream.generate, "p", key="k", max_age=0).value == "p2"
+    clock.now += 5
+    assert sidecard.outcome(upstream.generate, "p", key="k", max_age=5.5).source == "cache"
+    assert (sidecard.get("k", max_age=5.5), sidecard.get("k", max_age=5)) == ("p2", None)
+    with pytest.raises(CallRejected, match="not_cached"):
+        sidecard.call(upstream.generate, "p", key="k", ttl=5, mode="only_if_cached")
+
+    assert sidecard.call(upstream.generate, "p", key="k", ttl=0) == "p3"
+    assert sidecard.call(upstream.generate, "p", key="k") == "p2"
+    assert sidecard.call(upstream.generate, "p", key="k", ttl=5, max_age=60) == "p4"
+
+
+def test_rejected_answers_are_not_stored() -> None:
+    """A stored answer that ``valid=`` rejects is replaced; a rejected one goes to its caller only."""
+    upstream = Upstream()
+    sidecard = FakeClient()
+    assert sidecard.call(upstream.generate, "p", key="k", valid=lambda value: value == "p2") == "p1"
+    assert sidecard.call(upstream.generate, "p", key="k") == "p2"
+    assert sidecard.call(upstream.generate, "p", key="k", valid=lambda value: value == "p2") == "p2"
+    assert sidecard.call(upstream.generate, "p", key="k", valid=lambda _: False) == "p3"
+    assert sidecard.call(upstream.generate, "p", key="k") == "p2"
+    assert list(sidecard.stream(upstream.generate, "xy", valid=lambda pieces: len(pieces) == 3)) == ["x", "y", "4"]
+    assert list(sidecard.stream(upstream.generate, "xy", valid=lambda pieces: len(pieces) == 4)) == ["x", "y", "5"]
+    assert list(sidecard.stream(upstream.generate, "xy")) == ["x", "y", "4"]
+
+
+def test_outcomes_are_refreshed() -> None:
+    """A newer answer of another caller will do."""
+    clock, upstream = Clock(), Upstream()
+    sidecard = FakeClient(clock=clock)
+    one, other = (sidecard.outcome(upstream.generate, "p") for _ in range(2))
+    clock.now += 1
+    assert (one.refresh().value, one.refresh().value) == ("p2", "p2")
+    clock.now += 1
+    assert other.refresh().value == "p2"
+    assert other.refresh().refresh().value == "p3"
+    each = sidecard.outcome_each(lambda texts: [upstream.generate(text) for text in texts], ["a", "b"], name="each")
+    assert each[1].refresh().value == "b6"
+
+
+def test_samples_are_answers_of_their_own() -> None:
+    """Also beside ``key=``."""
+    upstream = Upstream()
+    sidecard = FakeClient()
+    for policy in ({}, {"key": "k"}):
+        drawn = [sidecard.call(upstream.generate, "p", sample=number, **policy) for number in range(5)]
+        assert len(set(drawn)) == 5
+        assert [sidecard.call(upstream.generate, "p", sample=number, **policy) for number in range(5)] == drawn
+
+
 def test_force_miss_runs_every_call() -> None:
     """With ``force_miss`` no stored answer is used."""
     upstream = Upstream()

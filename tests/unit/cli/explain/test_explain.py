@@ -73,6 +73,10 @@ def test_a_call_has_the_clients_key() -> None:
     streamed = calls.prepare(Options(), generate, ("q",), {}, stream=True)
     form = {"name": name_of(generate), "args": ["q"], "kwargs": {"temperature": 1.0}, "stream": True}
     assert question(form).explain(()).key == streamed.key
+    sampled = calls.prepare(Options(), generate, ("q",), {"temperature": 0, "sample": 3})
+    form = {"name": name_of(generate), "args": ["q"], "kwargs": {"temperature": 0}, "sample": 3}
+    assert question(form).explain(()).key == sampled.key
+    assert "sample     3" in text_of(explained(form)).splitlines()
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -188,7 +192,7 @@ def test_text_shows_key_and_policy() -> None:
         ("deterministic", {}, False, "neither temperature 0 nor a seed"),
         ("deterministic", {"kwargs": {"temperature": 0}}, True, ""),
         ("deterministic", {"deterministic": True}, True, ""),
-        ("always", {"ttl": 0}, False, "time to live is 0"),
+        ("always", {"ttl": 0}, False, "its own time to live is 0; it is shared while the call is in progress"),
         ("always", {"ttl": 0, "stale": 5}, True, ""),
     ],
 )
@@ -225,6 +229,19 @@ def test_text_shows_the_daemons_state() -> None:
     shared = EntryState(30.0, 0.0, 0.0, False, 1, 2.0, "cloud", "", (), Usage())
     assert "sharing window" in text_of(explained({"name": "f"}, now=State(1, "rag", "s", {}, shared)))
     assert "No answer is stored" in text_of(explained({"name": "f"}, now=State(1, "rag", "s", {})))
+
+
+def test_an_entry_beyond_the_calls_own_limit_is_marked() -> None:
+    """The lesser of ``ttl`` and ``max_age`` limits the age of an answer."""
+    now = State(1, "general", "s", {}, EntryState(30.0, 70.0, 0.0, False, 1, 2.0, "cloud", "rag", (), Usage()))
+    words = f"too old for this call, which takes answers of less than {seconds(20.0)}"
+    for limits, marked in (
+        ({"ttl": 20}, True),
+        ({"max_age": 20, "ttl": 90}, True),
+        ({"max_age": 31}, False),
+        ({}, False),
+    ):
+        assert (words in text_of(explained({"name": "f", **limits}, now=now))) is marked
 
 
 def test_an_unused_entry_of_a_task_that_stores_nothing_is_marked() -> None:

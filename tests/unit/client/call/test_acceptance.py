@@ -228,7 +228,7 @@ def test_refresh_computes_the_key_of_changed_arguments() -> None:
 def test_outcome_without_a_client_cannot_be_refreshed() -> None:
     """Nor can a copy. An outcome that can be refreshed stays equal to one that cannot, and pickles."""
     plain: Outcome[str] = Outcome("v", "cache")
-    bound = renewable(Outcome("v", "cache"), call(), list[Any]().append)
+    bound = renewable(Outcome("v", "cache"), call(), list[Any]().append, Clock())
     assert bound == plain
     assert repr(bound) == repr(plain)
     assert pickle.loads(pickle.dumps(bound)) == plain  # noqa: S301 - its own bytes
