@@ -136,6 +136,7 @@ def test_rejected_answers_pass_the_lease_on(client: Caller, upstream: Upstream) 
         waiting = []
         for number in range(5):
             waiting.append(client.begin(upstream, "q", **policy))
+            poll(lambda: upstream.calls == 1, "the first caller does not call")
             poll(lambda: observer.stats().waiters == number, "a caller does not wait")  # noqa: B023 - polled at once
 
         upstream.go.set()

@@ -95,6 +95,9 @@ def blocking(llm: Llm) -> None:
         outcome = sidecard.outcome(llm.generate, "why?")
         assert_type(outcome, Outcome[str])
         assert_type(outcome.value, str)
+        newer: Outcome[str] = outcome.refresh()
+        assert_type(newer.value, str)
+        assert_type(sidecard.call(llm.generate, "why?", max_age=5, sample=2, valid=str.isalpha), str)
         assert_type(outcome.age_seconds, float)
         assert_type(outcome.source, Literal["upstream", "cache", "stale", "shared", "fallback"])
 
@@ -178,6 +181,7 @@ async def asynchronous(llm: Llm) -> None:
     async with AsyncClient() as sidecard:
         assert_type(await sidecard.call(llm.agenerate, "why?"), str)
         assert_type((await sidecard.outcome(llm.agenerate, "why?")).value, str)
+        assert_type(await (await sidecard.outcome(llm.agenerate, "why?")).refresh(), Outcome[str])
         assert_type(await sidecard.call_each(llm.aembed_all, ["a"]), list[list[float]])
         assert_type(await sidecard.call_each(llm.embed_all, ["a"]), list[list[float]])
         assert_type((await sidecard.outcome_each(llm.aembed_all, ["a"]))[0].value, list[float])

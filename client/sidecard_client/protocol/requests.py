@@ -24,6 +24,7 @@ from sidecard_client.protocol.values import (
     Namespace,
     RequestId,
     Route,
+    SampleNumber,
     Seconds,
     SignatureBytes,
     Tags,
@@ -144,6 +145,8 @@ class Begin(Request, frozen=True, tag="begin"):
     leases share one permit, and a call's time is divided among its leases."""
     max_age_seconds: Seconds | None = None
     """An answer of this age or older is none for this caller. ``ttl_seconds``, where it is set, bounds its answers too."""
+    sample: SampleNumber = 0
+    """Which of several answers to ``key`` is meant. Above 0 it means the key ``key#sample``; clients whose keys have it send 0."""
     signature: SignatureBytes | None = None
     """With ``vector``: what the text must have in common with a similar one (`sidecard_client.keys.guard.comparison`)."""
 

@@ -351,3 +351,21 @@ def test_rejected_answer_leaves_the_stored_one() -> None:
     rejects(alice, alice.leads("key", 2, mode="refresh"))
     alice.asks(Begin("key", id=3))
     assert unpacked(alice.gets(Hit)) == "old"
+
+
+# Samples ------------------------------------------------------------------------------------------------------------------
+
+
+def test_samples_of_a_key_have_keys_of_their_own() -> None:
+    """Each sample has a flight and an entry of its own; the first one has the key itself."""
+    host = Host()
+    actors = [host.peer() for _ in range(5)]
+    leases = [actor.leads("key", sample=number) for number, actor in enumerate(actors)]
+    for number, (actor, lease) in enumerate(zip(actors, leases, strict=True)):
+        actor.completes(lease, number)
+
+    for number, actor in enumerate(actors):
+        actor.asks(Begin("key", id=2, sample=number))
+        assert unpacked(actor.gets(Hit)) == number
+        actor.asks(Get("key" if number == 0 else f"key#{number}", id=3))
+        assert unpacked(actor.gets(Hit)) == number

@@ -47,6 +47,9 @@ class BeginOperation(Struct, frozen=True, eq=False):
         ):
             return [id_in_use(peer, request)]
 
+        if request.sample:
+            request = one_sample(request)
+
         if request.vector is not None:
             request = self.serving.similar_answers.compact(request)
             problem = self.serving.similar_answers.validate(scope, request)
@@ -74,6 +77,13 @@ class BeginOperation(Struct, frozen=True, eq=False):
                 return self.serving.entry(peer, request, entry, now)
 
         return self.misses.begin(scope, peer, request, entry, now)
+
+
+def one_sample(request: wire.Begin) -> wire.Begin:
+    """Return the begin of one of several answers, under a key of its own."""
+    key = None if request.key is None else f"{request.key}#{request.sample}"
+    group = None if request.group is None else f"{request.group}#{request.sample}"
+    return structs.replace(request, key=key, group=group, sample=0)
 
 
 class Misses(Struct, frozen=True, eq=False):
