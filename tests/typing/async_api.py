@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Literal, assert_type
 
 from sidecard_client import AsyncClient, Outcome
+from sidecard_client.http import AsyncSidecardTransport
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import FailureKind
@@ -100,3 +101,6 @@ async def the_rest(sidecard: AsyncClient) -> None:
     assert_type(await sidecard.config(), wire.Settings)
     await sidecard.breaker("cloud", "auto")
     assert_type(AsyncClient(sovereign=True).sovereign, bool)
+    await sidecard.aclose()
+    AsyncSidecardTransport()
+    AsyncSidecardTransport(None, sidecard, ttl=60)
