@@ -4,13 +4,14 @@ Without faults each distinct input is asked upstream exactly once. With faults (
 end), every batch ends all the same, with the right answers or with its own failure, and the daemon holds nothing afterwards.
 """
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecard.core.settings import BackendSettings
 from sidecard_client.call.commands import Raised
 from tests.batch_callers import BatchCaller, Upstream
 from tests.host import Host
+from tests.thoroughness import cases
 
 INPUTS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8)
 LISTS = st.lists(INPUTS, min_size=1, max_size=4)
@@ -30,6 +31,7 @@ def _check_answers(callers: list[BatchCaller]) -> None:
         assert caller.values == [one.upper() for one in caller.inputs]
 
 
+@settings(max_examples=cases(100), deadline=None, database=None)
 @given(LISTS, st.integers(1, 9), st.sampled_from([0, 1, 2]), st.booleans(), st.data())
 def test_each_input_is_asked_upstream_once(
     lists: list[list[str]], max_batch: int, max_concurrent: int, daemon_is_old: bool, data: st.DataObject
@@ -44,10 +46,10 @@ def test_each_input_is_asked_upstream_once(
     _check_answers(callers)
     assert sorted(upstream.inputs) == sorted(set().union(*lists))
     assert max(map(len, upstream.calls)) <= max_batch
-    assert host.breakers()["default"].permits == 0
     _check_nothing_is_held(host)
 
 
+@settings(max_examples=cases(100), deadline=None, database=None)
 @given(LISTS, st.integers(1, 9), st.lists(st.sampled_from([None, None, "transient", "fatal"]), max_size=6), st.data())
 def test_every_batch_ends_whatever_fails(
     lists: list[list[str]], max_batch: int, failures: list[str | None], data: st.DataObject
@@ -82,3 +84,4 @@ def test_every_batch_ends_whatever_fails(
 def _check_nothing_is_held(host: Host) -> None:
     stats = host.stats()
     assert (stats.leases, stats.flights, stats.waiters) == (0, 0, 0)
+    assert {(backend.permits, backend.queued) for backend in host.breakers().values()} <= {(0, 0)}

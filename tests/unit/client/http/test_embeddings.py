@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecard_client.http.embeddings import (
@@ -80,6 +80,7 @@ def test_vectors_keep_their_text(vector: str) -> None:
     assert vector.encode() in answer_of_texts(OPENAI, text.head, [text])
 
 
+@settings(deadline=None, database=None)
 @given(
     st.lists(st.integers(1, 400), min_size=1, max_size=30),
     st.integers(0, 10**6),
