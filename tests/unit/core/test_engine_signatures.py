@@ -2,10 +2,11 @@
 
 import pytest
 
+from sidecard.core.accounts.charges import begin_bytes
 from sidecard.core.cache.similarity import UNSIGNED_THRESHOLD
 from sidecard.core.settings import TaskSettings
 from sidecard_client.keys.guard.signature import signature_of
-from sidecard_client.protocol.wire import Begin, Error, Hit, Lease
+from sidecard_client.protocol.wire import Begin, Delete, Error, Hit, Lease
 from tests.host import Actor, Host, unpacked
 from tests.unit.core.test_engine_similar import angle
 
@@ -100,3 +101,23 @@ def test_signature_is_charged_to_the_entry() -> None:
         sizes.append(host.stats().cache_bytes)
 
     assert sizes[1] - sizes[0] > len(signature_of(FRANCE, "g"))
+
+
+def test_signature_leaves_with_its_entry() -> None:
+    """A group keeps no signature of an entry that has left."""
+    host = Host(tasks=SIMILAR)
+    alice = host.peer()
+    learns(alice, FRANCE)
+    learns(alice, SPAIN)
+    (group,) = host.engine._similar.groups.values()
+    alice.asks(Delete(FRANCE, id=8))
+
+    assert len(group._signatures) == host.stats().vectors == 1
+
+
+def test_signature_is_dropped_where_similarity_does_not_apply() -> None:
+    """A waiting begin of another task is not charged for one, and it is not decoded."""
+    alice = Host(tasks={"other": SIMILAR["general"]}).peer()
+    alice.asks(Begin("a", id=7, vector=angle(0), group="g", signature=b"no signature"))
+    alice.gets(Lease)
+    assert begin_bytes(Begin("a", vector=angle(0), signature=b"12")) == begin_bytes(Begin("a", vector=angle(0))) + 2

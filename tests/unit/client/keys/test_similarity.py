@@ -270,3 +270,12 @@ def test_the_fake_client_compares_no_vectors_of_different_lengths() -> None:
 
     assert fake.outcome(answer, "hi", vector=[1.0, 0.0, 0.0]).source == "upstream"
     assert Options().key is UNSET
+
+
+def test_the_fake_client_refuses_changed_meanings() -> None:
+    """Equal vectors are not enough: its guard is the daemon's."""
+    fake = FakeClient(similar_threshold=0.9, embed={"constant": lambda _: [1.0, 0.0]})
+    for text in ("Is it safe here?", "Is it not safe here?", "Is Rome safe?", "Is Oslo safe?"):
+        assert fake.outcome(answer, text).similarity is None
+
+    assert fake.outcome(answer, "is it safe here").similarity == 1.0

@@ -50,6 +50,10 @@ def test_changed_meaning_is_refused(kind: str, one: str, other: str) -> None:
         ("May I take it?", "Must I take it?", "opposite"),
         ("What is the capital of France?", "what is the capital of spain", "subject"),
         ("Remind me at 8 am", "Remind me at 8 pm", "subject"),
+        ("Is 8 am fine?", "Is 8 fine?", "subject"),
+        ("Can I come to Rio de Janeiro, la gente?", "Can I come to Rio de Janeiro, la gente!?", None),
+        ("Can we use kein Wort here?", "Can we use Wort here?", "language"),
+        ("What does est que mean here?", "What does que mean here?", "language"),
         ("What will $50 buy?", "What will £50 buy?", "subject"),
         ("Find a hotel in Rome", "Find a cheap hotel in Rome", "subject"),
         ("Write a poem about rain.", "Write a short poem about rain.", "wording"),
@@ -81,7 +85,7 @@ def test_changed_meaning_is_refused(kind: str, one: str, other: str) -> None:
         ("法国的首都是什么", "西班牙的首都是什么", "language"),
     ],
 )
-def test_difference_is_named(one: str, other: str, expected: Difference) -> None:
+def test_difference_is_named(one: str, other: str, expected: Difference | None) -> None:
     """The first difference found is the reason, whichever text is stored."""
     assert compare(one, other) == expected
 
@@ -129,6 +133,14 @@ def test_any_text_has_a_signature(text: str) -> None:
     signature = signature_of(text, "g")
     assert len(signature) <= MAX_SIGNATURE_BYTES
     assert difference(decode_signature(signature), decode_signature(signature)) is None
+
+
+def test_very_long_texts_are_not_divided_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of a megabyte costs one hash."""
+    monkeypatch.setattr(signatures, "words_of", None)
+    document = "a" * (MAX_CHARACTERS + 1)
+    assert compare(document, document) is None
+    assert compare(document, f"{document}b") == "language"
 
 
 def test_long_texts_match_equal_ones_only() -> None:
