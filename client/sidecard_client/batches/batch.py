@@ -191,7 +191,7 @@ class _GroupCall(Struct):
             raise
 
         self.answered_by = function
-        read_usage(self.options, value)
+        read_usage(self.options, value, function)
 
 
 def usage_shares(usage: Usage | None, inputs: Sequence[Any]) -> list[Usage | None]:

@@ -340,7 +340,7 @@ class BatchConversation:
             except Exception as error:  # noqa: BLE001 - iterating over a user's object may raise anything
                 result = Raised(error.with_traceback(None))
             else:
-                usage = read_usage(self._options, result.value)
+                usage = read_usage(self._options, result.value, function)
                 # Not those of the call: the function may have changed its list.
                 inputs = [member.call.args[0] for member in group]
                 for member, share in zip(group, usage_shares(usage, inputs), strict=True):
