@@ -264,6 +264,18 @@ def test_usage_is_divided_exactly(upstream: Upstream) -> None:
     assert host.report().total.billed_dollars == pytest.approx(0.7, abs=1e-15)
 
 
+def test_hooks_judge_each_answer(upstream: Upstream) -> None:
+    """``valid`` and ``store`` get one answer: those that they reject reach their caller and are not stored."""
+    host = Host()
+    policy: dict[str, Any] = {"valid": lambda value: value != "B", "store": lambda value: value != "C"}
+    for sources in (["upstream", "upstream", "upstream"], ["cache", "upstream", "upstream"]):
+        caller = BatchCaller(host, upstream, ["a", "b", "c"], **policy)
+        caller.runs()
+        assert (caller.values, caller.sources) == (["A", "B", "C"], sources)
+
+    assert upstream.calls == [["a", "b", "c"], ["b", "c"]]
+
+
 def test_only_if_cached_makes_no_call(upstream: Upstream) -> None:
     """A missing input is rejected as with `call`."""
     caller = BatchCaller(Host(), upstream, ["a"], mode="only_if_cached")
