@@ -124,7 +124,17 @@ def test_the_order_of_a_union_does_not_matter() -> None:
 
 @pytest.mark.parametrize(
     "plain",
-    [None, [], {}, "", [1, 2, 3], ["0" * 16, {}], {"text": "a", "cents": 1}, [codec(Line).identity, {"text": "a"}], 5],
+    [
+        None,
+        [],
+        {},
+        "",
+        [1, 2, 3],
+        ["0" * 16, {"text": "a", "cents": 1}],
+        {"text": "a", "cents": 1},
+        [codec(Line).identity, {"text": "a"}],
+        5,
+    ],
 )
 def test_an_answer_of_another_form_is_unreadable(plain: Any) -> None:
     """Whatever was stored under the key: it is no value of the type."""

@@ -55,6 +55,15 @@ def test_a_copy_can_be_used_like_its_original() -> None:
     assert came_back(Tree(("a", 1))) == Tree(("a", 1))
 
 
+def test_copies_have_extra_fields_of_their_own() -> None:
+    """Also those that have none yet."""
+    form = form_of(Invoice)
+    one, other = (form.from_plain(form.to_plain(Invoice(Total=Decimal(1)))) for _ in range(2))
+    one.note = "x"
+
+    assert other.model_extra == {}
+
+
 @dataclass
 class Indexed:
     """Fields without a value yet, and attributes that are no fields."""
