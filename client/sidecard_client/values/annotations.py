@@ -57,7 +57,7 @@ def _return_annotation(function: FunctionType) -> Any:
     try:
         annotation = function.__annotations__.get("return", Any)
     except NameError as error:
-        raise UnknownAnnotation(f"its annotation cannot be read ({error})") from None
+        raise UnknownAnnotation(f"it cannot be read ({error})") from None
 
     return resolved(annotation, function.__globals__, _captured(function) | _type_parameters(function))
 
@@ -71,7 +71,7 @@ def resolved(annotation: Any, names: Mapping[str, Any], local_names: Mapping[str
     try:
         return typing.get_type_hints(holder, dict(names), {**local_names}, include_extras=True)["return"]
     except Exception as error:  # noqa: BLE001 - whatever a text evaluates to
-        raise UnknownAnnotation(f"its annotation {annotation!r} cannot be read ({error})") from None
+        raise UnknownAnnotation(f"{annotation!r} cannot be read ({error})") from None
 
 
 def _captured(function: FunctionType) -> dict[str, Any]:
@@ -88,6 +88,9 @@ def _captured(function: FunctionType) -> dict[str, Any]:
 def _item_of(annotation: Any, part: Part) -> Any:
     """Return the type of what an iterable's iterator gives; `Any` if it is not known."""
     annotation = bare(annotation)
+    while is_alias(annotation):
+        annotation = bare(value_of_alias(annotation))
+
     origin, parameters = typing.get_origin(annotation), typing.get_args(annotation)
     numpy = sys.modules.get("numpy")
     if numpy is not None and numpy.ndarray in {annotation, origin}:
@@ -142,6 +145,20 @@ def is_alias(annotation: Any) -> bool:
     """Return whether an annotation is a ``type`` statement's alias, with or without parameters."""
     origin = typing.get_origin(annotation)
     return type(annotation if origin is None else origin).__name__ == "TypeAliasType"
+
+
+def value_of_alias(annotation: Any) -> Any:
+    """Return what an alias stands for. Raises `UnknownAnnotation` for names that are not defined."""
+    origin = typing.get_origin(annotation)
+    alias = annotation if origin is None else origin
+    names = vars(sys.modules.get(alias.__module__, object))
+    try:
+        value = alias.__value__
+    except NameError as error:
+        raise UnknownAnnotation(f"{alias!r} cannot be read ({error})") from None
+
+    parameters = dict(zip(alias.__type_params__, typing.get_args(annotation), strict=False))
+    return substituted(resolved(value, names, {alias.__name__: alias}), parameters)
 
 
 def substituted(annotation: Any, parameters: Mapping[Any, Any]) -> Any:

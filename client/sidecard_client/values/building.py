@@ -8,8 +8,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal, TypeVar
 
-from sidecard_client.values import annotations
-from sidecard_client.values.annotations import bare, hints_of, is_alias, is_plain, substituted
+from sidecard_client.values.annotations import UnknownAnnotation, bare, hints_of, is_alias, is_plain, value_of_alias
 from sidecard_client.values.arrays import array_form
 from sidecard_client.values.containers import DequeForm, DictForm, ItemsForm, TupleForm, TypedDictForm
 from sidecard_client.values.forms import Form, LaterForm, OptionalForm, PlainForm, UnionForm, shortened
@@ -179,20 +178,12 @@ class Builder:
         return UnionForm([*options.values(), *([PlainForm(plain_shape)] if plain else [])])
 
     def _alias(self, annotation: Any) -> Form:
-        origin = typing.get_origin(annotation)
-        alias = annotation if origin is None else origin
-
-        names = vars(sys.modules.get(alias.__module__, object))
         try:
-            value = annotations.resolved(alias.__value__, names, {alias.__name__: alias})
-        except (NameError, TypeError):
+            value = value_of_alias(annotation)
+        except UnknownAnnotation:
             return self._unsupported(annotation)
 
-        def build() -> Form:
-            parameters = dict(zip(alias.__type_params__, typing.get_args(annotation), strict=False))
-            return self.form(substituted(value, parameters))
-
-        return self._recursive(annotation, f"^{alias.__name__}", build)
+        return self._recursive(annotation, f"^{annotation.__name__}", lambda: self.form(value))
 
     def _recursive(self, annotation: Any, shape: str, build: Callable[[], Form]) -> Form:
         """Return a form that may refer to itself: first as if it was plain, and if it is not, by a `Later`."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Generic, NewType, NotRequired, Require
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typing_extensions import TypeAliasType
 
 from sidecard_client.values.annotations import (
     Part,
@@ -26,6 +27,10 @@ T = TypeVar("T")
 U = TypeVar("U")
 Id = NewType("Id", str)
 OwnId = NewType("OwnId", Id)
+
+
+Rows = TypeAliasType("Rows", "list[date]")
+Listed = TypeAliasType("Listed", list[T], type_params=(T,))
 
 
 def plain(_: str) -> str:
@@ -120,6 +125,8 @@ def _returning(annotation: Any) -> Callable[..., Any]:
         (Sequence[date], "item", date),
         (NDArray[np.float32], "item", np.ndarray),
         (list[NDArray[np.float32]], "item", NDArray[np.float32]),
+        (Rows, "piece", date),
+        (Listed[date], "item", date),
         (list, "item", Any),
         (None, "item", Any),
     ],
