@@ -27,8 +27,12 @@ _SURROGATE: Final = "has a lone surrogate, which has no UTF-8 form: return bytes
 
 
 def name_of_kind(kind: type) -> str:
-    """Return the name of a class, with its module unless that is Python's own."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    """Return the name of a class, with its module unless that is Python's own; the same in all versions of Python."""
+    module = kind.__module__
+    if module == "builtins":
+        return kind.__qualname__
+
+    return f"{'pathlib' if module == 'pathlib._local' else module}.{kind.__qualname__}"
 
 
 def fault_of_plain(value: Any, advice: str = _ADVICE) -> tuple[str, str] | None:
