@@ -282,8 +282,10 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
         name = identity.name or identity.find_name(function)
         if identity.holds_state:
             captured = captured_by(function)
-        elif type(function) is MethodType:
-            captured = texts_that_count(identity, function, options)
+
+        if type(function) is MethodType:
+            texts = texts_that_count(identity, function, options)
+            captured = captured if texts is None else {**(captured or {}), **texts}
 
         if call.each:
             name += EACH_SUFFIX

@@ -14,7 +14,7 @@ from weakref import ref
 from sidecard_client.call.options import Options
 from sidecard_client.call.warn import warn_once
 from sidecard_client.keys.identity import Identity, Instances
-from sidecard_client.keys.stable_forms import slots_of
+from sidecard_client.keys.stable_forms import compared_fields, slots_of
 
 
 def texts_that_count(identity: Identity, method: MethodType, options: Options) -> dict[str, str] | None:
@@ -23,7 +23,7 @@ def texts_that_count(identity: Identity, method: MethodType, options: Options) -
     if not seen.differ and seen.latest is not None and seen.latest() is instance:
         return None
 
-    if options.model is not None or isinstance(instance, type):
+    if options.model is not None or isinstance(instance, type) or compared_fields(instance) is not None:
         return None
 
     texts = _texts_of(instance)

@@ -4,6 +4,7 @@ import enum
 import gc
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from weakref import ref
 
@@ -93,6 +94,36 @@ def test_instances_that_are_gone_have_been_seen() -> None:
     assert "'model'" in message
     assert len(ask(Slotted("one"), Slotted("other"))) == 1
     assert key_of(Slotted("one")) != key_of(Slotted("other"))
+
+
+def bot_of_a_class_of_its_own(model: str, *, by_value: bool = False) -> Any:
+    """Return an instance of a class that is defined in a function, as notebooks and tests do."""
+
+    @dataclass(eq=by_value)
+    class LocalBot:
+        model: str
+
+        def answer(self, question: str) -> str:
+            return self.model + question
+
+    return LocalBot(model)
+
+
+def test_instances_of_a_class_that_is_defined_in_a_function_differ_too() -> None:
+    """Its attributes are part of the key already, but not those of its instances."""
+    one = bot_of_a_class_of_its_own("one")
+    other = type(one)("other")
+    (message,) = ask(one, other)
+    assert "instances differ in 'model'" in message
+    assert key_of(one) != key_of(other)
+
+
+def test_instances_that_compare_by_value_do_not_warn() -> None:
+    """Their fields are part of the key anyway."""
+    one = bot_of_a_class_of_its_own("one", by_value=True)
+    other = type(one)("other")
+    assert ask(one, other) == []
+    assert key_of(one) != key_of(other)
 
 
 def test_members_of_an_enumeration_differ_too() -> None:
