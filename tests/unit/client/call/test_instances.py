@@ -99,14 +99,17 @@ def test_instances_that_are_gone_have_been_seen() -> None:
 def bot_of_a_class_of_its_own(model: str, *, by_value: bool = False) -> Any:
     """Return an instance of a class that is defined in a function, as notebooks and tests do."""
 
-    @dataclass(eq=by_value)
-    class LocalBot:
+    class LocalBot(Bot):
+        pass
+
+    @dataclass
+    class LocalValue:
         model: str
 
         def answer(self, question: str) -> str:
             return self.model + question
 
-    return LocalBot(model)
+    return LocalValue(model) if by_value else LocalBot(model)
 
 
 def test_instances_of_a_class_that_is_defined_in_a_function_differ_too() -> None:
