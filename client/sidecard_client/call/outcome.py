@@ -213,9 +213,12 @@ def hit_outcome(call: Call, hit: wire.Hit, waited_seconds: float) -> Outcome[Any
         except UnreadableAnswer:
             return None
 
+    age_seconds = hit.age_seconds
     if (
-        options.ttl_seconds is not None or options.max_age_seconds is not None or options.valid is not None
-    ) and not accepts(call, value, hit.age_seconds, waited_seconds, stale=hit.stale):
+        (options.ttl_seconds is not None and age_seconds >= options.ttl_seconds)
+        or (options.max_age_seconds is not None and age_seconds >= options.max_age_seconds)
+        or options.valid is not None
+    ) and not accepts(call, value, age_seconds, waited_seconds, stale=hit.stale):
         return None
 
     return Outcome(

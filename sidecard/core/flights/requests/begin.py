@@ -66,13 +66,12 @@ class BeginOperation(Struct, frozen=True, eq=False):
             entry = policy.cache.get(scope, request.key, now)
             if (
                 entry is not None
-                and now - entry.stored_at < entry.terms.direct_hit_seconds
+                and (age := now - entry.stored_at) < entry.terms.direct_hit_seconds
                 and entry.terms.trust_epoch == policy.trust_epoch
                 and not request.stream
-                and (
-                    (request.ttl_seconds is None and request.max_age_seconds is None)
-                    or is_fresh_for(request, entry, now)
-                )
+                # `is_fresh_for`, without its call where only ``ttl_seconds`` is set
+                and (request.ttl_seconds is None or (age < request.ttl_seconds and age < entry.terms.ttl_seconds))
+                and (request.max_age_seconds is None or is_fresh_for(request, entry, now))
             ):
                 return self.serving.entry(peer, request, entry, now)
 
