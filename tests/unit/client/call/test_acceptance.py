@@ -11,6 +11,7 @@ import pytest
 
 from sidecard_client import CallFailed, CallRejected, SidecardWarning
 from sidecard_client.call.acceptance import accepts_age, bound_of, renewed
+from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import prepare
 from sidecard_client.call.local_flights import Elected, LocalFlight, LocalFlights, LocalWaiter, Released
 from sidecard_client.call.options import Options
@@ -28,6 +29,16 @@ def ask(prompt: str) -> str:
 def call(**policy: Any) -> Any:
     """Prepare a call with a policy."""
     return prepare(Options(), ask, ("p",), policy)
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Return the current instant."""
+        return self.now
 
 
 def hit(age_seconds: float, *, value: Any = "v", stale: bool = False) -> wire.Hit:
@@ -129,6 +140,21 @@ def test_valid_gets_the_value_as_its_caller() -> None:
     assert judged == [outcome.value] == [(1, 2)]
 
 
+@pytest.mark.parametrize(("call_seconds", "age"), [(0.5, 2.5), (1.0, None)])
+def test_stale_answer_of_a_lease_ages_while_the_call_runs(
+    monkeypatch: pytest.MonkeyPatch, call_seconds: float, age: float | None
+) -> None:
+    """When the call fails, the answer that its lease carried may have become too old."""
+    clock = Clock()
+    monkeypatch.setattr("sidecard_client.call.attempts.monotonic", clock)
+    lease = wire.Lease(1, "l", "default", 15.0, 1, stale_value="v", stale_age_seconds=2.0)
+    attempts = Attempts(call(max_age=3), lease)
+    attempts.use(lease)
+    clock.now += call_seconds
+    outcome = attempts.stale_outcome(ConnectionError("down"), 0.0)
+    assert (None if outcome is None else outcome.age_seconds) == age
+
+
 # Samples ------------------------------------------------------------------------------------------------------------------
 
 
@@ -179,16 +205,6 @@ def test_rejected_answer_without_waiters_ends_the_flight() -> None:
 
 
 # Outcomes that ask again ----------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Seconds, moved by hand."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Return the current instant."""
-        return self.now
 
 
 def test_refresh_accepts_only_what_is_newer_than_the_outcome() -> None:
