@@ -100,7 +100,7 @@ class Daemon:
         9. meanwhile, write the store's pending entries
         10. write the ledger, if it changed since the last write
         11. release the state directory, and remove the socket if the daemon created it (`sidecard.daemon.run.run` does)
-        12. exit with 0
+        12. exit with 0, without waiting for threads of libraries (`sidecard.cli.serve`)
 
         A second signal ends the waits of 4 and 6. If 8 to 10 take longer than `STOP_SECONDS`, 11 and 12 follow at once.
         """

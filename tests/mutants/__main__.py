@@ -180,6 +180,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="only files whose path contains this")
     parsed = parser.parse_args()
     os.chdir(ROOT)
+    os.environ.setdefault("TEST_THOROUGHNESS", "3")  # read when the tests are imported
     preload()
     mutants = draw(parsed.count, parsed.seed, parsed.only)
     print(f"{len(mutants)} mutants; recording what each test executes ...", flush=True)
