@@ -117,7 +117,12 @@ def test_signature_leaves_with_its_entry() -> None:
 
 def test_signature_is_dropped_where_similarity_does_not_apply() -> None:
     """A waiting begin of another task is not charged for one, and it is not decoded."""
-    alice = Host(tasks={"other": SIMILAR["general"]}).peer()
+    host = Host(tasks={"other": SIMILAR["general"]})
+    alice = host.peer()
     alice.asks(Begin("a", id=7, vector=angle(0), group="g", signature=b"no signature"))
     alice.gets(Lease)
+    held = host.stats().memory_by_kind["requests"]
+    alice.asks(Begin("b", id=8, vector=angle(0), group="g", signature=b"no signature" * 99))
+    alice.gets(Lease)
+    assert host.stats().memory_by_kind["requests"] == 2 * held
     assert begin_bytes(Begin("a", vector=angle(0), signature=b"12")) == begin_bytes(Begin("a", vector=angle(0))) + 2

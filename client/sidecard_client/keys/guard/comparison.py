@@ -137,7 +137,7 @@ def _other_subject(one: TextSignature, other: TextSignature, changes: int) -> Di
     shared = len(words & others)
     needed = SUBJECT_WEIGHT * len(added) + weight * len(reworded)
     is_reworded = changes >= (MIN_ENLARGED_FRAME if added else MIN_REWORDED_FRAME if reworded else 0)
-    if not shared or needed > shared or len(reworded) > MAX_REWORDINGS or not is_reworded:
+    if needed > shared or len(reworded) > MAX_REWORDINGS or not is_reworded:
         return "subject" if added else "wording"
 
     return None
@@ -168,5 +168,4 @@ def _within(words: Iterable[int], kept: set[int]) -> list[int]:
 
 
 def _shared_roles(one: TextSignature, other: TextSignature) -> set[tuple[int, int]]:
-    words = {*other.words, *other.negations}
-    return {(word, role) for word, role in one.roles if word in words}
+    return {(word, role) for word, role in one.roles if word in other.words}

@@ -107,7 +107,8 @@ class _Features:
         self._governor = _GOVERNORS.get(word, self._governor)
         negation, positive = _negation_of(word, stem)
         if negation:
-            self._add_negation(negation)
+            self.negations.append(negation)
+            self._negation = negation
             if positive:
                 self._add(positive, stem_of(positive), "")
         elif word in _PERSONS:
@@ -122,13 +123,6 @@ class _Features:
             self._add_content(vocabulary.SYMBOL_WORDS.get(word, stem), subject=True)
         else:
             self.symbols.append(word)
-
-    def _add_negation(self, negation: str) -> None:
-        self.negations.append(negation)
-        if self._negation:
-            self.roles.add((negation, self._negation))
-
-        self._negation = negation
 
     def _add_content(self, word: str, *, subject: bool) -> None:
         self.words[word] = None
