@@ -43,6 +43,17 @@ else:
     _BaseTransport = object
 
 
+def _transport(inner: Any, method: str) -> Any:
+    """Return the transport. Raises `TypeError` for anything else, such as a client, which has ``sidecard=``."""
+    if not callable(getattr(inner, method, None)):
+        raise TypeError(
+            f"inner= must be a transport with a method {method}(), not {type(inner).__name__}: "
+            "a client of sidecard is given as sidecard=."
+        )
+
+    return inner
+
+
 class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # Any, as said above
     """A transport for ``httpx2.Client`` and ``httpx.Client`` that shares the requests of known APIs.
 
@@ -66,7 +77,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if sidecard is not None and not isinstance(sidecard, Client):
             raise TypeError(f"sidecard= must be a Client, not {type(sidecard).__name__}.")
 
-        self._inner = OwnTransport() if inner is None else inner
+        self._inner = OwnTransport() if inner is None else _transport(inner, "handle_request")
         self._own = None if sidecard is not None else Client()
         self._sidecard: Client = cast("Client", sidecard or self._own)
 
@@ -173,7 +184,7 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
         if sidecard is not None and not isinstance(sidecard, AsyncClient):
             raise TypeError(f"sidecard= must be an AsyncClient, not {type(sidecard).__name__}.")
 
-        self._inner = OwnAsyncTransport() if inner is None else inner
+        self._inner = OwnAsyncTransport() if inner is None else _transport(inner, "handle_async_request")
         self._own = None if sidecard is not None else AsyncClient()
         self._sidecard: AsyncClient = cast("AsyncClient", sidecard or self._own)
 

@@ -6,6 +6,7 @@ import operator
 from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final
 
 from sidecard_client.protocol.nesting import MAX_DEPTH, nests_too_deep
@@ -23,6 +24,11 @@ _NAN: Final = "is NaN, which equals nothing: return a number or None"
 _TOO_LARGE: Final = "is an integer beyond 64 bits: return it as text"
 TOO_DEEP: Final = f"is nested more than {MAX_DEPTH} deep, or contains itself: return a flatter value, or its text"
 _ADVICE: Final = ": name that type in the function's annotation or with returns=, or return str, bytes, numbers, None, lists or dicts"
+_ADVICE_OF_KIND: Final = {
+    CoroutineType: ": call the function with AsyncClient, which awaits it",
+    GeneratorType: ": call the function with stream(), or return a list",
+    AsyncGeneratorType: ": call the function with stream() of AsyncClient, or return a list",
+}
 _SURROGATE: Final = "has a lone surrogate, which has no UTF-8 form: return bytes, or another text"
 
 
@@ -107,7 +113,7 @@ def _fault_of_scalar(one: Any, advice: str) -> str | None:
         if one != one:  # noqa: PLR0124 - NaN
             return _NAN
     elif kind not in PLAIN_KEYS:
-        return f"is of type {name_of_kind(kind)}{advice}"
+        return f"is of type {name_of_kind(kind)}{_ADVICE_OF_KIND.get(kind, advice)}"
 
     return None
 

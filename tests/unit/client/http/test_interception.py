@@ -9,6 +9,7 @@ import pytest
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.http.interception import IncompleteAnswer, InterceptedCall, Interception
 from sidecard_client.http.translation import UpstreamRefused
+from sidecard_client.http.transports import AsyncSidecardTransport, SidecardTransport
 from sidecard_client.testing import FakeClient
 
 CHOICE = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
@@ -130,3 +131,13 @@ def test_impossible_times_are_rejected_at_construction(keyword: str, value: Any)
     """And not by each request of the app; the error names the keyword."""
     with pytest.raises((TypeError, ValueError), match=f"{keyword}="):
         Interception(**{keyword: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "inner"),
+    [(SidecardTransport, FakeClient()), (AsyncSidecardTransport, httpx2.HTTPTransport()), (SidecardTransport, "/s")],
+)
+def test_a_transport_refuses_what_is_no_transport(kind: Any, inner: Any) -> None:
+    """At once: an SDK reports what its transport raises as a lost connection."""
+    with pytest.raises(TypeError, match="inner= must be a transport.*sidecard="):
+        kind(inner)

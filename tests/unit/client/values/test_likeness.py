@@ -1,6 +1,8 @@
 """What is plain, and what is the same."""
 
+import re
 from collections import OrderedDict, deque
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -33,6 +35,33 @@ def test_the_place_of_what_is_not_plain(value: Any, place: str | None) -> None:
     fault = fault_of_plain(value)
 
     assert (None if fault is None else fault[0]) == place
+
+
+async def _awaited() -> None:
+    pass
+
+
+async def _pieces() -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (_awaited(), "with AsyncClient"),
+        (_pieces(), r"stream\(\) of AsyncClient"),
+        ((piece for piece in [1]), r"stream\(\)"),
+    ],
+)
+def test_what_a_function_has_not_computed_yet_is_called_otherwise(value: Any, advice: str) -> None:
+    """No annotation helps."""
+    fault = fault_of_plain([value])
+    if isinstance(value, Coroutine):
+        value.close()
+
+    assert fault is not None
+    assert re.search(f"{advice}", fault[1])
+    assert "returns=" not in fault[1]
 
 
 def test_a_value_that_contains_itself_is_at_fault() -> None:
