@@ -128,6 +128,16 @@ def test_returns_replaces_the_annotation(client: Caller) -> None:
         client.outcome(wrongly_annotated, "q", returns=memoryview)
 
 
+def test_explain_shows_that_the_types_differ() -> None:
+    """By their digests, which are part of the key."""
+    with Client("/tmp/none") as client:
+        one, other = client.explain(event, "2026-01-02"), client.explain(event, "2026-01-02", returns=Line)
+
+    (difference,) = one.differences(other)
+    assert difference.path == "returns"
+    assert difference.one != difference.other
+
+
 def test_an_answer_of_another_type_under_an_own_key_is_fetched_again(client: Caller) -> None:
     """Two functions of different types with one ``key=``: neither gets the other's answer."""
     assert client.outcome(event, "2026-01-02", key="k").value == event("2026-01-02")

@@ -13,7 +13,7 @@ from sidecard_client.keys.fingerprint import NO_EXTRAS, canonical, key_of
 from sidecard_client.keys.normal_form import NormalForm, ordered
 from sidecard_client.protocol import wire
 
-PARTS: Final = ("task", "model", "name", "args", "kwargs", "captured", "sample")
+PARTS: Final = ("task", "model", "name", "args", "kwargs", "captured", "sample", "returns")
 """The elements of the canonical array, after its name and version; of its extras, those that are not shown elsewhere."""
 
 SHOWN_CHARACTERS: Final = 60
