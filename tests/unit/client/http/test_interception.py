@@ -139,5 +139,5 @@ def test_impossible_times_are_rejected_at_construction(keyword: str, value: Any)
 )
 def test_a_transport_refuses_what_is_no_transport(kind: Any, inner: Any) -> None:
     """At once: an SDK reports what its transport raises as a lost connection."""
-    with pytest.raises(TypeError, match="inner= must be a transport.*sidecard="):
+    with pytest.raises(TypeError, match=r"inner= must be a transport.*sidecard="):
         kind(inner)
