@@ -268,7 +268,9 @@ def check_partial(function: Callable[..., Any], options: Options) -> None:
         check_partial(function.func, options)
 
 
-def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
+def key_parts(  # noqa: C901 - one place for all parts, in few frames
+    call: Call, identity: Identity | None = None
+) -> KeyParts:
     """Return what the function, identified if not given, and the arguments add to a call's key. Raises `UnkeyableRequest`."""
     options = call.options
     if identity is None:
@@ -295,7 +297,11 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
     if call.stream:
         name += STREAM_SUFFIX
 
-    args, kwargs = bind(call.args, call.kwargs, options.ignore)
+    args: tuple[Any, ...] = call.args
+    kwargs: Mapping[str, Any] = call.kwargs
+    if kwargs or options.ignore or len(args) != identity.written_as_keyed:
+        args, kwargs = bind(args, kwargs, options.ignore)
+
     codec = call.codec
     if captured is None and codec is None and not options.sample:
         return name, args, kwargs, NO_EXTRAS

@@ -43,6 +43,8 @@ class Signature:
         names = code.co_varnames
         self.names = names[skipped : code.co_argcount]
         self.count = len(self.names)
+        self.written_as_keyed = -1 if code.co_kwonlyargcount else self.count
+        """A call with so many positional arguments and no others, the most frequent one, is written as it is keyed."""
         self.positional_only = max(0, code.co_posonlyargcount - skipped)
         self.keyword_only = names[code.co_argcount : last]
         self.has_rest = bool(code.co_flags & _HAS_REST)
@@ -70,10 +72,6 @@ class Signature:
         """Return the positional and the named arguments of a call, as they enter its key."""
         if not kwargs and not ignore:
             missing = self.count - len(args)
-            if not missing and not self.keyword_only:
-                # The most frequent call, which is written as it is keyed.
-                return args, kwargs
-
             if self._defaults_suffice and 0 <= missing <= len(self.defaults):
                 return args + self.defaults[len(self.defaults) - missing :], self.named_defaults
 

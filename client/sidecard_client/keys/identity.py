@@ -46,6 +46,7 @@ class Identity:
         "name",
         "signature",
         "source",
+        "written_as_keyed",
     )
 
     bind: Bind
@@ -56,6 +57,7 @@ class Identity:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.signature = signature_of(function)
         self.bind = self.bind_call = as_written if self.signature is None else self.signature.bind
+        self.written_as_keyed = -1 if self.signature is None else self.signature.written_as_keyed
         self.holds_state = may_hold_state(function)
         """Whether `captured_by` must be asked."""
         self.source = _source_of(plain(function))
@@ -75,6 +77,7 @@ class Identity:
             partly.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
 
         partly.instances = self.instances
+        partly.written_as_keyed = -1
         partly.holds_state, partly.source, partly.codecs, partly.name = (
             self.holds_state,
             self.source,
