@@ -19,9 +19,9 @@ from sidecard_client.call.options import Options
 from sidecard_client.call.warn import name_of_function
 from sidecard_client.functions import bare
 from sidecard_client.keys.binding import signature_of
-from sidecard_client.keys.captured import HINT, captured_by
+from sidecard_client.keys.captured import captured_by, check_partial
 from sidecard_client.keys.explanation import Explanation, explain
-from sidecard_client.keys.fingerprint import NO_EXTRAS, canonical, fingerprint
+from sidecard_client.keys.fingerprint import NO_EXTRAS, fingerprint
 from sidecard_client.keys.identity import Identity, identity_of
 from sidecard_client.keys.naming import name_of
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
@@ -234,7 +234,9 @@ def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
 def _located(call: Call, error: UnkeyableRequest) -> UnkeyableRequest:
     """Return the error about an argument with the names of the function and of its parameter."""
     function, options = call.functions[0], call.options
-    check_partial(function, options)
+    if options.name is None:
+        check_partial(function, options.ignore)
+
     signature = signature_of(bare(function))
     names = () if signature is None else signature.names
     if isinstance(function, partial) and options.name is not None:
@@ -253,19 +255,6 @@ def check_identity(function: Callable[..., Any], options: Options) -> None:
     if options.name is None:
         name_of(function)
         captured_by(function)
-
-
-def check_partial(function: Callable[..., Any], options: Options) -> None:
-    """Raise `UnkeyableRequest` if it is an argument of a partial that has no stable form, which ``name=`` may stand for."""
-    if isinstance(function, partial) and options.name is None:
-        try:
-            canonical("", None, "", function.args, function.keywords, options.ignore)
-        except UnkeyableRequest as error:
-            raise UnkeyableRequest(
-                f"Of the partial, {error} Or {HINT}: it stands for all that the partial holds."
-            ) from None
-
-        check_partial(function.func, options)
 
 
 def key_parts(  # noqa: C901 - one place for all parts, in few frames

@@ -82,6 +82,19 @@ def captured_by(function: Callable[..., Any]) -> dict[str, Any] | None:
         raise UnkeyableRequest(f"{problem.place} {problem.reason}: {HINT}, or pass it as an argument.") from None
 
 
+def check_partial(function: Callable[..., Any], ignore: tuple[str, ...]) -> None:
+    """Raise `UnkeyableRequest` if a partial holds an argument without a stable form, which ``name=`` may stand for."""
+    while isinstance(function, partial):
+        try:
+            canonical("", None, "", function.args, function.keywords, ignore)
+        except UnkeyableRequest as error:
+            raise UnkeyableRequest(
+                f"Of the partial, {error} Or {HINT}: it stands for all that the partial holds."
+            ) from None
+
+        function = function.func
+
+
 class _Captured(Forms):
     """Stable forms of values, and of the functions among them."""
 
