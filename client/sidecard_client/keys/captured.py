@@ -38,6 +38,7 @@ from sidecard_client.functions import (
     variables_of,
     wrapped_by,
 )
+from sidecard_client.keys.fingerprint import canonical
 from sidecard_client.keys.naming import LOCAL, name_of
 from sidecard_client.keys.stable_forms import (
     Forms,
