@@ -5,7 +5,8 @@ that subclasses do not share calls of inherited methods. ``name=`` replaces all 
 
 A qualified name may belong to several functions: those that are defined in a function, under both branches of an ``if``, and
 those that a later definition has replaced (``def _()``). Their names end in ``+LINE``, counted from the line of the outer
-function, or in ``@LINE`` if no such function is found in the module.
+function, or in ``@LINE`` if no such function is found in the module. Functions made of a text (`exec`), outside of any module, end in
+``@DIGEST`` of what they do.
 """
 
 import functools
@@ -91,6 +92,9 @@ def _line_of(function: Any, qualified_name: str) -> str:
     if type(function) is not FunctionType or _is_named_by_digest(function.__globals__):
         return ""
 
+    if _is_in_no_module(function):
+        return f"@{_digest_of(function.__code__)}"
+
     line = function.__code__.co_firstlineno
     outer, local, _ = qualified_name.partition(LOCAL)
     definition = defined_as(outer, variables_of(function))
@@ -104,6 +108,16 @@ def _line_of(function: Any, qualified_name: str) -> str:
             return f"+{line - code.co_firstlineno}"
 
     return f"@{line}"
+
+
+def _is_in_no_module(function: FunctionType) -> bool:
+    """Return whether a function was made of a text, and belongs to no module."""
+    variables = function.__globals__
+    if "__file__" in variables or not function.__code__.co_filename.startswith("<"):
+        return False
+
+    module = sys.modules.get(variables.get("__name__") or "")
+    return module is None or vars(module) is not variables
 
 
 def _line_within(method: Any, kind: type) -> str:

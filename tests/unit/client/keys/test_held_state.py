@@ -441,7 +441,7 @@ def test_functions_of_one_name_in_a_module_are_several() -> None:
     module = ModuleType("registry")
     registered: list[Any] = []
     source = "@register\ndef _(q): return 1\n@register\ndef _(q): return 2\ndef alone(q): return 3\n"
-    exec(source, _with(module, registered))  # noqa: S102 - a module as a text
+    exec(compile(source, "registry.py", "exec"), _with(module, registered))  # noqa: S102 - a module as a text
     one, other = registered
     assert key_of(one) != key_of(other)
     assert name_of(module.alone).endswith("registry.alone")
@@ -466,7 +466,7 @@ def test_a_local_functions_name_survives_changes_above() -> None:
     names = set()
     for above in ("", "\n\n\n", "import re\n"):
         module = ModuleType("shifted")
-        exec(above + source, vars(module))  # noqa: S102 - as above
+        exec(compile(above + source, "shifted.py", "exec"), vars(module))  # noqa: S102 - as above
         names.add(name_of(module.outer()))
 
     (name,) = names

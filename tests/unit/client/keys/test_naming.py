@@ -168,3 +168,14 @@ def test_functions_of_another_process_main_module_keep_its_name() -> None:
     notebook, another = brought(plain), brought("def answer(question): return question.upper()")
     assert name_of(notebook) == name_of(brought(plain))
     assert len({name_of(notebook), name_of(another), name_of(one)}) == 3
+
+
+def test_functions_of_code_without_a_file_are_named_by_what_they_do() -> None:
+    """Templates and notebooks make many of one name, each in its first line."""
+
+    def executed(answer: str) -> Any:
+        variables: dict[str, Any] = {}
+        exec(f"def ask(question): return {answer!r}", variables)  # noqa: S102 - as libraries of prompts do
+        return variables["ask"]
+
+    assert name_of(executed("a")) == name_of(executed("a")) != name_of(executed("b"))
