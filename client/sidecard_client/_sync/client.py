@@ -112,7 +112,7 @@ class Client(Lifecycle):
         """Decorate a function or method so that each of its calls is a `call` with this policy.
 
         All keywords of its calls go to the function. A generator function becomes one whose calls are `stream`'s.
-        Methods of two instances that do not compare by value share one key: pass ``model=`` or ``name=`` if they answer differently.
+        Of a method's instance, texts count (`docs client`, "Keys").
         """
         return Decorator(self._perform, self._options.changed(policy))
 
@@ -120,7 +120,7 @@ class Client(Lifecycle):
         """Return a proxy of ``llm_client`` whose public methods (or only ``methods``) are each a `call` with this policy.
 
         Everything else passes through. All keywords of a method's calls go to the method.
-        Two objects of one class that do not compare by value share: pass ``model=`` or ``name=`` if they answer differently.
+        Of two objects of one class, those share whose texts are equal (`docs client`, "Keys").
         """
         options = self._options.changed(policy)
         return cast("T", SharedMethods(self._perform, llm_client, options, methods, awaits=self._awaits))

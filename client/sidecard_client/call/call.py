@@ -7,14 +7,12 @@
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
-from sidecard_client.call.instances import texts_that_count
 from sidecard_client.call.options import Options
 from sidecard_client.call.warn import name_of_function
 from sidecard_client.functions import bare
@@ -88,6 +86,8 @@ class Call(Struct):
     """It is one input of a batch, whose function takes a list of inputs and returns a list of answers."""
     codec: ValueCodec | None = None
     """Brings back the type of the answer, or of the pieces of a stream; None for plain values."""
+    held: Mapping[str, Any] | None = None
+    """What its function held when the key was computed (`held_by`)."""
     renews: bool = False
     """It asks for an answer newer than the one that its caller has: a stale one will not do."""
     refreshes: int = 0
@@ -192,6 +192,7 @@ def prepare(
             check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
         else:
             name, args, kwargs, extras = key_parts(call, identity)
+            call.held = extras.get("captured")
             try:
                 call.key = fingerprint(
                     options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
@@ -228,7 +229,7 @@ def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
     except UnkeyableRequest as error:
         raise _located(call, error) from None
 
-    return msgspec.structs.replace(call, key=key)
+    return msgspec.structs.replace(call, key=key, held=extras.get("captured"))
 
 
 def _located(call: Call, error: UnkeyableRequest) -> UnkeyableRequest:
@@ -257,9 +258,7 @@ def check_identity(function: Callable[..., Any], options: Options) -> None:
         captured_by(function)
 
 
-def key_parts(  # noqa: C901 - one place for all parts, in few frames
-    call: Call, identity: Identity | None = None
-) -> KeyParts:
+def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
     """Return what the function, identified if not given, and the arguments add to a call's key. Raises `UnkeyableRequest`."""
     options = call.options
     if identity is None:
@@ -271,12 +270,8 @@ def key_parts(  # noqa: C901 - one place for all parts, in few frames
     if name is None:
         function = call.functions[0]
         name = identity.name or identity.find_name(function)
-        if identity.holds_state:
-            captured = captured_by(function)
-
-        if type(function) is MethodType:
-            texts = texts_that_count(identity, function, options)
-            captured = captured if texts is None else {**(captured or {}), **texts}
+        if identity.holds_state or identity.texts_of is not None:
+            captured = held_by(function, identity, options)
 
         if call.each:
             name += EACH_SUFFIX
@@ -303,6 +298,16 @@ def key_parts(  # noqa: C901 - one place for all parts, in few frames
         extras["sample"] = options.sample
 
     return name, args, kwargs, extras
+
+
+def held_by(function: Callable[..., Any], identity: Identity, options: Options) -> Mapping[str, Any] | None:
+    """Return what a function without ``name=`` holds now, by name; None for nothing. Raises `UnkeyableRequest`."""
+    held = captured_by(function) if identity.holds_state else None
+    if identity.texts_of is None or options.model is not None:
+        return held
+
+    texts = identity.texts_of(bare(function).__self__)
+    return {**(held or {}), **texts} if texts else held
 
 
 def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> Explanation:

@@ -3,20 +3,21 @@
 A failing hook costs a warning, never the call: the value is on its way to its caller and to all waiters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Raw
 
-from sidecard_client.call.call import Call
+from sidecard_client.call.call import Call, held_by
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.failures import message_of
 from sidecard_client.call.options import Options
 from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
 from sidecard_client.call.usage import read_usage
 from sidecard_client.call.warn import name_of_function, of, place_of, warn, warn_once
+from sidecard_client.keys.identity import identity_of
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import UnshareableValue
+from sidecard_client.protocol.errors import UnkeyableRequest, UnshareableValue
 from sidecard_client.values.codec import problem_of_annotation
 from sidecard_client.values.packing import pack_value
 
@@ -50,6 +51,9 @@ def complete(call: Call, lease: wire.Lease, value: Any) -> wire.Complete:
 def complete_packed(call: Call, lease: wire.Lease, packed: Raw, value: Any) -> wire.Complete:
     """Build the message that sends ``packed``; the hooks receive ``value``."""
     options = call.options
+    if call.held is not None:
+        _warn_of_changes(call, call.held)
+
     logged = lease.log and len(memoryview(packed)) <= MAX_VALUE_BYTES - 2 * MAX_TRANSCRIPT_BYTES
     return wire.Complete(
         lease=lease.lease,
@@ -94,6 +98,24 @@ def reason_of(call: Call, error: UnshareableValue) -> str:
 def warn_unshareable(function: Callable[..., Any], reason: object) -> None:
     """Warn once per function that its values are returned, but neither stored nor shared."""
     warn_once(f"unshareable {place_of(function)}", f"{name_of_function(function)}: {reason}", function)
+
+
+def _warn_of_changes(call: Call, before: Mapping[str, Any]) -> None:
+    """Warn once per function that a call changes what its function holds: the next one has another key."""
+    function = call.functions[0]
+    try:
+        after = held_by(function, identity_of(function), call.options) or {}
+    except UnkeyableRequest:
+        after = {}
+
+    changed = next((name for name in [*before, *after] if before.get(name) != after.get(name)), None)
+    if changed is not None:
+        warn_once(
+            f"changed {place_of(function)}",
+            f"{name_of_function(function)}: {changed!r} is part of its key and changes during the call, so the next call does not share "
+            "its answer. Pass name=, which stands for all that the function holds, or keep such state elsewhere.",
+            function,
+        )
 
 
 def usage_of(call: Call, value: Any) -> wire.Usage | None:

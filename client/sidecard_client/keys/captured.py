@@ -12,8 +12,7 @@ callable object                            its attributes, what its ``__call__``
                                            from a plain type
 method of an instance that compares by     what is compared: the fields of dataclasses, attrs, pydantic models and
 value                                      Structs, named tuples, members of enums, plain values
-method of any other instance               nothing: two clients of a model share, unless ``name=`` or ``model=`` tells
-                                           them apart
+method of any other instance               its texts (`sidecard_client.keys.instances`), unless ``model=`` is given
 method of a class defined in a function    the class's attributes; also of a class that another has replaced
 =========================================  =========================================================================
 

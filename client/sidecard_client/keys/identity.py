@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from sidecard_client.functions import bare, plain, text_attribute, wrapped_by
 from sidecard_client.keys.binding import Bind, Bound, Signature, as_written, signature_of
 from sidecard_client.keys.captured import may_hold_state
+from sidecard_client.keys.instances import texts_reader
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 from sidecard_client.values.annotations import Part
@@ -17,20 +18,6 @@ from sidecard_client.values.codec import ValueCodec, annotated_codec
 
 MAX_KEPT: Final = 1024
 """Functions of modules and classes, which live as long as the program."""
-
-
-class Instances:
-    """What is known of the instances of a method that holds nothing; `sidecard_client.call.instances` uses it."""
-
-    __slots__ = ("differ", "hashes", "latest")
-
-    def __init__(self) -> None:
-        self.latest: Callable[[], Any] | None = None
-        """A weak reference to the one that was called last."""
-        self.hashes: dict[str, int] = {}
-        """Of its texts, by name."""
-        self.differ = False
-        """Two of them had different texts."""
 
 
 class Identity:
@@ -42,10 +29,10 @@ class Identity:
         "bind_call",
         "codecs",
         "holds_state",
-        "instances",
         "name",
         "signature",
         "source",
+        "texts_of",
         "written_as_keyed",
     )
 
@@ -65,8 +52,8 @@ class Identity:
         """What brings back the type in the annotation, of a part of the answer, once it was read."""
         self.name: str | None = None
         """Once it was found: a decorator runs before its function has its place in the module."""
-
-        self.instances = Instances()
+        self.texts_of = texts_reader(function)
+        """Returns those of a method's instance that count, by name; None if none do."""
 
     def of_partial(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> "Identity":
         """Return the identity of a partial of the function, which is the function, called with more arguments."""
@@ -76,10 +63,10 @@ class Identity:
         if signature is not None:
             partly.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
 
-        partly.instances = self.instances
         partly.written_as_keyed = -1
-        partly.holds_state, partly.source, partly.codecs, partly.name = (
+        partly.holds_state, partly.texts_of, partly.source, partly.codecs, partly.name = (
             self.holds_state,
+            self.texts_of,
             self.source,
             self.codecs,
             self.name,

@@ -221,6 +221,11 @@ def slots_of(instance: Any) -> dict[str, Any]:
     }
 
 
+def has_slots(kind: type) -> bool:
+    """Return whether instances of a class have attributes beside those in their ``__dict__``."""
+    return any(name not in _BOOKKEEPING for base in kind.__mro__ for name in _slots(base))
+
+
 def state_below(instance: Any) -> tuple[bool, Any]:
     """Return whether the state that an instance has beside its attributes is known, and that state, or None."""
     kind = type(instance)
