@@ -30,6 +30,9 @@ LARGEST_BATCH: Final = 10_000
 
 _TEXTS: Final = (str, bytes, bytearray)
 
+_COUNTS: Final = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "cache_write_prompt_tokens")
+"""Fields of `Usage` that are divided among inputs."""
+
 
 class InputBatch(Struct):
     """The distinct calls of a batch. Input number ``i`` is that of ``calls[places[i]]``."""
@@ -195,21 +198,23 @@ class _GroupCall(Struct):
 
 
 def usage_shares(usage: Usage | None, inputs: Sequence[Any]) -> list[Usage | None]:
-    """Divide the usage of an upstream call over its inputs, by the length of texts and lists, so that the sums are exact."""
+    """Divide the usage of an upstream call among its inputs, by the length of texts and lists. The sums are exact."""
     if usage is None:
         return [None] * len(inputs)
 
     weights = [max(1, len(one)) if isinstance(one, str | list) else 1 for one in inputs]
-    prompt, completion = (divided(tokens, weights) for tokens in (usage.prompt_tokens, usage.completion_tokens))
-    dollars = _divided_dollars(usage.cost_dollars, weights)
+    shares: dict[str, Sequence[int | None] | Sequence[float | None]] = {
+        name: divided(getattr(usage, name), weights) for name in _COUNTS
+    }
+    shares["cost_dollars"] = _divided_dollars(usage.cost_dollars, weights)
     return [
-        replace(usage, prompt_tokens=prompt[index], completion_tokens=completion[index], cost_dollars=dollars[index])
+        replace(usage, **{name: parts[index] for name, parts in shares.items()})  # type: ignore[arg-type]  # by name
         for index in range(len(inputs))
     ]
 
 
 def divided(total: int | None, weights: Sequence[int]) -> Sequence[int | None]:
-    """Divide a whole number by weights; what is left over goes to the largest remainders."""
+    """Divide a whole number in proportion to weights; the largest remainders are rounded up."""
     if total is None:
         return [None] * len(weights)
 

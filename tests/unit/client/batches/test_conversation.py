@@ -378,6 +378,17 @@ def test_division_is_exact(total: int, weights: list[int]) -> None:
         assert abs(part - total * weight / sum(weights)) < 1
 
 
+def test_usage_of_a_call_is_the_sum_over_its_inputs() -> None:
+    """Every count and the dollars, also the tokens that the provider's cache read or wrote."""
+    whole = wire.Usage("m", 101, 53, 0.7, 0.25, cached_prompt_tokens=64, cache_write_prompt_tokens=11)
+    shares = [share for share in usage_shares(whole, ["a", "four", "seven!!"]) if share is not None]
+    for name in ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "cache_write_prompt_tokens"):
+        assert sum(getattr(share, name) for share in shares) == getattr(whole, name), name
+
+    assert sum(share.cost_dollars or 0 for share in shares) == pytest.approx(0.7)
+    assert {(share.model, share.first_chunk_seconds) for share in shares} == {("m", 0.25)}
+
+
 def test_usage_without_numbers_has_none() -> None:
     """What is unknown of the call is unknown of its inputs."""
     assert usage_shares(None, ["a", "b"]) == [None, None]
