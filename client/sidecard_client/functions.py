@@ -15,7 +15,7 @@ CACHE_TYPE: Final = type(lru_cache(lambda: None))
 
 
 class StandIn:
-    """Something of sidecard's own that stands for ``function``: in keys, it is that function and what it holds."""
+    """An object of sidecard that represents ``function``: in keys, it counts as that function and what it holds."""
 
     __slots__ = ("function",)
 
@@ -87,7 +87,7 @@ def call_of(instance: object) -> tuple[Any, bool]:
 
 
 def variables_of(function: FunctionType) -> dict[str, Any]:
-    """Return the variables of the module that a function says it is from: a wrapper is from that of its function."""
+    """Return the variables of the module in a function's ``__module__``; a wrapper has that of its function."""
     if function.__globals__.get("__name__") == function.__module__:
         return function.__globals__
 

@@ -49,8 +49,8 @@ class CacheSettings(Struct, frozen=True):
     """How much longer than ``ttl_seconds`` an answer may be served while another is fetched, or if none can be fetched. Precedents: RFC
     5861's stale-while-revalidate and stale-if-error; Varnish's grace is 10 s."""
     sharing_window_seconds: Annotated[float, parsers.seconds()] = 60.0
-    """How long a finished answer is shared, even if nothing is cached or ``ttl_seconds`` is shorter. A call that limits the age
-    of its answer (``ttl=``, ``max_age=``) is not concerned."""
+    """How long a finished answer is shared, even if nothing is cached or ``ttl_seconds`` is shorter. Does not apply
+    to calls with ``ttl=`` or ``max_age=``."""
 
 
 class FlightSettings(Struct, frozen=True):

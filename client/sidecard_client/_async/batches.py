@@ -51,7 +51,7 @@ class AsyncBatchExecution(AsyncExecution):
     _again = False
 
     def discard(self) -> None:
-        """Withdraw what the daemon has not answered."""
+        """Withdraw the requests that have no last reply."""
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.discard(self._inbox)
@@ -79,7 +79,7 @@ class AsyncBatchExecution(AsyncExecution):
             with anyio.move_on_after(None if command.late_at is None else command.late_at - monotonic()):
                 await self._inbox.wait()
 
-        # Replies that came before the loss first.
+        # Replies that arrived before the loss are returned first.
         return self._inbox.take() or (self._lose(connection.lost()) if self._inbox.lost else [])
 
     def _lose(self, lost: ConnectionLost) -> ConnectionLost:

@@ -37,7 +37,7 @@ from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, C
 RECEIVE_BYTES = 128 * 1024
 
 EndedBy = Literal["daemon", "fault", "client"]
-"""Who ended a connection: the daemon closed it, it broke a rule or hangs, or this process needs it no more."""
+"""Who ended a connection: the daemon closed it, the daemon violated the protocol or hangs, or this process closed it."""
 
 _log = logging.getLogger("sidecard_client")
 
@@ -48,7 +48,7 @@ class AsyncConnection:
     ``proven`` is true from the first reply to the end; ``proved`` is called when it becomes true, ``ended`` at the end.
     ``reason`` and ``ended_by`` are None until the end. ``place`` identifies the loop (`event_loops.running`).
 
-    Nothing of it refers to it, so that it is freed with the last reference: the loop's.
+    Its parts do not refer to it, so it is freed with its last reference, the loop's.
     """
 
     __slots__ = (
@@ -251,7 +251,7 @@ class AsyncConnection:
             self.reason = reason
             self._socket.close()
         else:
-            # A loop that nobody runs may never run again, and the daemon should know at once. The loop reads the end.
+            # A loop that does not run may never run again: shut the socket down now, so that the daemon notices.
             if self._loop.is_idle():
                 with suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)

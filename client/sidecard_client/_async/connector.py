@@ -22,7 +22,7 @@ from sidecard_client.protocol.wire import AnyReply, AnyRequest, Explain
 _log = logging.getLogger("sidecard_client")
 
 Connections = dict[int, "ref[AsyncConnection]"]
-"""By the ``id`` of what identifies their event loop. Only the loop refers to its connection."""
+"""Connections by the ``id`` of what identifies their event loop. Only the loop refers to its connection."""
 
 
 class AsyncConnector:
@@ -76,7 +76,7 @@ class AsyncConnector:
         return self._admitted(place, connection)
 
     async def close(self) -> None:
-        """End all connections, this loop's once its requests are sent. Callers that wait go on without the daemon."""
+        """End all connections, this loop's once its requests are sent. Callers that wait continue without the daemon."""
         own = None
         for connection in _living(self._connections):
             if runs_here(connection.place):

@@ -1,4 +1,4 @@
-"""What the client needs of an event loop. Nothing else of it depends on whether asyncio or trio runs.
+"""What the client needs from an event loop. No other module of the client depends on asyncio or trio.
 
 A connection belongs to an event loop and to none of its tasks: no cancel scope and no context variable of the caller that
 opened it reaches its work. Only the loop refers to a connection, by what it watches and has scheduled, so a loop that ends
@@ -61,7 +61,7 @@ class EventLoop(Protocol):
         """Run ``work``, which raises nothing, in a task of the loop with the caller's context."""
 
     def is_idle(self) -> bool:
-        """Return whether the loop runs nothing now."""
+        """Return whether the loop does not run now."""
 
 
 class AsyncioLoop:
@@ -105,13 +105,13 @@ class AsyncioLoop:
     def start(self, work: Work) -> None:
         """Create a task to which the loop refers by a timer, since tasks are referenced weakly."""
         task = self.place.create_task(work(), name="sidecard call")
-        # A loop that is closed without canceling its tasks takes this one with it, which is nobody's mistake.
+        # A loop that is closed without canceling its tasks destroys this one: the app needs no warning of that.
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as asyncio's own gather() does
         reference = self.place.call_later(A_YEAR_SECONDS, _keep, task)
         task.add_done_callback(lambda _: reference.cancel())
 
     def is_idle(self) -> bool:
-        """Return whether nobody runs the loop, which may be run again or closed."""
+        """Return whether the loop does not run now. It may be run again, or be closed."""
         return not self.place.is_running()
 
 

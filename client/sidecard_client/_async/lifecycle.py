@@ -34,8 +34,8 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
     It may be made anywhere, also at module level, and used in any number of event loops, threads and forked children: each
     event loop has one connection, which ends with the loop. Plain functions run in threads.
 
-    A call may be canceled at any time. If it waits, other callers go on waiting; if its function runs, the daemon passes the
-    call to the next waiter.
+    A call may be canceled at any time. If it waits, other callers keep waiting; if its function runs, the daemon gives
+    the lease to the next waiter.
     """
 
     _awaits: ClassVar = True
@@ -59,7 +59,7 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
     async def aclose(self) -> None:
         """Close the connections of all event loops, and send the metrics that were not sent yet.
 
-        From any task, thread or event loop, and any number of times. Calls that wait for the daemon go on without it, and
+        From any task, thread or event loop, and any number of times. Calls that wait for the daemon continue without it, and
         the answers of running functions are not shared. A client that is used again opens itself again.
         """
         try:

@@ -61,14 +61,14 @@ class Client(Lifecycle):
         """Return the answer to each of ``inputs``, in order; ``function(inputs, **kwargs)`` returns a list of answers.
 
         Each input has its own stored answer and its own running call, as with `call`. The function runs with the inputs that
-        are neither stored nor running, each once, ``max_batch`` at most; `docs client` describes the keys.
+        are neither stored nor running, each once, ``max_batch`` at most; `sidecard docs client` describes the keys.
 
         ::
 
             vectors = sidecard.call_each(model.embed, texts)
 
-        Raises what `call` does. If the function fails, no answer is returned; those that were there are stored.
-        `WrongAnswers` if it does not return one answer for each input.
+        Raises what `call` does, and `WrongAnswers` if the function does not return one answer for each input. If a call
+        fails, no answer is returned; the answers of earlier upstream calls are stored.
         """
         outcomes: list[Outcome[T]] = self.outcome_each(function, inputs, max_batch=max_batch, **kwargs)
         return [outcome.value for outcome in outcomes]
@@ -112,7 +112,7 @@ class Client(Lifecycle):
         """Decorate a function or method so that each of its calls is a `call` with this policy.
 
         All keywords of its calls go to the function. A generator function becomes one whose calls are `stream`'s.
-        Of a method's instance, texts count (`docs client`, "Keys").
+        The key of a method has the texts of its instance (`sidecard docs client`, "Keys").
         """
         return Decorator(self._perform, self._options.changed(policy))
 
@@ -120,7 +120,7 @@ class Client(Lifecycle):
         """Return a proxy of ``llm_client`` whose public methods (or only ``methods``) are each a `call` with this policy.
 
         Everything else passes through. All keywords of a method's calls go to the method.
-        Of two objects of one class, those share whose texts are equal (`docs client`, "Keys").
+        Two objects of one class share if their texts are equal (`sidecard docs client`, "Keys").
         """
         options = self._options.changed(policy)
         return cast("T", SharedMethods(self._perform, llm_client, options, methods, awaits=self._awaits))
@@ -260,7 +260,7 @@ class Client(Lifecycle):
     def outcome_keyed(
         self, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str], policy: Mapping[str, Any]
     ) -> list[Outcome[Any]]:
-        """Like `outcome_each`, with the key of each input, and ``policy`` without one. For transports."""
+        """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports."""
         return self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
     def _outcome_of(self, call: Call) -> Any:

@@ -1,1 +1,1 @@
-"""Calls of many inputs whose missing answers one upstream call brings."""
+"""Calls of many inputs: one upstream call answers those that are neither stored nor in flight."""

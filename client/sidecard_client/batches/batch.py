@@ -46,7 +46,7 @@ class InputBatch(Struct):
         return replace(calls[0], args=([call.args[0] for call in calls],), key=None)
 
     def in_order(self, outcomes: Sequence[Outcome[Any]]) -> list[Outcome[Any]]:
-        """Return the outcome of every input. An input that was given before gets a copy of the answer, as every caller does."""
+        """Return the outcome of every input. A repeated input gets a copy of the answer, as every caller does."""
         seen: set[int] = set()
         ordered = []
         for place in self.places:
@@ -77,7 +77,7 @@ def template_of(
         return None
 
     call = prepare(options, function, (inputs[0],), keywords, each=True)
-    # Similarity compares one request with another; a batch would embed in order to embed.
+    # Similarity compares single requests. For a batch of texts to embed, the embedder would run to avoid itself.
     return replace(call, similar=None)
 
 
@@ -106,7 +106,7 @@ def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple
         try:
             calls.append(keyed(replace(template, args=(one,), key=UNKEYED), forms))
         except UnkeyableRequest as error:
-            raise UnkeyableRequest(f"Of input {index}, {error}") from None
+            raise UnkeyableRequest(f"Input {index}: {error}") from None
 
     return _distinct(calls, max_batch)
 
@@ -150,7 +150,7 @@ def answers_of(function: Any, value: Any, count: int) -> list[Any]:
 
 
 def separated(batch: InputBatch, missing: Sequence[int]) -> list[Call]:
-    """Return all calls of a batch for a client that makes one after another.
+    """Return all calls of a batch, for a client that makes them one after another.
 
     The functions of those that are ``missing`` take one input; the first one makes the upstream call for all of a group.
     """
@@ -207,10 +207,7 @@ def usage_shares(usage: Usage | None, inputs: Sequence[Any]) -> list[Usage | Non
         name: divided(getattr(usage, name), weights) for name in _COUNTS
     }
     shares["cost_dollars"] = _divided_dollars(usage.cost_dollars, weights)
-    return [
-        replace(usage, **{name: parts[index] for name, parts in shares.items()})  # type: ignore[arg-type]  # by name
-        for index in range(len(inputs))
-    ]
+    return [replace(usage, **{name: parts[index] for name, parts in shares.items()}) for index in range(len(inputs))]
 
 
 def divided(total: int | None, weights: Sequence[int]) -> Sequence[int | None]:
@@ -236,11 +233,11 @@ def _divided_dollars(total: float | None, weights: Sequence[int]) -> Sequence[fl
 
 
 _WEAKEST: Final[Sequence[Source]] = ("cache", "stale", "shared", "fallback", "upstream")
-"""The source of a batch is the last of its inputs' sources."""
+"""From the cheapest to the dearest: the source of a batch is the dearest of its inputs' sources."""
 
 
 def summary_of(outcomes: Sequence[Outcome[Any]]) -> Outcome[Any]:
-    """Return an outcome for all of them: one of those with the source that cost most, with the greatest age and the sums saved."""
+    """Return one outcome for all inputs: the dearest source, the greatest age, and the sums of what was saved."""
     chosen = max(outcomes, key=lambda outcome: _WEAKEST.index(outcome.source))
     return replace(
         chosen,

@@ -16,7 +16,7 @@ inputs in another order cannot wait for each other:
     3. A completes x, which answers B; B completes y, which answers A
     4. B fails instead: A is elected for y, and makes one further call for all inputs that it is elected for
 
-If an input fails for good, the batch ends: answers so far are stored, what is held is given back, and the failure is raised.
+If an input fails for good, the batch ends: answers so far are stored, open leases are returned, and the failure is raised.
 """
 
 from collections import deque
@@ -49,10 +49,10 @@ GROUP_BYTES: Final = 1024 * 1024
 """Limit of the answers sent at the same time; a larger one is sent alone."""
 
 MAX_RESTARTS: Final = 5
-"""How often an input begins again because other batches failed with it, each maybe for the sake of another input."""
+"""How often an input begins again after another batch failed with it: another input of that batch may be at fault."""
 
 LOOK_SECONDS: Final = 0.02
-"""How often replies are looked for while calls of this process are waited for, too: rare, since these need no daemon."""
+"""Poll interval for replies while an input also waits for a call of this process. Rare: such calls need no daemon."""
 
 Replies = list[wire.AnyReply] | ConnectionLost
 
@@ -61,7 +61,7 @@ _numbers = count(1)
 
 
 class BatchEnded(BaseException):
-    """Thrown into the conversations of the other inputs when one has failed: they give back what they hold."""
+    """Thrown into the conversations of the other inputs when one has failed: they return their leases."""
 
 
 class BatchConversation:
@@ -82,7 +82,7 @@ class BatchConversation:
         self._reports: list[wire.AnyRequest] = []
         self._requests: deque[tuple[Member | None, wire.AnyRequest]] = deque()
         self._leaving: list[wire.AnyRequest] = []
-        """Those that are being sent."""
+        """Requests that are being sent."""
         self._awaited: dict[int, Member | None] = {}
         self._pending: set[int] = set()
         self._ready: list[Member] = []
@@ -333,7 +333,7 @@ class BatchConversation:
     def _divide(
         self, function: Callable[..., Any], result: Returned | Raised, group: Sequence[Member]
     ) -> Sequence[Returned | Raised]:
-        """Return the result of each input. One failure of several inputs says nothing about any of them."""
+        """Return the result of each input. A common failure of several inputs does not show which of them is at fault."""
         if isinstance(result, Returned):
             try:
                 answers = answers_of(function, result.value, len(group))
@@ -352,7 +352,7 @@ class BatchConversation:
         return [result] * len(group)
 
     def _classify(self, error: BaseException) -> wire.FailureKind:
-        """Say that the caller gave up if several inputs failed for good together: one of them may be at fault.
+        """Classify a common fatal failure of several inputs as ``cancelled``: any of them may be at fault.
 
         So the other callers of each input make their own calls, and no failure is remembered.
         """

@@ -47,7 +47,7 @@ class InputsSpan(Span):
 
 @contextmanager
 def traced_batch(batch: InputBatch) -> Iterator[InputsSpan | None]:
-    """Trace a batch while the body makes it; yield what must be told the outcomes, or None if tracing fails."""
+    """Trace a batch while the body makes it; yield the span, which must get the outcomes, or None if tracing fails."""
     head = replace(batch.calls[0])
     with traced(head) as span:
         if span is None:

@@ -1,6 +1,6 @@
-"""Which answers a caller accepts: young enough for its own limits, and valid by its ``valid=``. Pure but for that hook.
+"""Which answers a caller accepts: younger than its bound, and valid by its ``valid=``. Pure but for that hook.
 
-The daemon applies the limits too. A client checks what it gets once more: a daemon of an older version does not know all of them.
+The daemon applies the bound too. The client checks each answer once more, because an older daemon does not know ``max_age``.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from sidecard_client.call.warn import of, warn
 
 
 def bound_of(options: Options) -> float | None:
-    """Return the age in seconds from which an answer is too old for a caller; None if it sets no limit."""
+    """Return the age in seconds from which an answer is too old for a caller; None if it sets no bound."""
     ttl_seconds, max_age_seconds = options.ttl_seconds, options.max_age_seconds
     if ttl_seconds is None or max_age_seconds is None:
         return max_age_seconds if ttl_seconds is None else ttl_seconds
@@ -24,12 +24,12 @@ def bound_of(options: Options) -> float | None:
 
 
 def accepts(call: Call, value: Any, age_seconds: float, waited_seconds: float, *, stale: bool = False) -> bool:
-    """Return whether an answer of another caller's call is one for this caller."""
+    """Return whether this caller accepts the answer of another caller's call."""
     return accepts_age(call, age_seconds, waited_seconds, stale=stale) and is_valid(call, value)
 
 
 def accepts_age(call: Call, age_seconds: float, waited_seconds: float, *, stale: bool = False) -> bool:
-    """Return whether an answer is young enough. One that arrived while its caller waited always is."""
+    """Return whether an answer is within the bound. An answer that arrived while its caller waited always is."""
     if stale and call.renews:
         return False
 
@@ -42,7 +42,7 @@ def accepts_age(call: Call, age_seconds: float, waited_seconds: float, *, stale:
 
 
 def is_valid(call: Call, value: Any) -> bool:
-    """Ask the ``valid`` hook. If it fails, warn: what it cannot judge is neither stored nor shared."""
+    """Ask the ``valid`` hook. If the hook fails, warn and return False: the answer is neither stored nor shared."""
     valid = call.options.valid
     if valid is None:
         return True
@@ -60,7 +60,7 @@ def is_valid(call: Call, value: Any) -> bool:
     return False
 
 
-# What is asked for in its place ----------------------------------------------------------------------------------------------
+# What is asked for instead of it ----------------------------------------------------------------------------------------------
 
 
 def refreshed(call: Call) -> Call:
@@ -80,7 +80,7 @@ def newer(call: Call, age_seconds: float) -> Call:
 def renewed(call: Call, age_seconds: float) -> Call:
     """Return the call that its caller makes again later, for an answer that is `newer` than one of that age.
 
-    No answer to a similar request will do. The key is computed again: the arguments may have changed.
+    The answer to a similar request is not accepted. The key is computed again: the arguments may have changed.
     """
     call = newer(call, age_seconds)
     call.similar, call.refreshes = None, 0

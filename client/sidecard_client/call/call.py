@@ -83,13 +83,13 @@ class Call(Struct):
     stream: bool = False
     """The answer is returned in pieces."""
     each: bool = False
-    """It is one input of a batch, whose function takes a list of inputs and returns a list of answers."""
+    """It is one input of a batch: its function takes a list of inputs and returns a list of answers."""
     codec: ValueCodec | None = None
-    """Brings back the type of the answer, or of the pieces of a stream; None for plain values."""
+    """Converts the answer, or the pieces of a stream; None for plain values."""
     held: Mapping[str, Any] | None = None
     """What its function held when the key was computed (`held_by`)."""
     renews: bool = False
-    """It asks for an answer newer than the one that its caller has: a stale one will not do."""
+    """It asks for an answer newer than the one that its caller has, and accepts no stale one."""
     refreshes: int = 0
     """How often its caller has refused an answer."""
     similar: CanEmbed | QueryVector | None = None
@@ -156,8 +156,8 @@ def prepare(
 ) -> Call:
     """Make a call. Policy keywords are taken out of ``keywords``, unless the policy is bound (``cached``, ``wrap``).
 
-    A stream has another key than the plain call, and so has ``each`` input of a batch, unless ``name=`` names it. Of several backends, the first function names the key, unless
-    ``name=`` does. Raises `TypeError` and `ValueError` for a wrong policy, `UnkeyableRequest` for arguments or a function
+    A stream has another key than the plain call, and so has ``each`` input of a batch, unless ``name=`` names it. With
+    several backends, the first function names the key, unless ``name=`` does. Raises `TypeError` and `ValueError` for a wrong policy, `UnkeyableRequest` for arguments or a function
     without a stable form, and `TypeError` for something that is not callable, or for ``backend=`` beside a dict.
     """
     if keywords and not policy_is_bound:

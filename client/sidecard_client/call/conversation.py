@@ -84,7 +84,8 @@ def converse(
 ) -> Conversation:
     """Go on from the final ``reply`` to the begin of ``call``, which was sent at ``started`` to ``place()``.
 
-    ``refused``: it is a stored answer that is none for this caller (`hit_outcome`). Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
+    ``refused``: it is a stored answer that the caller does not accept (`hit_outcome`). Raises `CallFailed`, `CallRejected`,
+    `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
     """
     if type(reply) is wire.Lease:
         return _make(Attempts(call, reply), flights, None, "upstream", monotonic() - started)
@@ -307,7 +308,7 @@ def _fall_back(  # noqa: C901 - one case for each end of a wait
                     if refused <= MAX_REFRESHES:
                         continue
 
-                # The answers are none for this caller, or those of a function of another type with the same ``key=``.
+                # This caller does not accept them, or they are of a function of another type with the same ``key=``.
                 return (yield from _make(attempts, flights, None, "fallback", waited_seconds))
             case Elected():
                 return (yield from _make(attempts, flights, entered.flight, "fallback", waited_seconds))

@@ -117,4 +117,4 @@ def _without(call: Call, embedding: Embedding, error: Exception) -> Call:
 
 
 def _warn(subject: str, message: str, function: Callable[..., Any]) -> None:
-    warn_once(f"embed {subject}", f"{message}, so no similar request is looked for.", function)
+    warn_once(f"embed {subject}", f"{message}, so the call is not compared with similar requests.", function)

@@ -71,7 +71,7 @@ class Options(Struct, frozen=True):
     ignore: tuple[str, ...] = ()
     sample: int = 0
     returns: ValueCodec | UnsetType | None = UNSET
-    """The type of the answers; None for plain values. If not set, the function's annotation says."""
+    """The type of the answers; None for plain values. If not set, the function's annotation decides."""
     normalize: Normalize = ()
     deterministic: bool | None = None
     usage: ReadUsage | None = None

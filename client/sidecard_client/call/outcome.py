@@ -23,7 +23,7 @@ from sidecard_client.protocol.errors import (
 Source = Literal["upstream", "cache", "stale", "shared", "fallback"]
 
 MAX_REFRESHES = 2
-"""How often a caller begins again because of an answer that is none for it; then it makes a call that shares nothing."""
+"""How often a caller begins again after an answer that it does not accept; then it makes a call that shares nothing."""
 
 _FALLBACK_REASONS = frozenset({"busy", "draining"})
 """A caller rejected for one of these reasons makes its call without the daemon."""
@@ -62,7 +62,7 @@ class Outcome(Struct, Generic[T], frozen=True, dict=True):
         ask_again = self.__dict__.get(_ASK_AGAIN)
         if ask_again is None:
             raise RuntimeError(
-                "Only what outcome() returned can be refreshed, and no copy of it: call outcome() again."
+                "Only an outcome that outcome() or outcome_each() returned can be refreshed, not a copy of it: call outcome() again."
             )
 
         refreshed_outcome: Refreshed[T] = ask_again()
@@ -70,7 +70,7 @@ class Outcome(Struct, Generic[T], frozen=True, dict=True):
 
 
 _ASK_AGAIN = "_ask_again"
-"""The attribute by which `renewable` lets an outcome ask again. It is no field: outcomes stay comparable and pickle."""
+"""Attribute with which `renewable` lets an outcome ask again. Not a field, so that outcomes compare and pickle."""
 
 if TYPE_CHECKING:
 
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 
 
 def renewable(outcome: Outcome[Any], call: Call, ask: Callable[[Call], Any], clock: Callable[[], float]) -> Any:
-    """Let the outcome of ``call`` ask again; return it. Call this as soon as it is there: its age counts from now."""
+    """Let the outcome of ``call`` ask again; return it. Call this as soon as the outcome is made: its age counts from now."""
     made_at = clock() - outcome.age_seconds
     outcome.__dict__[_ASK_AGAIN] = lambda: ask(renewed(call, clock() - made_at))
     return outcome
@@ -95,9 +95,9 @@ class NextStep(Enum):
     WITHOUT_DAEMON = "without the daemon"
     """The daemon takes no more calls, or sent an invalid reply: continue as if it were not there."""
     NEWER = "newer"
-    """The answer is none for this caller: begin again, for a newer one, which another caller may have made since."""
+    """The caller does not accept the answer: begin again, for a newer one, which another caller may have made since."""
     REFRESH = "refresh"
-    """The answer is none for this caller (too old, invalid, or of another type): begin again, for a new one."""
+    """The caller does not accept the answer (too old, invalid, or of another type): begin again, for a new one."""
     SEND_VECTOR = "send the vector"
     """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
 
@@ -168,12 +168,12 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
 
 
 def after_refused_hit(call: Call) -> NextStep:
-    """Return what follows a stored answer that is none for the caller. Raises `CallRejected` if it makes no call."""
+    """Return what follows a stored answer that the caller does not accept. Raises `CallRejected` if it makes no call."""
     return NextStep.OWN_CALL if call.options.mode == "refresh" else after_refused(call)
 
 
 def after_refused(call: Call) -> NextStep:
-    """Return what follows an answer that is none for the caller. Raises `CallRejected` if it makes no call."""
+    """Return what follows an answer that the caller does not accept. Raises `CallRejected` if it makes no call."""
     if call.options.mode == "only_if_cached":
         raise CallRejected("not_cached")
 
@@ -186,7 +186,7 @@ def after_refused(call: Call) -> NextStep:
 
 
 def another_call(call: Call, age_seconds: float = 0.0) -> Call:
-    """Return the call to make in place of one whose answer, of that age by now, is none for the caller.
+    """Return the call to make in place of one whose answer, now of that age, its caller does not accept.
 
     Raises `CallRejected` if the caller makes none.
     """
@@ -205,7 +205,7 @@ def value_of(call: Call, plain: Any) -> Any:
 
 
 def hit_outcome(call: Call, hit: wire.Hit, waited_seconds: float) -> Outcome[Any] | None:
-    """Return the outcome of a call whose answer was stored; None if that is none for the caller: see `NextStep.REFRESH`."""
+    """Return the outcome of a call whose answer was stored; None if the caller does not accept it (`NextStep.REFRESH`)."""
     value, options = hit.value, call.options
     if call.codec is not None:
         try:
@@ -238,7 +238,7 @@ def stale_outcome(
 ) -> Outcome[Any] | None:
     """Return the outcome of a call whose only answer is the stale one sent with ``reply``, so long ago.
 
-    None if that is none for the caller: too old by now, invalid, or of another type.
+    None if the caller does not accept it: it is too old by now, invalid, or of another type.
     """
     try:
         stale = reply.stale_value

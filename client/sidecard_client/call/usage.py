@@ -51,7 +51,7 @@ def read_usage(options: Options, value: Any, function: Callable[..., Any] | None
     for name in counts.unknown:
         warn_once(
             f"usage field {name}",
-            f"{of('usage=', function)} returned {name!r}, which is no known field and counts as nothing: use one of "
+            f"{of('usage=', function)} returned {name!r}, which is not a known field and is ignored: use one of "
             f"{known_fields()}.",
             function,
         )
@@ -66,7 +66,7 @@ def read_usage(options: Options, value: Any, function: Callable[..., Any] | None
 
 
 def _counts_of(reported: object) -> Counts:
-    """Return what a usage, or an answer that has one, says. Raises `TypeError` for what is neither."""
+    """Return the counts of a usage, or of an answer that has one. Raises `TypeError` for anything else."""
     within = next((usage for name in _WITHIN_ANSWERS if (usage := field_of(reported, name)) is not None), None)
     fields = dict(fields_of(reported if within is None else within))
     model = field_of(reported, "model")

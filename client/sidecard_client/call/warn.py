@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from sidecard_client.protocol.errors import SidecardWarning
 
 MAX_WARNED: Final = 1000
-"""How many subjects are remembered. The oldest are forgotten first, and warned of again."""
+"""How many subjects are remembered. The oldest are forgotten first; their warnings may then repeat."""
 
 _HERE: Final = __name__.partition(".")[0]
 
@@ -48,7 +48,7 @@ _warned_of: dict[str, None] = {}
 
 
 def name_of_function(function: Any) -> str:
-    """Return what to call a function in a message."""
+    """Return the name of a function in messages."""
     while isinstance(function, partial):
         function = function.func
 
@@ -106,7 +106,7 @@ def place_of(function: Callable[..., Any]) -> str:
 
 
 def place_of_caller(function: Callable[..., Any] | None = None) -> Place | None:
-    """Return the line of the app; if none is known, that of ``function``, or at last of an event loop."""
+    """Return the line of the app; if none is known, that of ``function``; else that of an event loop."""
     frame = _frame_of_caller()
     if frame is not None and not _is_loop(frame):
         return _place_at(frame)

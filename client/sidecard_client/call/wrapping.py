@@ -52,7 +52,7 @@ class Sharing(StandIn):
         return self._like_the_function(make_one(self))
 
     def code(self, shared: Callable[..., Any]) -> CodeType:
-        """Return code by which `inspect` tells what calls of ``shared`` return."""
+        """Return code that shows `inspect` what calls of ``shared`` return."""
         kind = (_async_generator if self.awaits else _generator) if self.stream else shared
         code: CodeType = getattr(kind, "__code__")  # noqa: B009 - mypy knows no such attribute of a callable
         return code
@@ -117,7 +117,7 @@ def cached_function(perform: Perform, function: Any, options: Options, *, awaits
 
 
 class _FunctionLike(StandIn):
-    """A callable with the attributes of a function: `inspect` tells by them what it returns, and what it is called."""
+    """A callable with the attributes of a function: they show `inspect` its name, and what it returns."""
 
     __slots__ = ("__dict__", "__weakref__", "_call")
 
@@ -153,7 +153,7 @@ class CachedFunction(_FunctionLike):
         self._bound = _FunctionLike(sharing, bound) if sharing.stream else bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Do as a function does, but know ``self`` and ``cls``."""
+        """Bind as a function does, and remember what ``self`` or ``cls`` is."""
         if args and self._is_method_of(args[0]):
             return self._bound(*args, **kwargs)
 

@@ -28,7 +28,7 @@ from sidecard_client.protocol.wire import Usage
 
 _INPUT: Final = "input"
 _EACH: Final = " each"
-"""Ends the name in the key of one text, whose entry is no whole answer."""
+"""Ends the name in the key of one text, whose entry is a part of an answer."""
 _NULL: Final = Raw(b"null")
 
 _LISTS: Final[Mapping[ApiFamily, str]] = {"openai_embeddings": "data", "ollama_embed": "embeddings"}
@@ -87,7 +87,7 @@ def parts_of_text(asked: LlmRequest, text: TextInput) -> tuple[str, dict[str, An
 
 
 def embedding_request(family: ApiFamily, body: bytes) -> EmbeddingRequest | None:
-    """Return a request whose texts can be told apart; None for any other."""
+    """Return a request whose texts can be separated; None for any other."""
     if family not in _LISTS:
         return None
 

@@ -1,4 +1,4 @@
-"""Find the text of an intercepted request that similar requests may word otherwise. Pure.
+"""Find the text of an intercepted request that may differ in similar requests. Pure.
 
 It is the last text of the last message, if that is the user's: everything before it, the other parts of that message (images,
 files) and all other fields must be equal. A request without such a text, and one for embeddings, has no similar ones.

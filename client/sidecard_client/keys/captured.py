@@ -89,7 +89,7 @@ def check_partial(function: Callable[..., Any], ignore: tuple[str, ...]) -> None
             canonical("", None, "", function.args, function.keywords, ignore)
         except UnkeyableRequest as error:
             raise UnkeyableRequest(
-                f"Of the partial, {error} Or {HINT}: it stands for all that the partial holds."
+                f"In the partial, {error} Or {HINT}: it replaces all that the partial holds."
             ) from None
 
         function = function.func

@@ -26,9 +26,6 @@ The file ``tests/unit/client/keys/key_vectors.json`` has requests with their ``c
 ``sample``
     which of several answers to the same request is meant, an integer above 0.
 
-Version 1, until 0.1, had the names of normal forms as its eighth element, named functions without their project, kept arguments as
-they were written, and left out ``timeout``, ``request_id`` and ``idempotency_key``. Its entries are not found any more.
-
 Of several msgpack spellings, the canonical one has the shortest form of each integer (positive ones unsigned), string,
 binary, array and map header; every float as float 64; and the entries of each map ordered by key: nil, false, true,
 integers by value, floats by value, strings by their UTF-8 bytes, binaries by their bytes.

@@ -49,7 +49,7 @@ class Identity:
         """Whether `captured_by` must be asked."""
         self.source = _source_of(plain(function))
         self.codecs: dict[Part, ValueCodec | None] = {}
-        """What brings back the type in the annotation, of a part of the answer, once it was read."""
+        """Codecs of the annotation, by part of the answer, once it was read."""
         self.name: str | None = None
         """Once it was found: a decorator runs before its function has its place in the module."""
         self.texts_of = texts_reader(function)
@@ -79,7 +79,7 @@ class Identity:
         return name
 
     def read_codec(self, function: Callable[..., Any], part: Part) -> ValueCodec | None:
-        """Return what brings back the type in the function's annotation, and remember it."""
+        """Return the codec of the function's annotation, and remember it."""
         codec = self.codecs[part] = annotated_codec(bare(function), part)
         return codec
 
@@ -122,7 +122,7 @@ def _identity_of_closure(function: FunctionType) -> Identity:
 
 
 def _identity_of_object(function: Callable[..., Any]) -> Identity:
-    """Identify an object by its class, unless it says itself what it stands for."""
+    """Identify an object by its class, or by the function that it represents."""
     if wrapped_by(function) is not None or text_attribute(function, "__qualname__") is not None:
         return Identity(function)
 

@@ -1,8 +1,8 @@
-"""Texts of a method's instance: what tells two clients of one class and two models apart.
+"""Texts of a method's instance: they distinguish two clients of one class and two models.
 
 An instance that compares by identity holds connections, locks and counters beside its configuration, and workers want to share the
 answers of the instances that each of them makes. So of its attributes those count that are texts or members of an enum, by their values
-at the time of the call. Numbers and containers may just count, and do not.
+at the time of the call. Numbers and containers are left out: they may be mere counters.
 """
 
 from collections.abc import Callable, Iterable

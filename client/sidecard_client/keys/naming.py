@@ -158,7 +158,7 @@ def _place_of(module: str, file: str | None, code: CodeType | None) -> str:
 
     main = _main()
     spec, main_file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    # cloudpickle brings functions to processes with another main module; they keep their own one's variables.
+    # cloudpickle sends functions to processes with another main module; they keep the variables of their own.
     if file == main_file and spec is not None and spec.name not in _MAIN:
         return _joined(spec.name, file)
 

@@ -51,7 +51,7 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 class Unstable(Exception):
-    """A value has no stable form: ``place`` says which, ``reason`` why."""
+    """The value at ``place`` has no stable form, for ``reason``."""
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(place, reason)

@@ -132,7 +132,7 @@ class UnshareableValue(SidecardError, TypeError):
 
 
 class UnreadableAnswer(SidecardError, ValueError):
-    """An answer is no value of the type that the call expects."""
+    """An answer is not of the type that the call expects."""
 
 
 class WrongAnswers(SidecardError, ValueError):

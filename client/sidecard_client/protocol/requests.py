@@ -144,7 +144,7 @@ class Begin(Request, frozen=True, tag="begin"):
     """Begins of one connection with the same number above 0 are answered by common upstream calls, one after another: their
     leases share one permit, and a call's time is divided among its leases."""
     max_age_seconds: Seconds | None = None
-    """An answer of this age or older is none for this caller. ``ttl_seconds``, where it is set, bounds its answers too."""
+    """This caller gets only answers younger than this. ``ttl_seconds``, if set, bounds their age too."""
     sample: SampleNumber = 0
     """Which of several answers to ``key`` is meant. Above 0 it means the key ``key#sample``; clients whose keys have it send 0."""
     signature: SignatureBytes | None = None

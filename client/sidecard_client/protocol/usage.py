@@ -118,7 +118,7 @@ _CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
 class Counts(Struct, frozen=True):
-    """What a usage says."""
+    """The counts of a usage."""
 
     fields: dict[str, Any]
     """In the names of `Usage`. Fields without a value are left out."""
@@ -145,7 +145,7 @@ def known_fields() -> str:
 
 
 def counts_of(reported: Mapping[Any, Any]) -> Counts:
-    """Return a usage in the fields of `Usage`, whoever's names it has. Never raises for any value."""
+    """Return a usage of any provider in the fields of `Usage`. Never raises for any value."""
     named: dict[str, Any] = {}
     unknown: list[str] = []
     invalid: list[str] = []
@@ -158,7 +158,7 @@ def counts_of(reported: Mapping[Any, Any]) -> Counts:
         elif name in _COUNTS:
             count = _count(value)
             if count is None:
-                invalid.append(f"{written} is {_shown(value)}, which is no whole number from 0 to 2**53")
+                invalid.append(f"{written} is {_shown(value)}, which is not a whole number from 0 to 2**53")
             elif count > named.get(name, -1):
                 named[name] = count
         else:
@@ -184,7 +184,7 @@ def counts_of(reported: Mapping[Any, Any]) -> Counts:
 
 
 def _candidates(named: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, int | None]]]]:
-    """Yield each counted field of `Usage` with what the names for it say."""
+    """Yield each counted field of `Usage` with the values under its names."""
     count = named.get
     details = next((named[name] for name in _DETAILS if name in named), None)
     read, written = count(_ANTHROPIC_READ), count(_ANTHROPIC_WRITE)
@@ -243,7 +243,7 @@ def _candidates(named: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str,
 
 
 def _complete_by_total(fields: dict[str, Any], named: Mapping[str, Any]) -> None:
-    """Take from the total what no other field says."""
+    """Fill in the count that only the total implies."""
     total = named.get("total_tokens", named.get("total_token_count"))
     if total is None:
         return

@@ -37,7 +37,7 @@ class ArrayForm(Form):
         described = _described(dtype)
         if not _is_of_bytes(dtype) or _dtype(self._numpy, described) != dtype:
             raise Misfit(
-                f"has elements of {dtype}, which are no plain bytes: convert them, for example with .astype() or .tolist()"
+                f"has elements of {dtype}, which are not plain bytes: convert them, for example with .astype() or .tolist()"
             )
 
         flags = value.flags

@@ -65,15 +65,17 @@ class ValueCodec(Struct, frozen=True, eq=False):
         )
 
     def from_plain(self, plain: Any) -> Any:
-        """Return the value of a plain form, which is used up. Raises `UnreadableAnswer` if it is none of this type."""
+        """Return the value of a plain form, which is used up. Raises `UnreadableAnswer` if it is not of this type."""
         try:
             identity, inner = plain
             if identity == self.identity:
                 return self.form.from_plain(inner)
         except Exception as error:
-            raise UnreadableAnswer(f"The answer is no {self.name} ({type(error).__name__}: {error})") from error
+            raise UnreadableAnswer(
+                f"The answer is not of type {self.name} ({type(error).__name__}: {error})"
+            ) from error
 
-        raise UnreadableAnswer(f"The answer is no {self.name}, or one from before that type was changed")
+        raise UnreadableAnswer(f"The answer is not of type {self.name}, or was stored before that type changed")
 
 
 def codec_of(annotation: Any) -> ValueCodec | None:
@@ -127,6 +129,6 @@ def _build(annotation: Any) -> ValueCodec | None:
         return ValueCodec(form.shape.removeprefix("@"), digest, form)
 
     if builder.problems:
-        raise TypeError(f"{builder.problems[0]} is no type whose values can be shared")
+        raise TypeError(f"values of type {builder.problems[0]} cannot be shared")
 
     return None

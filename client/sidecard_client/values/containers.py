@@ -169,7 +169,7 @@ class TypedDictForm(Form):
         try:
             for name, item in value.items():
                 if type(name) is not str:
-                    raise Misfit("has a key that is no str: the annotation has none such")
+                    raise Misfit("has a key that is not a str, which the annotation does not have: use str(key)")
 
                 form = self.forms.get(name)
                 if form is not None:

@@ -74,13 +74,13 @@ class Form:
 
 
 class PlainForm(Form):
-    """Values that msgpack has, which travel as they are, whatever the annotation says of them."""
+    """Values that msgpack can carry unchanged, whatever their annotation is."""
 
     is_scalar = True
 
     def __init__(self, shape: str) -> None:
         self.shape = shape
-        self._advice = f", where the annotation says {shortened(shape)}: annotate that type, or use a plain value"
+        self._advice = f", where the annotation is {shortened(shape)}: annotate that type, or use a plain value"
 
     def to_plain(self, value: Any) -> Any:
         """Return the value. Raises `Misfit` if it is not plain everywhere."""

@@ -120,7 +120,7 @@ def stats_text(stats: Stats) -> str:
     ]
     if stats.similar_refused:
         reasons = ", ".join(f"{reason} {count(number)}" for reason, number in sorted(stats.similar_refused.items()))
-        now.append(("refused", f"similar answers, by difference of the texts: {reasons}"))
+        now.append(("refused", f"answers to similar requests, by difference of the texts: {reasons}"))
 
     held = {kind: held for kind, held in stats.memory_by_kind.items() if held}
     if held:

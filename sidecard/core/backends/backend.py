@@ -33,7 +33,7 @@ _CAUSES = {
 
 
 _WEIGHTS: dict[CallResult, int] = {"nothing": 0, "neutral": 1, "success": 2, "slow": 3, "failure": 4}
-"""The leases of one call may end differently: those that say most of the backend decide."""
+"""The leases of one call may end differently: the result with the greatest weight decides."""
 
 
 class Permit(Struct, eq=False):

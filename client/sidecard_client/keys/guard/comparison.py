@@ -1,8 +1,8 @@
-"""Signatures of texts: does a request mean the same as one with a near vector? Pure.
+"""Signatures of texts: decide whether two requests with near vectors mean the same. Pure.
 
 Embeddings hardly distinguish "is" from "is not", or "from A to B" from "from B to A". So a client sends a *signature* beside a
-vector: what must not differ, as digests of 32 bits. They are keyed by the group, so equal words of two groups have different
-digests. `sidecard_client.keys.guard` makes signatures; `difference` compares two of one group.
+vector: digests, of 32 bits each, of what must not differ. They are keyed by the group, so equal words of two groups have
+different digests. `sidecard_client.keys.guard` makes signatures; `difference` compares two of one group.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ MAX_REWORDINGS: Final = 6
 
 SUBJECT_WEIGHT: Final = 4.0
 REWORDING_WEIGHT: Final = 2.0
-"""Shared words that such a word needs."""
+"""How many shared words each such word needs."""
 
 MIN_REWORDED_FRAME: Final = 2
 MIN_ENLARGED_FRAME: Final = 3
@@ -54,7 +54,7 @@ class TextSignature(Struct, frozen=True, omit_defaults=True, gc=False):
     """What must not differ between two texts. Digests are those of reduced words."""
 
     recipe: Annotated[str, Meta(max_length=32)]
-    """Language and version of the rules. Empty: an unknown language, of which only equal texts are equal."""
+    """Language and version of the rules. Empty: an unknown language, in which only equal texts match."""
     text: Digest
     """The whole text, without white space, case and punctuation."""
     negations: Digests = ()
@@ -67,11 +67,11 @@ class TextSignature(Struct, frozen=True, omit_defaults=True, gc=False):
     words: Digests = ()
     """The words that matter, each meaning once, in order."""
     subjects: Digests = ()
-    """Those that have no synonym, names above all."""
+    """The words that have no synonym, names above all."""
     frame: Digests = ()
     """Function words: all of them, in order."""
     roles: Pairs = ()
-    """Words, and the preposition or negation that governs each."""
+    """Words, each with the preposition or negation that governs it."""
 
 
 _decode = msgspec.msgpack.Decoder(TextSignature).decode
@@ -118,7 +118,7 @@ def differ(one: bytes, other: bytes) -> bool:
 
 
 def _other_subject(one: TextSignature, other: TextSignature, changes: int) -> Difference | None:
-    """Compare the words: both texts may have other general ones, and one of them more subjects, if they share enough.
+    """Compare the words. Both texts may differ in general words, and one may have more subjects, if they share enough words.
 
     ``changes`` are the function words that differ.
     """

@@ -1,7 +1,7 @@
 """Make the signature of a text (`sidecard_client.keys.guard.comparison`). Pure.
 
 The rules are for English: `vocabulary` sorts its words. For a text in another language, the signature holds the text's digest
-alone, so that it matches the same text with other case, white space or punctuation. So it does for a long text.
+alone, so that it matches the same text with other case, white space or punctuation. So does the signature of a long text.
 """
 
 import re
@@ -20,7 +20,7 @@ MAX_WORDS: Final = 300
 """A longer text is a document, in which one word of many matters."""
 
 MAX_CHARACTERS: Final = 10_000
-"""A longer text is not divided into words; only equal ones match."""
+"""A longer text is not divided into words; only equal texts match."""
 
 MIN_KNOWN_SHARE: Final = 0.2
 """English texts have a larger share of words that `vocabulary` knows; lists of names have a smaller one."""

@@ -363,7 +363,7 @@ def test_an_input_without_a_stable_form_is_named() -> None:
     """One of a thousand is not found otherwise."""
     template = template_of(Options(), shout, ["a"], {}, 10)
     assert template is not None
-    with pytest.raises(UnkeyableRequest, match=r"^Of input 2, shout: \w+ is NaN"):
+    with pytest.raises(UnkeyableRequest, match=r"^Input 2: shout: \w+ is NaN"):
         batch_of(template, ["a", "b", float("nan")], 10, None)
 
 

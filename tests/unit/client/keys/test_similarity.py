@@ -202,7 +202,7 @@ def faulty(text: str) -> Any:
 def test_a_faulty_embedder_costs_one_warning_and_not_the_call(embedder: Any) -> None:
     """The call goes on by its key alone."""
     call = prepare(Options(), answer, ("hello",), {"embed": embedder})
-    with pytest.warns(SidecardWarning, match="embed= failed .* no similar request is looked for"):
+    with pytest.warns(SidecardWarning, match="embed= failed .* not compared with similar requests"):
         assert embedded(call).similar is None
 
     again: Call = embedded(call)

@@ -68,7 +68,7 @@ def _with_attribute(value: Any) -> Any:
         (set[date], frozenset({DAY}), "is of type frozenset, not set"),
         (dict[str, date], {1.5: DAY, (1,): DAY}, "has a key of type tuple"),
         (dict[date, str], {"a": "b"}, "has a key that is of type str, not datetime.date"),
-        (Order, {1: 2}, "has a key that is no str"),
+        (Order, {1: 2}, "has a key that is not a str"),
         (Order, OrderedDict(number=1), "is of type collections.OrderedDict, not dict"),
     ],
 )
