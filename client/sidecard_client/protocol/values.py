@@ -31,6 +31,8 @@ MAX_MEASURED = 1e15
 MAX_DIMENSIONS = 4096
 """Limit of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""
 
+MAX_KEY_CHARACTERS = 1024
+
 MAX_SIGNATURE_BYTES = 8192
 """Limit of a text's signature: digests of some 1,000 words."""
 
@@ -52,7 +54,7 @@ def is_local(backend: str) -> bool:
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Namespace = Annotated[str, Meta(min_length=1, max_length=160)]
-Key = Annotated[str, Meta(min_length=1, max_length=1024)]
+Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_CHARACTERS)]
 Tags = Annotated[tuple[Name, ...], Meta(max_length=16)]
 Text = Annotated[str, Meta(max_length=4096)]
 Trace = Annotated[str, Meta(max_length=128)]

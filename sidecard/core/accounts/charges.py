@@ -14,6 +14,9 @@ BEGIN_BYTES: Final = 730
 """A begin that waits or has led to a lease, without its texts: the decoded request, the waiter, applicant or lease, its places in
 the tables, and its timer."""
 
+BATCH_BYTES: Final = 600
+"""Places of a begin in the tables of its batch, which may have no other one."""
+
 FLIGHT_BYTES: Final = 350
 """A flight without its texts."""
 
@@ -38,7 +41,13 @@ def begin_bytes(request: Begin) -> int:
         + text_bytes(request.group or "")
     )
     if request.vector is not None:
-        size += len(request.vector) + len(request.signature or b"")
+        size += len(request.vector)
+
+    if request.signature is not None:
+        size += len(request.signature)
+
+    if request.batch:
+        size += BATCH_BYTES
 
     for name in request.backends:
         size += text_bytes(name) + TEXT_BYTES

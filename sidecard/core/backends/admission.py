@@ -167,6 +167,14 @@ class Admission:
 
         return permit
 
+    def may_share(self, task: str, permit: Permit) -> bool:
+        """Return whether a call of ``task`` is covered by a permit of its batch: no further budget limits that task."""
+        if not self._budgets.by_name:
+            return True
+
+        reserved = {id(budget) for budget, _ in permit.reserved}
+        return all(id(budget) in reserved for budget in self._budgets.covering(task, permit.backend.name))
+
     def release_reservation(self, permit: Permit) -> None:
         """Return what a permit had reserved, at the end of its call."""
         for budget, dollars in permit.reserved:

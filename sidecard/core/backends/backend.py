@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, structs
 
@@ -36,10 +36,15 @@ _WEIGHTS: dict[CallResult, int] = {"nothing": 0, "neutral": 1, "success": 2, "sl
 """The leases of one call may end differently: the result with the greatest weight decides."""
 
 
+MAX_SHARING: Final = 10_000
+"""Leases of one permit."""
+
+
 class Permit(Struct, eq=False):
     """A call's share of a backend's breaker and limit. Each lease returns it exactly once, by `Backend.release`.
 
-    The leases of a batch share one; it is free when the last of them has ended.
+    The leases of a batch share one; it is free when the last of them has ended. None joins once the first has ended: otherwise
+    a batch whose leases overlap would keep the permit for ever.
     """
 
     backend: "Backend"
@@ -54,19 +59,27 @@ class Permit(Struct, eq=False):
     """Leases whose call has an answer."""
     used: Usage = NO_USAGE
     """What they used together, of a batch."""
+    seconds: float = 0.0
+    """Duration of the latest of them."""
     result: CallResult = "nothing"
     """Of the leases that have ended, of a batch."""
     pause_seconds: float = 0.0
     """The longest pause that the backend requested, of a batch."""
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether one more lease may use the permit."""
+        return self.leases == self.granted < MAX_SHARING
 
     def share(self) -> None:
         """Let one more lease use the permit."""
         self.leases += 1
         self.granted += 1
 
-    def count_answer(self, usage: Usage) -> int:
+    def count_answer(self, seconds: float, usage: Usage) -> int:
         """Count an answer; return how many calls to count: a batch's answers are one."""
         self.answered += 1
+        self.seconds = seconds
         if self.granted > 1:
             self.used = _added(self.used, usage)
 

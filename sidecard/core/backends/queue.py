@@ -6,7 +6,7 @@ Precedent: the fair queueing of nginx's and Kubernetes' request queues.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -24,6 +24,8 @@ class FairQueue(Generic[T]):
         self._count = 0
         self._places: dict[Hashable, int] = {}
         """Named places, with the number of their items."""
+        self._counts: dict[Hashable, int] = {}
+        """Places by group."""
 
     def __len__(self) -> int:
         return self._count
@@ -32,11 +34,13 @@ class FairQueue(Generic[T]):
         return iter([item for flows in self._groups.values() for items in flows.values() for item in items])
 
     def push(self, flow: Hashable, item: T, place: Hashable = None) -> None:
-        """Append an item to a flow."""
-        flows = self._groups.setdefault(self._group_of(flow), OrderedDict())
+        """Append an item to a flow. A place belongs to one flow."""
+        group = self._group_of(flow)
+        flows = self._groups.setdefault(group, OrderedDict())
         flows.setdefault(flow, OrderedDict())[item] = place
         if place is None or place not in self._places:
             self._count += 1
+            self._counts[group] = self._counts.get(group, 0) + 1
 
         if place is not None:
             self._places[place] = self._places.get(place, 0) + 1
@@ -47,10 +51,7 @@ class FairQueue(Generic[T]):
 
     def of_group(self, flow: Hashable) -> int:
         """Return the number of places in all flows of the flow's group."""
-        flows: Mapping[Hashable, Mapping[T, Hashable]] = self._groups.get(self._group_of(flow), {})
-        places = [place for items in flows.values() for place in items.values()]
-        named = {place for place in places if place is not None}
-        return places.count(None) + len(named)
+        return self._counts.get(self._group_of(flow), 0)
 
     def first(self) -> T:
         """Return the next item. Raises `StopIteration` if the queue is empty."""
@@ -68,6 +69,9 @@ class FairQueue(Generic[T]):
 
         if place not in self._places:
             self._count -= 1
+            self._counts[group] -= 1
+            if not self._counts[group]:
+                del self._counts[group]
 
         if not flows[flow]:
             del flows[flow]

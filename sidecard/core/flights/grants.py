@@ -23,6 +23,9 @@ from sidecard.core.notes import QueueFull, Reelected
 from sidecard.core.settings import LiveSettings
 from sidecard_client.protocol import wire
 
+MAX_TOGETHER = 1024
+"""Waiting begins of a batch that get leases at the same moment: some 15 ms of work. The rest keep their place in the queue."""
+
 
 class LeaseReplies(Struct, frozen=True, eq=False):
     """Books granted leases and makes their replies."""
@@ -105,7 +108,7 @@ class Grants(Struct, frozen=True, eq=False):
 
         if request.batch:
             shared = self.flights.shared_permit(applicant.peer, request.batch)
-            if shared is not None and shared[0] in names:
+            if shared is not None and shared[0] in names and self.admission.may_share(request.task, shared[1]):
                 return None, self._share(applicant, shared, Decision(self.admission.route(request)), now)
 
         decision, effects = self.admission.decide(request, names, applicant.flow, now)
@@ -124,15 +127,18 @@ class Grants(Struct, frozen=True, eq=False):
         return Rejection(decision.reason, decision.retry_after_seconds, decision.obstacles), effects
 
     def grant(self, applicant: Applicant, choice: Choice, decision: Decision, now: float) -> list[Effect]:
-        """Give an applicant a lease on a backend that admits; the others of its batch that wait get theirs, too."""
+        """Give an applicant a lease on a backend that admits; so do others of its batch that wait."""
         name, backend = choice
         permit = self.admission.acquire(backend, applicant.request.task, now)
         effects = self._give(applicant, name, permit, decision, now)
         batch = applicant.request.batch
         if batch:
-            for other in self.flights.applicants_of_batch(applicant.peer, batch):
+            for other in self.flights.applicants_of_batch(applicant.peer, batch, MAX_TOGETHER - 1):
+                if not (permit.may_grow and self.limits.admits_lease(other.peer.uid)):
+                    break
+
                 allowed = name in self.admission.names(other.request) and name not in other.tried
-                if allowed and self.limits.admits_lease(other.peer.uid):
+                if allowed and other.deadline > now and self.admission.may_share(other.request.task, permit):
                     self.flights.withdraw(other)
                     effects += self._share(other, (name, permit), decision, now)
 

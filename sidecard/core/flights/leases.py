@@ -133,7 +133,7 @@ class Leases(Struct, frozen=True, eq=False):
         permit = lease.permit
         backend, seconds = permit.backend, now - lease.granted_at
         usage = self.billing.priced(backend, usage)
-        calls = permit.count_answer(usage)
+        calls = permit.count_answer(seconds, usage)
         if permit.leases == 1:
             self.backends.learn(backend, seconds, usage if permit.granted == 1 else permit.used, now)
 
@@ -155,6 +155,10 @@ class Leases(Struct, frozen=True, eq=False):
         pause_seconds: float = 0.0,
     ) -> list[Effect]:
         """End a lease whose call has no answer. ``pause_seconds`` is the pause that the backend requested."""
+        permit = lease.permit
+        if permit.answered and permit.leases == 1:  # others of its batch have one
+            self.backends.learn(permit.backend, permit.seconds, permit.used, now)
+
         effects = [_ended_note(lease, outcome, message)]
         effects += self._end(lease, outcome, result, now, pause_seconds=pause_seconds)
         self.recorder.record_failure(lease, outcome, message, now - lease.granted_at)
@@ -166,8 +170,8 @@ class Leases(Struct, frozen=True, eq=False):
         if late is None:
             return []
 
-        priced = self.billing.priced(late.permit.backend, usage)
-        return self.billing.bill(late, now - late.granted_at, priced, now, late.permit.count_answer(priced))
+        seconds, priced = now - late.granted_at, self.billing.priced(late.permit.backend, usage)
+        return self.billing.bill(late, seconds, priced, now, late.permit.count_answer(seconds, priced))
 
     def reject_stale(self, peer: Peer, request: LeaseRequest) -> list[Effect]:
         """Reject a message whose lease is not current."""

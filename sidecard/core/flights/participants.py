@@ -207,3 +207,20 @@ class PeerTable(Struct, eq=False):
     waiters: dict[int, Waiter] = {}
     permits: dict[int, SharedPermit] = {}
     """By batch: of its latest call in progress."""
+    batches: dict[int, dict[Applicant, None]] = {}
+    """By batch: its applicants."""
+
+    def applied(self, applicant: Applicant) -> None:
+        """Add an applicant."""
+        self.applicants[applicant.reply_id] = applicant
+        if applicant.request.batch:
+            self.batches.setdefault(applicant.request.batch, {})[applicant] = None
+
+    def withdrawn(self, applicant: Applicant) -> None:
+        """Remove an applicant."""
+        del self.applicants[applicant.reply_id]
+        batch = applicant.request.batch
+        if batch:
+            del self.batches[batch][applicant]
+            if not self.batches[batch]:
+                del self.batches[batch]

@@ -5,7 +5,7 @@ A lease that has ended is not current: messages that name it later are rejected.
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from sidecard.core.accounts.charges import flight_bytes
@@ -120,7 +120,7 @@ class Flights:
             applicant.flight.applied(applicant)
 
         self._applicants[applicant] = None
-        self._table(applicant.peer).applicants[applicant.reply_id] = applicant
+        self._table(applicant.peer).applied(applicant)
         self._memory.charge(applicant.peer.uid, applicant.memory_bytes)
         if applicant.first:
             self.waiters_by_uid.take(applicant.peer.uid)
@@ -136,7 +136,7 @@ class Flights:
             applicant.flight.applied(None)
 
         del self._applicants[applicant]
-        del self._peers[applicant.peer.id].applicants[applicant.reply_id]
+        self._peers[applicant.peer.id].withdrawn(applicant)
         self._memory.release(applicant.peer.uid, applicant.memory_bytes)
         if applicant.first:
             self.waiters_by_uid.give_back(applicant.peer.uid)
@@ -181,12 +181,13 @@ class Flights:
         return lease
 
     def shared_permit(self, peer: Peer, batch: int) -> SharedPermit | None:
-        """Return the permit of a batch's call in progress."""
-        return self._table(peer).permits.get(batch)
+        """Return the permit of a batch's call that further begins may join."""
+        shared = self._table(peer).permits.get(batch)
+        return shared if shared is not None and shared[1].may_grow else None
 
-    def applicants_of_batch(self, peer: Peer, batch: int) -> list[Applicant]:
-        """Return the begins of a batch that wait for a permit."""
-        return [one for one in self._table(peer).applicants.values() if one.request.batch == batch]
+    def applicants_of_batch(self, peer: Peer, batch: int, limit: int) -> list[Applicant]:
+        """Return up to ``limit`` begins of a batch that wait for a permit, the longest-waiting first."""
+        return list(islice(self._table(peer).batches.get(batch, ()), limit))
 
     def held(self, name: str, peer: Peer) -> HeldLease | None:
         """Return the current lease of that name if ``peer`` holds it. This is the fence."""
@@ -267,8 +268,8 @@ class Flights:
         table = self._peers[peer.id]
         del table.leases[lease.name]
         if lease.request.batch and lease.permit.leases == 1:
-            _, latest = table.permits[lease.request.batch]
-            if latest is lease.permit:
+            latest = table.permits.get(lease.request.batch)
+            if latest is not None and latest[1] is lease.permit:
                 del table.permits[lease.request.batch]
 
         if not answered:

@@ -11,7 +11,7 @@ from sidecard.core.events import Absent, ClaimedRemotely, Found, KeyChanged, Una
 from sidecard.core.records import Record
 from sidecard.core.settings import BackendSettings, BreakerSettings, TaskSettings
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.wire import Begin, Chunk, Get, Hit, Lease, Miss, Pending, Rejected, Shared
+from sidecard_client.protocol.wire import Begin, Chunk, Error, Get, Hit, Lease, Miss, Pending, Rejected, Shared
 from tests.host import Actor, Host, packed, unpacked
 
 SCOPE = "1000:default"
@@ -369,3 +369,14 @@ def test_samples_of_a_key_have_keys_of_their_own() -> None:
         assert unpacked(actor.gets(Hit)) == number
         actor.asks(Get("key" if number == 0 else f"key#{number}", id=3))
         assert unpacked(actor.gets(Hit)) == number
+
+
+def test_key_that_is_too_long_with_its_sample_is_a_bad_request() -> None:
+    """No other message, nor any store, could name such a key."""
+    alice = Host().peer()
+    alice.asks(Begin("k" * 1022, id=1, sample=1))
+    assert isinstance(alice.receives()[0], Lease)
+    alice.asks(Begin("k" * 1022, id=2, sample=10))
+    (reply,) = alice.receives()
+    assert isinstance(reply, Error)
+    assert reply.code == "bad_request"

@@ -2,7 +2,10 @@
 
 import pytest
 
-from sidecard.core.settings import BackendSettings, BreakerSettings
+from sidecard.core.accounts.charges import begin_bytes
+from sidecard.core.backends import backend
+from sidecard.core.flights import grants
+from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Lease, Pending, Usage
 from tests.host import Actor, Host
@@ -183,3 +186,92 @@ def test_a_batch_probes_a_half_open_breaker_once() -> None:
         alice.completes(lease, 1)
 
     assert host.breakers()["default"].state == "closed"
+
+
+def test_batch_whose_leases_overlap_gives_its_permit_back() -> None:
+    """No begin joins a permit of which a lease has ended, so others get it when the rest have ended."""
+    host = one_at_a_time()
+    alice, bob = host.peer(), host.peer()
+    first, second = leases(begin_all(alice, "ab"))
+    bob.waits("x")
+    alice.completes(first, 1)
+    assert begin_all(alice, "c", first_id=5) == [Pending(5)]
+    alice.completes(second, 2)
+    assert alice.receives() == []
+    assert isinstance(bob.receives()[0], Lease)
+
+
+def test_calls_of_a_batch_on_two_backends_end_in_any_order() -> None:
+    """The end of the older call finds no trace of it among the permits to join."""
+    host = Host()
+    alice = host.peer()
+    (older,) = leases(begin_all(alice, "a", backends=("one",)))
+    (later,) = leases(begin_all(alice, "b", first_id=2, backends=("two",)))
+    alice.completes(later, 1)
+    alice.completes(older, 2)
+    assert (host.breakers()["one"].permits, host.breakers()["two"].permits) == (0, 0)
+
+
+def test_permits_are_shared_by_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A permit has so many leases, and so many waiting begins get one at the same moment; the rest keep their place."""
+    monkeypatch.setattr(backend, "MAX_SHARING", 4)
+    monkeypatch.setattr(grants, "MAX_TOGETHER", 3)
+    host = one_at_a_time(max_queue=1)
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("x")
+    begin_all(bob, "abcdef")
+    alice.completes(lease, 0)
+    held = leases(bob.receives())
+    assert (len(held), host.breakers()["default"].queued) == (3, 1)
+    assert len(leases(begin_all(bob, "g", first_id=10))) == 1
+    assert begin_all(bob, "h", first_id=11) == [Pending(11)]
+
+
+def test_waiting_begin_whose_time_is_over_gets_no_lease_with_its_batch() -> None:
+    """Its caller has given up: 1. its deadline passes; 2. a permit returns; 3. the tick that ends its wait is handled."""
+    host = one_at_a_time()
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("x")
+    begin_all(bob, "a")
+    begin_all(bob, "b", first_id=2, wait_seconds=1.0)
+    host.now += 2.0
+    alice.completes(lease, 0)
+    assert [type(reply) for reply in bob.receives()] == [Lease]
+
+
+def test_batch_does_not_bypass_the_budget_of_another_task() -> None:
+    """A begin joins a permit only if all budgets that limit its task were asked for that permit."""
+    host = Host(budgets={"poor": BudgetSettings(task="poor", dollars=1.0, hard=True)})
+    alice = host.peer()
+    alice.completes(alice.leads("spent", task="poor"), 1, usage=Usage(cost_dollars=2.0))
+    assert len(leases(begin_all(alice, "ab", task="rich"))) == 2
+    (rejected,) = begin_all(alice, "c", first_id=3, task="poor")
+    assert isinstance(rejected, wire.Rejected)
+    assert rejected.reason == "budget"
+
+
+def test_tokens_of_a_batch_count_if_its_last_lease_has_no_answer() -> None:
+    """A minute's tokens are those of all answers, whichever lease ends last."""
+    host = Host(backends={"default": BackendSettings(tokens_per_minute=100)})
+    alice = host.peer()
+    first, last = leases(begin_all(alice, "ab"))
+    alice.completes(first, 1, usage=Usage(prompt_tokens=200))
+    alice.fails(last, kind="ignored")
+    alice.receives()
+    assert begin_all(alice, "c", batch=0, first_id=3) == [Pending(3)]
+
+
+def test_batches_are_forgotten_with_their_begins() -> None:
+    """Tables by batch are as long as a connection's waiting begins and leases, and charged to its uid."""
+    host = one_at_a_time()
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("x")
+    for number in range(1, 9):
+        bob.asks(Begin(f"k{number}", id=number, batch=number))
+
+    plain, batched = Begin("k"), Begin("k", batch=1)
+    assert begin_bytes(batched) > begin_bytes(plain)
+    bob.dies()
+    alice.completes(lease, 0)
+    assert host.breakers()["default"].queued == 0
+    assert not any(host.stats().memory_by_kind.values())

@@ -1,10 +1,13 @@
 """Signatures beside vectors: a near vector alone is no answer. Vectors name angles, as in `test_engine_similar`."""
 
+from time import process_time
+
 import pytest
 
 from sidecard.core.accounts.charges import begin_bytes
 from sidecard.core.cache.similarity import UNSIGNED_THRESHOLD
 from sidecard.core.settings import TaskSettings
+from sidecard_client.keys.guard.comparison import TextSignature, difference
 from sidecard_client.keys.guard.signature import signature_of
 from sidecard_client.protocol.wire import Begin, Delete, Error, Hit, Lease
 from tests.host import Actor, Host, unpacked
@@ -126,3 +129,32 @@ def test_signature_is_dropped_where_similarity_does_not_apply() -> None:
     alice.gets(Lease)
     assert host.stats().memory_by_kind["requests"] == 2 * held
     assert begin_bytes(Begin("a", vector=angle(0), signature=b"12")) == begin_bytes(Begin("a", vector=angle(0))) + 2
+
+
+def test_signature_without_vector_is_charged() -> None:
+    """A waiting begin keeps it, needed or not."""
+    assert begin_bytes(Begin("k", signature=bytes(8192))) >= begin_bytes(Begin("k")) + 8192
+
+
+@pytest.mark.parametrize(
+    "value", [b"\x91" * 8000 + b"\xc0", b"\xa2\xff\xff", b"\x81" * 500], ids=["deep", "text", "maps"]
+)
+def test_signature_that_cannot_be_decoded_is_a_bad_request(value: bytes) -> None:
+    """Whatever the decoder raises: for lists nested deep in an unknown field, for a text that is no UTF-8, for a cut map."""
+    alice = Host(tasks=SIMILAR).peer()
+    for field in (b"\xa7unknown", b"\xa6recipe"):
+        alice.asks(Begin("k", id=1, vector=angle(0), group="g", signature=b"\x81" + field + value))
+        (reply,) = alice.receives()
+        assert isinstance(reply, Error)
+        assert reply.code == "bad_request"
+
+
+def test_comparison_takes_time_proportional_to_the_signatures() -> None:
+    """Words and roles that fill two signatures of the greatest size are compared in a few milliseconds."""
+    one = TextSignature("en", 1, frame=(1,), words=(5,), roles=((6, 1),) * 2600)
+    other = TextSignature("en", 2, words=(5,) * 8000)
+    started = process_time()
+    for _ in range(8):
+        assert difference(one, other) is None
+
+    assert process_time() - started < 0.2  # quadratic: 1.2 s

@@ -80,7 +80,10 @@ encode_signature = msgspec.msgpack.Encoder().encode
 
 def decode_signature(encoded: bytes) -> TextSignature:
     """Return the signature in a message. Raises `msgspec.MsgspecError`."""
-    return _decode(encoded)
+    try:
+        return _decode(encoded)
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError(f"it is no signature ({error})") from None
 
 
 def difference(one: TextSignature, other: TextSignature) -> Difference | None:
@@ -168,4 +171,5 @@ def _within(words: Iterable[int], kept: set[int]) -> list[int]:
 
 
 def _shared_roles(one: TextSignature, other: TextSignature) -> set[tuple[int, int]]:
-    return {(word, role) for word, role in one.roles if word in other.words}
+    words = set(other.words)
+    return {(word, role) for word, role in one.roles if word in words}

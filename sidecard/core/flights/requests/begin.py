@@ -23,6 +23,9 @@ from sidecard.core.flights.table import Flights
 from sidecard.core.replies import error, id_in_use, not_yours
 from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.values import MAX_KEY_CHARACTERS
+
+_TOO_LONG = f"it has more than {MAX_KEY_CHARACTERS} characters; send a digest of it"
 
 
 class BeginOperation(Struct, frozen=True, eq=False):
@@ -49,6 +52,8 @@ class BeginOperation(Struct, frozen=True, eq=False):
 
         if request.sample:
             request = one_sample(request)
+            if request.key is not None and len(request.key) > MAX_KEY_CHARACTERS:
+                return [error(peer, request, "bad_request", f"key: with its sample {_TOO_LONG}")]
 
         if request.vector is not None:
             request = self.serving.similar_answers.compact(request)
