@@ -56,8 +56,8 @@ class Signature:
             self.named_defaults = dict.fromkeys(self.named_defaults, _MISSING)
 
         complete = len(self.named_defaults) == len(self.keyword_only)
-        types = {*map(type, self.defaults), *map(type, self.named_defaults.values())}
-        self._defaults_suffice = complete and types <= _STABLE
+        defaults = (*self.defaults, *self.named_defaults.values())
+        self._defaults_suffice = complete and all(map(_is_constant, defaults))
 
     def without_first(self, count: int) -> "Signature":
         """Return the signature without its first positional parameters."""
@@ -173,6 +173,11 @@ class _Binding:
             rest = ()
 
         return (*values[:first_missing], *rest), named
+
+
+def _is_constant(default: Any) -> bool:
+    """Return whether a default has a stable form, whatever calls do."""
+    return type(default) in _STABLE or (type(default) is float and default == default)  # noqa: PLR0124 - not NaN
 
 
 def _stable_or_missing(default: Any) -> Any:

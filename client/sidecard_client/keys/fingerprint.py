@@ -58,6 +58,7 @@ The group of a request (`sidecard_client.keys.similarity`) is ``"g2-" + lower-ca
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from operator import ne
 from typing import Any
 
 import msgspec
@@ -84,6 +85,7 @@ _NOTHING: frozenset[str] = frozenset()
 NO_EXTRAS: Mapping[str, Any] = {}
 _SCALARS = frozenset({str, int, bool, type(None)})
 """Types that the encoder takes in one way. So it does float, but NaN has no place in a key."""
+_SCALARS_AND_FLOAT = _SCALARS | {float}
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
@@ -106,18 +108,10 @@ def fingerprint(
     extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> str:
     """Return the key of a request. Raises `UnkeyableRequest` for a part without a stable form."""
-    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize):
+    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize or extras):
         # `canonical`, without its call: most requests are a prompt alone.
         try:
-            if not extras:
-                return (
-                    _PREFIX + _sha256(_encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs))).hexdigest()
-                )
-
-            if _SCALARS.issuperset(map(type, extras.values())):
-                parts = ("sidecard", KEY_VERSION, task, model, name, args, kwargs, extras)
-                return _PREFIX + _sha256(_encode(parts)).hexdigest()
-
+            return _PREFIX + _sha256(_encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs))).hexdigest()
         except (ValueError, OverflowError):
             pass  # the general path names the place
 
@@ -182,14 +176,11 @@ def canonical(
 
     try:
         encoded = _encode(parts)
-        if _all_scalar(args) and _all_scalar(kwargs.values()) and _all_scalar(extras.values()):
+        # Extras are plain already: the client has made them.
+        if _all_scalar(args) and (not kwargs or _all_scalar(kwargs.values())):
             return encoded
 
-        # The encoder also takes objects that would decode to something plain (a dataclass, a UUID): those have no stable
-        # form, and the comparison finds them.
-        decoded = _decode(encoded)
-        plain = decoded[5] == list(args) and decoded[6] == kwargs
-        if plain and not any(head in encoded for head in _TIMESTAMP_HEADS):
+        if _comes_back(encoded, args, kwargs):
             return encoded
 
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -207,12 +198,23 @@ def canonical(
     return bytes((0x90 + len(parts),)) + b"".join(heads + body)
 
 
+def _comes_back(encoded: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether all arguments are plain: the encoder also takes a dataclass or a UUID, which decodes to something else."""
+    decoded = _decode(encoded)
+    short, middle, long = _TIMESTAMP_HEADS
+    return (
+        decoded[5] == list(args)
+        and decoded[6] == kwargs
+        and not (short in encoded or middle in encoded or long in encoded)
+    )
+
+
 def _all_scalar(values: Collection[Any]) -> bool:
     if _SCALARS.issuperset(map(type, values)):
         return True
 
-    others = [value for value in values if type(value) not in _SCALARS]
-    return all(type(value) is float and value == value for value in others)  # noqa: PLR0124 - NaN
+    # NaN differs from itself.
+    return _SCALARS_AND_FLOAT.issuperset(map(type, values)) and not any(map(ne, values, values))
 
 
 def _too_deep() -> UnkeyableRequest:
