@@ -47,13 +47,28 @@ class Identity:
         self.written_as_keyed = -1 if self.signature is None else self.signature.written_as_keyed
         self.holds_state = may_hold_state(function)
         """Whether `captured_by` must be asked."""
-        self.source = _source_of(plain(function))
+        code = plain(function)
+        self.source = (
+            (code.__code__, code.__defaults__, code.__kwdefaults__)
+            if type(code) is FunctionType
+            else (None, None, None)
+        )
+        """What a program may replace in a function, with another answer: its code and its defaults."""
         self.codecs: dict[Part, ValueCodec | None] = {}
         """Codecs of the annotation, by part of the answer, once it was read."""
         self.name: str | None = None
         """Once it was found: a decorator runs before its function has its place in the module."""
         self.texts_of = texts_reader(function)
         """Returns those of a method's instance that count, by name; None if none do."""
+
+    def is_of(self, function: FunctionType) -> bool:
+        """Return whether nothing was replaced in the function."""
+        code, defaults, named_defaults = self.source
+        return (
+            code is function.__code__
+            and defaults is function.__defaults__
+            and named_defaults is function.__kwdefaults__
+        )
 
     def of_partial(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> "Identity":
         """Return the identity of a partial of the function, which is the function, called with more arguments."""
@@ -104,7 +119,7 @@ def identity_of(function: Callable[..., Any]) -> Identity:
         return _identity_of_closure(code)
 
     identity = _kept.get(place)
-    if identity is None or identity.source[0] is not code.__code__ or identity.source[1] is not code.__defaults__:
+    if identity is None or not identity.is_of(code):
         if len(_kept) >= MAX_KEPT:
             _kept.clear()
 
@@ -115,7 +130,7 @@ def identity_of(function: Callable[..., Any]) -> Identity:
 
 def _identity_of_closure(function: FunctionType) -> Identity:
     identity = _kept_while_used.get(function)
-    if identity is None or identity.source != _source_of(function):
+    if identity is None or not identity.is_of(function):
         identity = _kept_while_used[function] = Identity(function)
 
     return identity
@@ -146,11 +161,6 @@ def _identity_of_partial(function: Any) -> Identity:
             identity.find_name(function)
 
     return identity.of_partial(args, keywords)
-
-
-def _source_of(function: Any) -> tuple[Any, Any]:
-    """Return what a program may replace in a function, with another answer: its code and its defaults."""
-    return (function.__code__, function.__defaults__) if type(function) is FunctionType else (None, None)
 
 
 def _bind_partial(args: tuple[Any, ...], keywords: Mapping[str, Any], bind: Bind) -> Bind:

@@ -236,6 +236,20 @@ def test_code_and_defaults_that_are_replaced_count() -> None:
     assert bind(answer, ("q",), {}) == (("q",), {})
     answer.__code__, answer.__defaults__, answer.__kwdefaults__ = other.__code__, None, {"m": 4}
     assert bind(answer, ("q",), {}) == (("q",), {"m": 4})
+    answer.__kwdefaults__ = {"m": 5}
+    assert bind(answer, ("q",), {}) == (("q",), {"m": 5})
+
+
+def test_equal_defaults_of_another_type_count() -> None:
+    """1 and True are two arguments, also of a function that captures a variable."""
+    captured = "x"
+
+    def answer(q: Any, n: Any = 1) -> Any:
+        return q, n, captured
+
+    assert bind(answer, ("q",), {}) == (("q", 1), {})
+    answer.__defaults__ = (True,)
+    assert bind(answer, ("q",), {})[0][1] is True
 
 
 def test_a_name_stands_for_what_a_partial_holds() -> None:
