@@ -37,7 +37,7 @@ _BY_TEXT: Final = frozenset(
         "builtins.range",
     }
 )
-"""Types whose ``repr`` or text is the whole value."""
+"""Types whose ``repr`` is the whole value."""
 
 _ARRAY_KINDS: Final = frozenset("biufcmMSU")
 """Kinds of numpy's dtypes whose bytes are the whole value."""
@@ -66,8 +66,7 @@ class Forms:
         """Return the stable form of a value within ``around``. Raises `Unstable`."""
         kind = type(value)
         if kind in _SCALARS:
-            unusual = (kind is int and not -(2**63) <= value < 2**64) or value != value  # noqa: PLR0124 - NaN
-            return {"number": str(value)} if unusual else value
+            return _scalar(value)
 
         for depth, one in enumerate(around):
             if value is one:
@@ -138,7 +137,7 @@ class Forms:
             return {"path": str(value)}
 
         if f"{kind.__module__}.{kind.__qualname__}" in _BY_TEXT:
-            return {kind.__qualname__: f"{value} {getattr(value, 'tzinfo', '')} {getattr(value, 'fold', '')}"}
+            return {kind.__qualname__: repr(value)}
 
         if isinstance(value, re.Pattern):
             return {"pattern": [value.pattern, value.flags]}
@@ -161,6 +160,20 @@ class Forms:
             "value": name_of_class(kind),
             "attributes": {name: self.form(part, f"{place}.{name}", within) for name, part in attributes.items()},
         }
+
+
+def _scalar(value: Any) -> Any:
+    """Return the form of a scalar: itself, or a map if msgpack or a key has no place for it."""
+    if type(value) is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return {"surrogates": value.encode(errors="surrogatepass")}
+
+        return value
+
+    unusual = (type(value) is int and not -(2**63) <= value < 2**64) or value != value  # noqa: PLR0124 - NaN
+    return {"number": str(value)} if unusual else value
 
 
 def compared_fields(value: Any) -> Any:

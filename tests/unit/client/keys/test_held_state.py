@@ -258,6 +258,12 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
         build(datetime(2026, 1, 1, tzinfo=UTC)),
         build(datetime(2026, 1, 1, tzinfo=timezone(timedelta(0), "X"))),
     ),
+    "captured: zones of one name": (
+        build(timezone(timedelta(hours=1), "X")),
+        build(timezone(timedelta(hours=2), "X")),
+    ),
+    "captured: texts without a UTF-8 form": (build({"\ud800"}), build({"\ud801"})),
+    "captured: a form of such a text": (build("\ud800"), build(b"\xed\xa0\x80")),
     "captured: durations and dates": (build(timedelta(1)), build(timedelta(2))),
     "captured: decimals": (build(Decimal("1.0")), build(Decimal("1.00"))),
     "captured: paths and text": (build(Path("a")), build("a")),
