@@ -201,7 +201,8 @@ def _shares(value: Any, weights: Sequence[int]) -> list[Any]:
         return list(divided(value, weights))
 
     if type(value) is float:
-        return [value * weight / sum(weights) for weight in weights]
+        whole = sum(weights)
+        return [value * weight / whole for weight in weights]
 
     return [value] * len(weights)
 
