@@ -92,7 +92,8 @@ def warn_once(subject: str, message: str, function: Callable[..., Any] | None = 
         return
 
     if len(_warned_of) >= MAX_WARNED:
-        del _warned_of[next(iter(_warned_of))]
+        # Another thread may add or remove one meanwhile.
+        _warned_of.pop(next(iter(list(_warned_of)), ""), None)
 
     _warned_of[subject] = None
     warn(message, function)
