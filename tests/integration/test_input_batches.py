@@ -137,7 +137,7 @@ def test_wrong_answers_are_named(connect: Callable[..., Caller], backend: Backen
         return inputs[:1]
 
     with pytest.raises(
-        WrongAnswers, match=r"first_only\(\) returned 1 answers for 2 inputs: return one answer for each"
+        WrongAnswers, match=r"first_only\(\) returned a list of 1 for 2 inputs: return one answer for each"
     ):
         caller.ask("call_each", first_only, ["a", "b"], name=backend.name)
 

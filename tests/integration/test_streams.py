@@ -404,7 +404,7 @@ def test_pieces_that_cannot_be_shared_are_only_their_callers(client: Client, run
         yield {1, 2}
         yield "c"
 
-    with pytest.warns(SidecardWarning, match="set is not shared"):
+    with pytest.warns(SidecardWarning, match="value is of type set"):
         assert list(client.stream(objects)) == ["a", {1, 2}, "c"]
 
     assert list(client.stream(objects)) == ["a", {1, 2}, "c"]

@@ -143,7 +143,7 @@ def answers_of(function: Any, value: Any, count: int) -> list[Any]:
     answers = list(value)
     if len(answers) != count:
         raise WrongAnswers(
-            f"{name}() returned {len(answers)} answers for {count} inputs: return one answer for each input, in order."
+            f"{name}() returned a list of {len(answers)} for {count} inputs: return one answer for each input, in order."
         )
 
     return answers

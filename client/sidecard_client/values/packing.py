@@ -1,7 +1,7 @@
 """Values for other processes: msgpack that decodes to the same value, of the same types.
 
 msgpack has no tuples and no classes: a tuple would decode to a list, a dataclass to a dict. A caller that shares an answer
-must get the holder's value, so such values are refused instead of changed, unless a `ValueCodec` brings them back.
+must get the holder's value, so such values are refused instead of changed, unless a `ValueCodec` converts them.
 """
 
 from collections.abc import Iterable
@@ -27,8 +27,8 @@ def pack_value(value: Any, codec: ValueCodec | None = None, max_depth: int = MAX
 
     if nests_too_deep(value, max_depth):
         raise UnshareableValue(
-            f"A value of type {kind.__name__} is not shared: it is nested more than {max_depth} deep, which other "
-            "programs may be unable to decode. Return a flatter value, or its text."
+            f"The value is not shared: it is nested more than {max_depth} deep, and decoders of other programs could fail. "
+            "Return a flatter value, or its text."
         )
 
     try:
@@ -43,9 +43,9 @@ def pack_value(value: Any, codec: ValueCodec | None = None, max_depth: int = MAX
 
             reason = "it does not come back equal from msgpack"
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        reason = _fault_of(value) or f"it cannot be encoded: {error}"
+        reason = _fault_of(value) or f"msgpack cannot encode a {kind.__name__}: {error}"
 
-    raise UnshareableValue(f"A value of type {kind.__name__} is not shared: {reason}.")
+    raise UnshareableValue(f"The value is not shared: {reason}.")
 
 
 def pack_pieces(pieces: Iterable[Any], codec: ValueCodec | None) -> bytes:

@@ -171,9 +171,9 @@ def test_failure_for_good_of_one_input_is_that_input_s(upstream: Upstream) -> No
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda _: ["A"], r"returned 1 answers for 2 inputs"),
-        (lambda _: [], r"returned 0 answers for 2 inputs"),
-        (lambda _: ["A", "B", "C"], r"returned 3 answers for 2 inputs"),
+        (lambda _: ["A"], r"returned a list of 1 for 2 inputs"),
+        (lambda _: [], r"returned a list of 0 for 2 inputs"),
+        (lambda _: ["A", "B", "C"], r"returned a list of 3 for 2 inputs"),
         (lambda _: "AB", r"returned a str for 2 inputs"),
         (lambda _: {"a": "A", "b": "B"}, r"returned a dict for 2 inputs"),
         (lambda _: {"A", "B"}, r"returned a set for 2 inputs"),

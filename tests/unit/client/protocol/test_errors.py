@@ -17,7 +17,7 @@ ALL: list[SidecardError] = [
     errors.UnkeyableRequest("args[0] is an object"),
     errors.UnshareableValue("a tuple"),
     errors.UnreadableAnswer("a str"),
-    errors.WrongAnswers("f() returned 1 answers for 2 inputs"),
+    errors.WrongAnswers("f() returned a list of 1 for 2 inputs"),
     errors.DaemonUnavailable("/run/x.sock", "connection refused"),
     errors.ProtocolError("no such id"),
     errors.FramingError("too_large", "a frame of 9 bytes", (b"before",)),
