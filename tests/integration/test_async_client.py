@@ -341,7 +341,7 @@ async def test_a_thousand_calls_share_one_connection(scripted: ScriptedDaemon) -
 
 
 async def test_a_client_opens_itself_at_each_use(scripted: ScriptedDaemon) -> None:
-    """Before ``async with``, within it, and after it; and it may be closed any number of times."""
+    """A client works before ``async with``, within it and after it, and may be closed any number of times."""
     sidecard = AsyncClient(scripted.path)
     await sidecard.aclose()
     await sidecard.ping()
@@ -358,7 +358,7 @@ async def test_a_client_opens_itself_at_each_use(scripted: ScriptedDaemon) -> No
 
 
 async def test_each_event_loop_has_a_connection_of_its_own(scripted: ScriptedDaemon) -> None:
-    """Loops of other threads, of the other kind too, and after each other; calls wait for each other across loops."""
+    """One client serves loops of several threads and of both kinds; calls wait for each other across loops."""
     sidecard = AsyncClient(scripted.path)
     await sidecard.ping()
     for backend in ("asyncio", "trio", "asyncio"):

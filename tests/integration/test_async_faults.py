@@ -490,7 +490,7 @@ anyio.run(parent_goes_on, backend=backend)
 def test_a_forked_child_opens_its_own_and_does_not_keep_the_connection(
     daemon: Callable[..., Daemon], anyio_backend: str
 ) -> None:
-    """In an event loop of its own. The daemon sees the parent's end although the child lives on."""
+    """A forked child calls in an event loop of its own. The daemon notices the parent's end although the child lives on."""
     path = daemon().socket
     go, gone = os.pipe()
     with subprocess.Popen(

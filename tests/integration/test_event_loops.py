@@ -47,7 +47,7 @@ def peers(path: str) -> int:
 
 
 async def answer(question: str) -> str:
-    """Be a call."""
+    """Answer after a moment."""
     await anyio.sleep(0.001)
     return question.upper()
 
@@ -342,7 +342,7 @@ await sidecard.aclose(); last = (await sidecard.outcome(letters_of, key="k2")).v
 
 
 def test_cells_of_a_notebook_open_use_and_close_it(path: str) -> None:
-    """Each cell is a task of its own, in a loop that goes on running."""
+    """Cells of a notebook, each a task of its own, share one client in a loop that stays open."""
 
     async def letters() -> Any:
         for letter in "abc":
@@ -426,7 +426,7 @@ async def test_anyio(anyio_backend):
 
 @pytest.mark.skipif(importlib.util.find_spec("pytest_asyncio") is None, reason="pytest-asyncio is not installed")
 def test_loops_of_pytest_asyncio_share_one_client(path: str, tmp_path: Path) -> None:
-    """Of every scope, with fixtures of other loops, and beside anyio's plugin; every warning is an error."""
+    """A client fixture of every scope works with fixtures of other loops and beside anyio's plugin, without a warning."""
     (tmp_path / "test_it.py").write_text(PYTEST_ASYNCIO)
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"

@@ -76,7 +76,7 @@ def pieces_of(client: Caller, *args: Any, **policy: Any) -> tuple[list[str], str
 
 
 def test_explicit_limits_hold_for_every_answer(client: Caller, upstream: Upstream) -> None:
-    """A caller's ``ttl=`` or ``max_age=`` ends hits and sharing; callers without a limit keep the window."""
+    """A caller's ``ttl=`` or ``max_age=`` ends hits and sharing; callers without a bound keep the window."""
     first = client.outcome(upstream, "q", key="k", ttl=AGE_SECONDS)
     assert client.outcome(upstream, "q", key="k", ttl=AGE_SECONDS).source == "cache"
     pieces_of(client, upstream.pieces, "s", key="s")
@@ -172,7 +172,7 @@ def test_callers_of_a_bad_answer_share_one_further_call(client: Caller, upstream
 
 
 def test_rejected_streams_reach_their_own_caller_only(client: Caller, upstream: Upstream) -> None:
-    """The pieces come as they are made; others get those of the next, valid stream."""
+    """The holder's caller gets the pieces as they are made; others get those of the next, valid stream."""
 
     def valid(pieces: list[str]) -> bool:
         return pieces[0] != "q1"
@@ -226,7 +226,7 @@ def test_rejected_answers_without_a_daemon_elect_the_next_caller(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_older_daemon_that_ignores_limits_is_corrected(kind: str, socket_path: str, upstream: Upstream) -> None:
-    """The client sees the age of what it gets, and asks for a new answer."""
+    """The client rejects an answer beyond the bound, and asks for a new one."""
 
     def old(request: wire.Begin) -> Any:
         if request.mode == "refresh":

@@ -145,7 +145,7 @@ def test_wrong_answers_are_named(connect: Callable[..., Caller], backend: Backen
 
 
 def test_several_thousand_inputs(connect: Callable[..., Caller], backend: Backend) -> None:
-    """In calls of ``max_batch`` inputs."""
+    """A long list is answered by calls of ``max_batch`` inputs."""
     inputs = [f"text {number}" for number in range(3000)]
     caller = connect()
     assert caller.ask("call_each", backend.shout, inputs, name=backend.name) == [one.upper() for one in inputs]
@@ -211,7 +211,7 @@ def test_without_a_daemon_a_process_shares(kind: str, socket_path: str, backend:
 
 @pytest.mark.anyio
 async def test_a_canceled_batch_gives_everything_back(running: Daemon, backend: Backend) -> None:
-    """Its inputs go to the next caller, and its pending begins are withdrawn."""
+    """The inputs of a canceled batch get another holder, and its pending begins are withdrawn."""
     started = anyio.Event()
 
     async def hang(inputs: list[str]) -> list[str]:
@@ -234,7 +234,7 @@ async def test_a_canceled_batch_gives_everything_back(running: Daemon, backend: 
 
 
 def test_an_interrupted_batch_gives_everything_back(running: Daemon, backend: Backend) -> None:
-    """Ctrl-C in the function: the inputs go to the next caller."""
+    """After Ctrl-C in the function, the next caller gets the leases of the inputs."""
 
     def interrupted(inputs: list[str]) -> list[str]:
         raise KeyboardInterrupt
@@ -248,7 +248,7 @@ def test_an_interrupted_batch_gives_everything_back(running: Daemon, backend: Ba
 
 
 def test_values_are_typed_one_by_one(connect: Callable[..., Caller], backend: Backend) -> None:
-    """``returns=`` and the annotation's item say the type of one answer."""
+    """``returns=``, or the annotation's item, is the type of one answer."""
     caller = connect()
 
     def pairs(inputs: list[str]) -> list[tuple[str, int]]:

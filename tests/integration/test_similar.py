@@ -281,7 +281,7 @@ def test_decorated_functions_and_wrapped_clients_do_the_same(running: Daemon) ->
 
 
 def test_changed_meanings_are_never_served(connect: Callable[..., Caller]) -> None:
-    """Not even if the vectors are equal: negations, other names and opposites are calls of their own, and counted."""
+    """Negations, other names and opposites get calls of their own, even if the vectors are equal, and are counted."""
     model = Model()
     client = connect(embed={"constant": lambda _: [1.0, 0.0]}, task="faq")
     pairs = [pair for pair in hard_negatives.pairs() if pair[0] != "number"]

@@ -53,7 +53,7 @@ def test_values_of_every_type_are_the_same_in_every_process(running: Daemon, hol
 
 
 def test_values_of_every_type_are_shared_within_a_process_without_a_daemon(socket_path: str) -> None:
-    """Each call is made, and its waiters get the same."""
+    """Each call is made without the daemon, and its caller gets the value unchanged."""
     assert ask_for_all("sync", socket_path) == {"fallback": CALLS + STREAMS, "wrapped": WRAPPED}
 
 
@@ -115,7 +115,7 @@ def test_a_value_that_is_not_of_its_type_is_for_its_own_caller(
 
 
 def wrongly_annotated(_: str) -> dict[str, int]:
-    """Return what ``returns=`` says."""
+    """Return what ``returns=`` names."""
     return LINE  # type: ignore[return-value]  # what is tested
 
 

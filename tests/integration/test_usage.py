@@ -70,7 +70,7 @@ def pieces(number: int) -> Iterator[str]:
 
 
 def test_every_spelling_costs_what_it_should(client: Caller) -> None:
-    """And what it costs is saved by the next caller."""
+    """The daemon bills the counts, and the next caller saves their cost."""
     billed = 0.0
     for number, (usage, dollars) in enumerate(USAGES):
         policy = {"backend": "cloud", "usage": lambda _, usage=usage: usage}
@@ -94,7 +94,7 @@ def test_a_field_without_a_meaning_warns_once(client: Caller) -> None:
 
 
 def test_two_names_with_two_values_cost_the_larger(client: Caller) -> None:
-    """With a warning."""
+    """The larger of two contradictory counts is billed, with a warning."""
     policy = {"backend": "cloud", "usage": lambda _: {"prompt_tokens": 300, "input_tokens": 400}}
     with pytest.warns(SidecardWarning, match="prompt_tokens is 300, but input_tokens is 400"):
         client.outcome(answer, 1, **policy)

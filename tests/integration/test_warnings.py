@@ -30,7 +30,7 @@ def daemon(socket_path: str) -> Iterator[ScriptedDaemon]:
 
 
 def broken(_: Any) -> dict[str, int]:
-    """Be a hook that fails each time."""
+    """Fail each time."""
     raise ZeroDivisionError
 
 
@@ -136,7 +136,7 @@ def _through_other_code(client: Client) -> int:
     "made", [_by_call, _by_outcome, _by_stream, _by_cached, _by_cached_method, _by_wrap, _by_each, _through_other_code]
 )
 def test_a_warning_points_at_the_line_of_the_call(made: Callable[[Client], int], daemon: ScriptedDaemon) -> None:
-    """With the function's name, and what to do."""
+    """The warning names the function and what to write instead."""
     with Client(daemon.path) as client, pytest.warns(SidecardWarning) as warned:
         here = made(client)
 
@@ -231,7 +231,7 @@ def test_a_warning_points_at_the_line_that_awaits(
 
 
 def test_a_task_of_a_call_alone_points_at_the_function(daemon: ScriptedDaemon) -> None:
-    """No line of the app is below it; the loop's would say nothing."""
+    """Without a line of the app, the warning points at the function and not at the event loop."""
 
     async def run() -> None:
         async with AsyncClient(daemon.path) as client:
@@ -245,7 +245,7 @@ def test_a_task_of_a_call_alone_points_at_the_function(daemon: ScriptedDaemon) -
 
 
 def test_openpipe_points_at_the_line_that_awaits(daemon: ScriptedDaemon) -> None:
-    """Like the client that it uses."""
+    """A warning of the wrapper points at the line that awaits it."""
 
     async def run() -> int:
         openpipe = OpenPipeClient({"openpipe": {"socket": daemon.path}})

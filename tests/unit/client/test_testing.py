@@ -76,7 +76,7 @@ def test_call_after_the_lifetime_runs_the_function() -> None:
 
 
 def test_limits_of_age_hold_as_in_production() -> None:
-    """An answer of the age of ``ttl=`` or ``max_age=`` is none for its caller, and stays for others."""
+    """An answer of the age of ``ttl=`` or ``max_age=`` is a miss for its caller, and stays for others."""
     clock, upstream = Clock(), Upstream()
     sidecard = FakeClient(clock=clock)
     sidecard.call(upstream.generate, "p", key="k")
@@ -107,7 +107,7 @@ def test_rejected_answers_are_not_stored() -> None:
 
 
 def test_outcomes_are_refreshed() -> None:
-    """A newer answer of another caller will do."""
+    """A refresh accepts a newer answer of another caller."""
     clock, upstream = Clock(), Upstream()
     sidecard = FakeClient(clock=clock)
     one, other = (sidecard.outcome(upstream.generate, "p") for _ in range(2))
@@ -121,7 +121,7 @@ def test_outcomes_are_refreshed() -> None:
 
 
 def test_samples_are_answers_of_their_own() -> None:
-    """Also beside ``key=``."""
+    """Each sample has its own answer, also beside ``key=``."""
     upstream = Upstream()
     sidecard = FakeClient()
     for policy in ({}, {"key": "k"}):
@@ -400,7 +400,7 @@ def test_call_each_uses_the_whole_answer_for_usage_and_backends() -> None:
 
 @pytest.mark.parametrize("answers", [["A"], ["A", "B", "C"], "AB"])
 def test_call_each_checks_the_number_of_answers(answers: Any) -> None:
-    """As in production."""
+    """A wrong number of answers raises, and none is stored, as with the real client."""
     sidecard = FakeClient()
     with pytest.raises(WrongAnswers, match="for 2 inputs"):
         sidecard.call_each(lambda _: answers, ["a", "b"], name="f")

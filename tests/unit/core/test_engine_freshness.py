@@ -36,7 +36,7 @@ def host_with_answer(age_seconds: float, ttl_seconds: float | None = None, **set
 
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_answer_within_the_bound_is_served_and_an_older_one_is_a_miss(bound: dict[str, Any]) -> None:
-    """The lesser of both limits decides. A refused entry stays for other callers, until the new answer replaces it."""
+    """The lesser of both decides. A rejected entry stays for other callers, until the new answer replaces it."""
     host, alice = host_with_answer(9.5)
     bob = host.peer()
     alice.asks(Begin("key", id=1, **bound))
@@ -233,7 +233,7 @@ def test_record_goes_to_the_waiters_that_accept_its_age() -> None:
 
 @pytest.mark.parametrize("fields", [{"max_age_seconds": 10.0}, {"mode": "refresh"}])
 def test_too_old_record_of_a_shared_store_needs_the_claim(fields: dict[str, Any]) -> None:
-    """If the record is too old for a caller, the claim alone is requested; another host's newer answer will do."""
+    """If the record is too old for a caller, the claim alone is requested; another host's newer answer is accepted."""
     host = Host(store="shared")
     alice, bob = host.peer(), host.peer()
     alice.asks(Begin("key", id=1))
@@ -317,7 +317,7 @@ def test_rejected_answer_elects_the_longest_waiting_caller() -> None:
 
 
 def test_after_max_elections_every_waiter_makes_its_own_call() -> None:
-    """All of them at once, as after an answer that cannot be shared."""
+    """All waiters make their own calls at once, as after an answer that cannot be shared."""
     host = Host(max_elections=2)
     actors = [host.peer() for _ in range(5)]
     lease = actors[0].leads("key")

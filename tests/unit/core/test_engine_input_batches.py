@@ -109,7 +109,7 @@ def test_a_batch_is_one_call_with_its_usage_and_time_divided() -> None:
 
 @pytest.mark.parametrize(("fail_first", "calls", "failures"), [(0, 1, 0), (1, 1, 1), (3, 1, 1)])
 def test_a_batch_is_one_sample_of_the_breaker(fail_first: int, calls: int, failures: int) -> None:
-    """However its leases end; a failure of one is a failure of the call."""
+    """However its leases end, a call is one sample; a failure of one lease is a failure of the call."""
     host = Host(backends={"default": BackendSettings(breaker=BreakerSettings(min_calls=10))})
     alice = host.peer()
     for number, lease in enumerate(leases(begin_all(alice, "abc"))):
@@ -202,7 +202,7 @@ def test_batch_whose_leases_overlap_gives_its_permit_back() -> None:
 
 
 def test_calls_of_a_batch_on_two_backends_end_in_any_order() -> None:
-    """The end of the older call finds no trace of it among the permits to join."""
+    """A call that ends after a later one of its batch releases its own permit."""
     host = Host()
     alice = host.peer()
     (older,) = leases(begin_all(alice, "a", backends=("one",)))
@@ -228,7 +228,7 @@ def test_permits_are_shared_by_a_bounded_number(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_waiting_begin_whose_time_is_over_gets_no_lease_with_its_batch() -> None:
-    """Its caller has given up: 1. its deadline passes; 2. a permit returns; 3. the tick that ends its wait is handled."""
+    """A begin past its deadline gets no lease: 1. its deadline passes; 2. a permit returns; 3. the tick ends its wait."""
     host = one_at_a_time()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("x")
@@ -262,7 +262,7 @@ def test_tokens_of_a_batch_count_if_its_last_lease_has_no_answer() -> None:
 
 
 def test_batches_are_forgotten_with_their_begins() -> None:
-    """Tables by batch are as long as a connection's waiting begins and leases, and charged to its uid."""
+    """Tables by batch have at most a row for each waiting begin and lease, and are charged to the uid."""
     host = one_at_a_time()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("x")

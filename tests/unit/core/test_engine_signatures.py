@@ -132,7 +132,7 @@ def test_signature_is_dropped_where_similarity_does_not_apply() -> None:
 
 
 def test_signature_without_vector_is_charged() -> None:
-    """A waiting begin keeps it, needed or not."""
+    """A waiting begin is charged for its signature, whether its task needs it or not."""
     assert begin_bytes(Begin("k", signature=bytes(8192))) >= begin_bytes(Begin("k")) + 8192
 
 
@@ -140,7 +140,7 @@ def test_signature_without_vector_is_charged() -> None:
     "value", [b"\x91" * 8000 + b"\xc0", b"\xa2\xff\xff", b"\x81" * 500], ids=["deep", "text", "maps"]
 )
 def test_signature_that_cannot_be_decoded_is_a_bad_request(value: bytes) -> None:
-    """Whatever the decoder raises: for lists nested deep in an unknown field, for a text that is no UTF-8, for a cut map."""
+    """Lists nested deep in an unknown field, text that is not UTF-8 and a cut map each get a `bad_request`."""
     alice = Host(tasks=SIMILAR).peer()
     for field in (b"\xa7unknown", b"\xa6recipe"):
         alice.asks(Begin("k", id=1, vector=angle(0), group="g", signature=b"\x81" + field + value))

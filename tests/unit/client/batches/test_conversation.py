@@ -204,7 +204,7 @@ def test_any_iterable_of_answers_will_do(upstream: Upstream) -> None:
 
 
 def test_a_function_may_change_the_list_that_it_gets(upstream: Upstream) -> None:
-    """It is the function's own: neither the inputs nor the division of the usage depend on it."""
+    """The function may change its list: neither the inputs nor the division of the usage depend on it."""
 
     def take_all(inputs: list[str]) -> list[str]:
         return [inputs.pop(0).upper() for _ in range(len(inputs))]
@@ -218,7 +218,7 @@ def test_a_function_may_change_the_list_that_it_gets(upstream: Upstream) -> None
 
 @pytest.mark.parametrize("steps", range(7))
 def test_interruption_gives_everything_back(upstream: Upstream, steps: int) -> None:
-    """Wherever it comes, the daemon holds nothing afterwards, and a waiter gets the lease."""
+    """After a cancellation at any step, the daemon holds nothing for the batch, and a waiter gets the lease."""
     host = Host()
     other = BatchCaller(host, upstream, ["x"])
     other.step(), other.step(), other.step()
@@ -242,7 +242,7 @@ def test_interruption_gives_everything_back(upstream: Upstream, steps: int) -> N
 
 
 def test_a_lost_connection_begins_again(upstream: Upstream) -> None:
-    """All inputs that were on their way are asked for over another connection."""
+    """Inputs without a reply begin again over another connection."""
     host = Host()
     caller = BatchCaller(host, upstream, ["a", "b"])
     caller.step()
@@ -349,18 +349,18 @@ def test_wrong_policy_is_refused(keywords: dict[str, Any], max_batch: Any, said:
 
 @pytest.mark.parametrize("inputs", ["text", b"text", {"a": 1}])
 def test_one_text_is_no_list_of_inputs(inputs: Any) -> None:
-    """It would be taken apart."""
+    """A text, bytes or a mapping in place of the list raises `TypeError`."""
     with pytest.raises(TypeError, match="The inputs must be a list"):
         listed(inputs)
 
 
 def test_nothing_is_asked_for_no_inputs() -> None:
-    """There is no call."""
+    """Without inputs, no call is prepared."""
     assert template_of(Options(), shout, [], {}, 10) is None
 
 
 def test_an_input_without_a_stable_form_is_named() -> None:
-    """One of a thousand is not found otherwise."""
+    """The error has the input's number."""
     template = template_of(Options(), shout, ["a"], {}, 10)
     assert template is not None
     with pytest.raises(UnkeyableRequest, match=r"^Input 2: shout: \w+ is NaN"):
@@ -390,6 +390,6 @@ def test_usage_of_a_call_is_the_sum_over_its_inputs() -> None:
 
 
 def test_usage_without_numbers_has_none() -> None:
-    """What is unknown of the call is unknown of its inputs."""
+    """A usage without counts is divided into usages without counts."""
     assert usage_shares(None, ["a", "b"]) == [None, None]
     assert usage_shares(wire.Usage("m"), ["a"]) == [wire.Usage("m")]

@@ -1,4 +1,4 @@
-"""Which answers a caller accepts: limits on their age, and ``valid=``."""
+"""Which answers a caller accepts: the bound of their age, and ``valid=``."""
 
 import copy
 import pickle
@@ -63,7 +63,7 @@ def test_lesser_limit_is_the_bound(policy: dict[str, Any], bound: float | None) 
 @pytest.mark.parametrize("reply", [hit, shared])
 @pytest.mark.parametrize("policy", [{"ttl": 2}, {"max_age": 2}, {"ttl": 2, "stale": 60}])
 def test_older_answer_of_an_older_daemon_is_refreshed(reply: Callable[[float], Any], policy: dict[str, Any]) -> None:
-    """A daemon that does not know the limits sends what it has: the caller begins again, and ignores it."""
+    """An older daemon sends any stored answer: the caller rejects one beyond its bound, and begins again."""
     assert resolve(call(**policy), reply(1.9), WAITED).value == "v"
     assert resolve(call(**policy), reply(2.0), WAITED) is NextStep.REFRESH
     with pytest.raises(CallRejected, match="not_cached"):
@@ -71,13 +71,13 @@ def test_older_answer_of_an_older_daemon_is_refreshed(reply: Callable[[float], A
 
 
 def test_answer_that_arrived_meanwhile_is_young_enough() -> None:
-    """An answer that is not older than its caller's begin is accepted whatever the limit."""
+    """An answer that is not older than its caller's begin is accepted, whatever the bound."""
     assert accepts_age(call(ttl=0), 0.2, WAITED)
     assert not accepts_age(call(ttl=0), 0.3, WAITED)
 
 
 def test_stale_answer_is_accepted_by_an_explicit_stale() -> None:
-    """``stale=`` says how much older than the limit a stale answer may be."""
+    """A stale answer is accepted up to ``stale=`` seconds beyond the bound."""
     assert resolve(call(ttl=2, stale=60), hit(61.9, stale=True), WAITED).source == "stale"  # type: ignore[union-attr]  # an outcome
     assert resolve(call(ttl=2, stale=60), hit(62.0, stale=True), WAITED) is NextStep.REFRESH
     assert resolve(call(ttl=2), hit(3.0, stale=True), WAITED) is NextStep.REFRESH
@@ -86,7 +86,7 @@ def test_stale_answer_is_accepted_by_an_explicit_stale() -> None:
 
 @pytest.mark.parametrize("reply", [hit, shared])
 def test_invalid_answer_of_others_is_not_returned(reply: Callable[..., Any]) -> None:
-    """It counts as none: the caller begins again, a bounded number of times, and then makes a call of its own."""
+    """The caller begins again, a bounded number of times, and then makes a call of its own."""
     one = call(valid=lambda value: value != "bad")
     assert resolve(one, reply(1.0), WAITED).value == "v"
     assert resolve(one, reply(1.0, value="bad"), WAITED) is NextStep.NEWER
@@ -181,7 +181,7 @@ def waiters_of(flights: LocalFlights, flight: LocalFlight, count: int) -> list[L
 
 
 def test_rejected_answer_elects_the_next_waiter_of_the_process() -> None:
-    """At most twice; then every waiter makes its own call."""
+    """Two waiters are elected one after another; then every waiter makes its own call."""
     flights = LocalFlights(threading.Event)
     flight = flights.enter(("n", "k"))
     assert isinstance(flight, LocalFlight)
@@ -208,7 +208,7 @@ def test_rejected_answer_without_waiters_ends_the_flight() -> None:
 
 
 def test_refresh_accepts_only_what_is_newer_than_the_outcome() -> None:
-    """The age of the answer at the refresh is the limit; neither a stale nor a similar answer will do."""
+    """The age of the answer at the refresh is the bound; neither a stale nor a similar answer is accepted."""
     clock, asked = Clock(), list[Any]()
     one = call(stale=60, max_age=500, embed={"m": lambda _: [1.0]})
     outcome = renewable(Outcome("v", "cache", 3.0), one, asked.append, clock)
@@ -224,7 +224,7 @@ def test_refresh_accepts_only_what_is_newer_than_the_outcome() -> None:
     ("mode", "expected"), [("use", "use"), ("refresh", "use"), ("only_if_cached", "only_if_cached")]
 )
 def test_refresh_keeps_the_policy(mode: wire.Mode, expected: str) -> None:
-    """A lower limit of the caller stays, and a caller that never calls still does not."""
+    """A lower bound of the caller stays, and ``only_if_cached`` still makes no call."""
     again = renewed(call(mode=mode, max_age=2, ttl=9, task="t"), 50.0)
     assert again.options == Options(mode=expected, max_age_seconds=2.0, ttl_seconds=9.0, task="t")  # type: ignore[arg-type]
     assert renewed(call(), 1e12).begin(1).max_age_seconds == 366 * 86400.0
@@ -242,7 +242,7 @@ def test_refresh_computes_the_key_of_changed_arguments() -> None:
 
 
 def test_outcome_without_a_client_cannot_be_refreshed() -> None:
-    """Nor can a copy. An outcome that can be refreshed stays equal to one that cannot, and pickles."""
+    """A copied outcome cannot be refreshed. One that can is equal to one that cannot, and pickles."""
     plain: Outcome[str] = Outcome("v", "cache")
     bound = renewable(Outcome("v", "cache"), call(), list[Any]().append, Clock())
     assert bound == plain
@@ -261,6 +261,6 @@ def test_failed_call_is_not_replaced_by_the_answer_that_is_refreshed() -> None:
 
 
 def test_remembered_failure_is_raised_also_for_bounded_callers() -> None:
-    """A failure is no answer, so limits do not concern it."""
+    """The bound applies to answers and not to remembered failures."""
     with pytest.raises(CallFailed):
         resolve(call(max_age=0), wire.Failed(1, "fatal", "bad prompt"), WAITED)

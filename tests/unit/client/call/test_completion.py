@@ -36,7 +36,7 @@ def warnings_of(function: Callable[..., Any], times: int = 1, **policy: Any) -> 
 
 
 def test_a_call_that_changes_what_its_function_captures_warns_once() -> None:
-    """Otherwise it would not share, and nobody would know why."""
+    """A call that changes what its function holds warns, because the next call does not share."""
     asked: list[str] = []
     prefix = "a"
 
@@ -53,7 +53,7 @@ def test_a_call_that_changes_what_its_function_captures_warns_once() -> None:
 
 
 def test_a_call_that_changes_its_instance_warns() -> None:
-    """If it is a text, which tells instances apart."""
+    """A call that changes a text of its instance warns."""
 
     class Bot:
         last = ""
@@ -67,7 +67,7 @@ def test_a_call_that_changes_its_instance_warns() -> None:
 
 
 def test_a_call_that_changes_nothing_of_this_does_not_warn() -> None:
-    """Counters of instances are no part of the key."""
+    """Counters of instances are not part of the key, so their changes cause no warning."""
     prefixes = ["a"]
 
     class Bot:

@@ -428,7 +428,7 @@ def unshareable_answer() -> object:
 
 
 def test_a_rejected_value_goes_to_its_caller_and_to_no_one_else() -> None:
-    """The daemon learns that the backend answered, and at what price; the next waiter of the process is elected."""
+    """The daemon gets the usage of the rejected answer; the next waiter of the process is elected."""
     flights = LocalFlights(threading.Event)
     waiters: list[Any] = []
 
@@ -450,7 +450,7 @@ def test_a_rejected_value_goes_to_its_caller_and_to_no_one_else() -> None:
 
 
 def test_an_invalid_answer_of_the_process_is_asked_for_again() -> None:
-    """At most twice; then the caller makes its own call, which it does not share."""
+    """The caller begins again at most twice; then it makes its own call, which it does not share."""
     flights, joined = LocalFlights(threading.Event), 0
 
     def answer_badly(flight: LocalFlight) -> None:

@@ -352,7 +352,7 @@ def test_pieces_are_held_back_until_the_whole_is_valid() -> None:
 
 
 def test_a_followed_stream_that_is_judged_gives_no_piece_before_its_end() -> None:
-    """A stream that breaks has given nothing."""
+    """The caller of a judged stream that breaks gets no piece."""
     daemon = Daemon(chunk("a"), chunk("b"), wire.Failed(1, "transient", "lost"))
     with pytest.raises(CallFailed, match="the stream broke: lost"):
         drive(converse(TWO), daemon)
@@ -361,7 +361,7 @@ def test_a_followed_stream_that_is_judged_gives_no_piece_before_its_end() -> Non
 
 
 def test_a_stream_without_a_key_is_not_judged() -> None:
-    """Nothing of it is shared."""
+    """Without a key nothing is shared, so the holder sends each piece at once."""
     assert [type(message) for message in sent_by(lease(), Returned("a"), Returned(END), STORED, key=None, **TWO)] == [
         wire.Append,
         wire.Complete,

@@ -20,7 +20,7 @@ def forgotten() -> Any:
 
 
 def test_a_subject_is_warned_of_once() -> None:
-    """Whatever the filters say."""
+    """A second warning of one subject is not issued, whatever the filters are."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for subject in ("a", "b", "a"):
@@ -30,7 +30,7 @@ def test_a_subject_is_warned_of_once() -> None:
 
 
 def test_many_subjects_take_bounded_memory() -> None:
-    """The oldest is forgotten."""
+    """Beyond the limit of subjects, the oldest one is forgotten."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for number in range(warn.MAX_WARNED + 1):
@@ -44,7 +44,7 @@ def test_many_subjects_take_bounded_memory() -> None:
 
 
 def test_two_functions_of_one_name_are_two_subjects() -> None:
-    """Each is at another line."""
+    """Two functions of one name are two subjects: each is at another line."""
 
     def one() -> None:
         """Have a name."""
@@ -77,7 +77,7 @@ def test_packages_between_the_app_and_the_call_are_passed_through(module: str) -
 
 
 def test_below_an_event_loop_the_function_is_the_place() -> None:
-    """What started the loop did not make the call; without a function it is better than nothing."""
+    """Below an event loop the place is the function, and without a function the loop."""
 
     def answer() -> None:
         """Be called."""
@@ -99,7 +99,7 @@ def _of_client(function: Callable[..., Any] | None) -> Callable[..., Any]:
 
 
 def test_a_line_repeats_no_text() -> None:
-    """As all of Python's warnings, by default."""
+    """Python's default filter shows a text once for each line."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default", SidecardWarning)
         for _ in range(3):

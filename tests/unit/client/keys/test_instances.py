@@ -121,7 +121,7 @@ def test_the_text_at_the_time_of_the_call_counts() -> None:
 
 
 def test_a_text_that_is_computed_later_does_not_count() -> None:
-    """It tells nothing new."""
+    """A cached property is computed from other attributes, so it is not part of the key."""
     bot = Bot("a")
     before = key_of(bot)
     assert bot.title
@@ -129,6 +129,6 @@ def test_a_text_that_is_computed_later_does_not_count() -> None:
 
 
 def test_a_partial_of_a_method_has_its_texts() -> None:
-    """As the method has."""
+    """A partial of a method has the texts of the method's instance in its key."""
     keys = {prepare(Options(), partial(Bot(model).answer, "q"), (), {}).key for model in "ab"}
     assert len(keys) == 2

@@ -117,7 +117,7 @@ def test_the_identity_of_a_type_changes_with_what_its_values_hold() -> None:
 
 
 def test_the_order_of_a_union_does_not_matter() -> None:
-    """Typing takes both for equal, and caches either."""
+    """Unions in another order have one identity: typing takes both for equal, and caches either."""
     assert codec(Line | PricedLine).identity == codec(PricedLine | Line).identity
     assert codec(Line | None).identity == codec(None | Line).identity
 
@@ -196,7 +196,7 @@ def test_a_zone_that_the_host_does_not_have_is_unreadable() -> None:
 
 
 def test_a_hit_imports_nothing() -> None:
-    """Only annotations do."""
+    """Decoding a hit imports no module."""
     found = [(codec_of(annotation), pack_value(value, codec_of(annotation))) for annotation, value in SHARED]
     before = set(sys.modules)
     for one, packed in found:
