@@ -37,7 +37,7 @@ from sidecard_client.keys.similarity import cosine
 from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import CallRejected, UnshareableValue
+from sidecard_client.protocol.errors import CallRejected, UnreadableAnswer, UnshareableValue
 from sidecard_client.values.codec import unpack_value
 from sidecard_client.values.packing import pack_pieces, pack_value
 
@@ -290,7 +290,10 @@ class FakeClient(Client):
     def _is_accepted(self, call: Call, entry: FakeEntry) -> bool:
         bound = bound_of(call.options)
         too_old = bound is not None and self._clock() - entry.stored_at >= bound
-        return not too_old and is_valid(call, _answer_of(call, entry.value))
+        try:
+            return not too_old and is_valid(call, _answer_of(call, entry.value))
+        except UnreadableAnswer:
+            return False
 
     def _outcome_of(self, call: Call) -> Any:
         return renewable(self._run(call), call, self._outcome_of, self._clock)

@@ -106,6 +106,14 @@ def test_rejected_answers_are_not_stored() -> None:
     assert list(sidecard.stream(upstream.generate, "xy")) == ["x", "y", "4"]
 
 
+def test_answers_of_another_type_are_replaced() -> None:
+    """One key for two types is a call for each, as in production."""
+    fake = FakeClient()
+    fake.put("k", "plain")
+    assert fake.call(lambda: Line(text="a"), key="k", returns=Line) == Line(text="a")
+    assert fake.call(lambda: Line(text="b"), key="k", returns=Line) == Line(text="a")
+
+
 def test_outcomes_are_refreshed() -> None:
     """A refresh accepts a newer answer of another caller."""
     clock, upstream = Clock(), Upstream()
