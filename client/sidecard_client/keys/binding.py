@@ -159,20 +159,27 @@ class _Binding:
 
                 named[name] = _stable_or_missing(self._named_defaults[name])
 
-        return self._signature.has_named or named.keys() <= set(keyword_only)
+        return not named or self._signature.has_named or named.keys() <= set(keyword_only)
 
     def _placed(self, values: list[Any], rest: tuple[Any, ...], named: dict[str, Any]) -> Bound:
-        named = {name: value for name, value in named.items() if value is not _MISSING and name not in self._ignore}
-        first_missing = next((index for index, value in enumerate(values) if value is _MISSING), len(values))
-        if first_missing < len(values):
-            after = zip(self._names[first_missing:], values[first_missing:], strict=True)
-            named.update((name, value) for name, value in after if value is not _MISSING)
-            if rest:
-                named[REST] = list(rest)
+        if named:
+            named = {name: value for name, value in named.items() if value is not _MISSING and name not in self._ignore}
 
-            rest = ()
+        first_missing = 0
+        for value in values:
+            if value is _MISSING:
+                break
 
-        return (*values[:first_missing], *rest), named
+            first_missing += 1
+        else:
+            return (*values, *rest), named
+
+        after = zip(self._names[first_missing:], values[first_missing:], strict=True)
+        named.update((name, value) for name, value in after if value is not _MISSING)
+        if rest:
+            named[REST] = list(rest)
+
+        return tuple(values[:first_missing]), named
 
 
 def _is_constant(default: Any) -> bool:
