@@ -108,6 +108,12 @@ def defined_as(name: str, variables: dict[str, Any]) -> Any:
     return found
 
 
+def attribute_name(slot: str, kind: type) -> str:
+    """Return the name of the attribute for a slot of a class: names with two underscores are private to their class."""
+    private = slot.startswith("__") and not slot.endswith("__")
+    return f"_{kind.__name__.lstrip('_')}{slot}" if private else slot
+
+
 def is_named_alone(kind: type) -> bool:
     """Return whether a class is what its name means in its module: others may have the same name otherwise."""
     module = sys.modules.get(kind.__module__)

@@ -42,8 +42,8 @@ from sidecard_client.keys.naming import LOCAL, name_of
 from sidecard_client.keys.stable_forms import (
     Forms,
     Unstable,
+    attributes_of,
     compared_fields,
-    slots_of,
     state_below,
 )
 from sidecard_client.protocol.errors import UnkeyableRequest
@@ -182,7 +182,7 @@ class _Captured(Forms):
             raise Unstable(repr(instance)[:100], "has a state that cannot be read")
 
         held = {} if below is None else {"": self.form(below, name, around)}
-        for slot, value in slots_of(instance).items():
+        for slot, value in attributes_of(instance).items():
             held[slot] = self.form(value, f"{slot!r} of {name}", around)
 
         captured = self.of(plain(call), (*around, instance))

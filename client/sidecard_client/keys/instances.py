@@ -11,7 +11,7 @@ from functools import cached_property
 from types import MethodType
 from typing import Any
 
-from sidecard_client.keys.stable_forms import compared_fields, has_slots, slots_of
+from sidecard_client.keys.stable_forms import attributes_of, compared_fields, has_slots
 
 ReadTexts = Callable[[Any], dict[str, str]]
 
@@ -34,7 +34,7 @@ def _texts_of_attributes(instance: Any) -> dict[str, str]:
 
 
 def _texts_of_slots(instance: Any) -> dict[str, str]:
-    return _texts_among(type(instance), slots_of(instance).items())
+    return _texts_among(type(instance), attributes_of(instance).items())
 
 
 def _texts_among(kind: type, attributes: Iterable[tuple[str, Any]]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecard_client.functions import is_named_alone
+from sidecard_client.functions import attribute_name, is_named_alone
 from sidecard_client.keys.naming import name_of_class
 
 MAX_WITHIN: Final = 64
@@ -155,7 +155,7 @@ class Forms:
         if not known:
             return None
 
-        attributes = slots_of(value) if below is None else slots_of(value) | {"": below}
+        attributes = attributes_of(value) if below is None else attributes_of(value) | {"": below}
         return {
             "value": name_of_class(kind),
             "attributes": {name: self.form(part, f"{place}.{name}", within) for name, part in attributes.items()},
@@ -217,13 +217,12 @@ def _present(value: Any, names: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def slots_of(instance: Any) -> dict[str, Any]:
+def attributes_of(instance: Any) -> dict[str, Any]:
     """Return the attributes that an instance has itself, by name."""
     attributes: dict[str, Any] = {}
     for base in type(instance).__mro__:
         for slot in _slots(base):
-            private = slot.startswith("__") and not slot.endswith("__")
-            name = f"_{base.__name__.lstrip('_')}{slot}" if private else slot
+            name = attribute_name(slot, base)
             if name not in _BOOKKEEPING and hasattr(instance, name):
                 attributes[name] = getattr(instance, name)
 

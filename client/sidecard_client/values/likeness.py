@@ -9,6 +9,7 @@ from itertools import zip_longest
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final
 
+from sidecard_client.functions import attribute_name
 from sidecard_client.protocol.nesting import MAX_DEPTH, nests_too_deep
 
 PLAIN: Final = frozenset({str, bytes, int, float, bool, type(None), list, dict})
@@ -238,10 +239,9 @@ def slots_of(kind: Any) -> tuple[str, ...]:
     for base in kind.__mro__:
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            if name.startswith("__") and not name.endswith("__"):
-                names[f"_{base.__name__.lstrip('_')}{name}"] = None
-            elif not name.startswith("__"):
-                names[name] = None
+            attribute = attribute_name(name, base)
+            if not attribute.startswith("__"):
+                names[attribute] = None
 
     return tuple(names)
 
