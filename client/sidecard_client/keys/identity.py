@@ -1,23 +1,25 @@
 """What a key needs to know of a function: its name, whether it holds state, its signature. Kept for functions in use."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from sidecard_client.functions import bare, plain, text_attribute, wrapped_by
 from sidecard_client.keys.binding import Bind, Bound, Signature, as_written, signature_of
 from sidecard_client.keys.captured import may_hold_state
 from sidecard_client.keys.instances import texts_reader
-from sidecard_client.keys.naming import name_of
+from sidecard_client.keys.naming import LOCAL, name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 from sidecard_client.values.annotations import Part
 from sidecard_client.values.codec import ValueCodec, annotated_codec
 
 MAX_KEPT: Final = 1024
-"""Functions of modules and classes, which live as long as the program."""
+"""Identities in a table."""
+
+Table = TypeVar("Table", bound=MutableMapping[Any, Any])
 
 
 class Identity:
@@ -100,8 +102,11 @@ class Identity:
 
 
 _kept: dict[Any, Identity] = {}
+"""Of functions of modules and classes, which live as long as the program."""
 _kept_while_used: "WeakKeyDictionary[FunctionType | type, Identity]" = WeakKeyDictionary()
 """Of functions that were defined in a function, and of classes of callable objects."""
+_methods: "WeakKeyDictionary[type, WeakKeyDictionary[FunctionType, Identity]]" = WeakKeyDictionary()
+"""Of methods of classes that were defined in a function."""
 
 
 def identity_of(function: Callable[..., Any]) -> Identity:
@@ -116,24 +121,36 @@ def identity_of(function: Callable[..., Any]) -> Identity:
         return _identity_of_partial(function) if isinstance(function, partial) else _identity_of_object(function)
 
     if code.__closure__ is not None and code is function:
-        return _identity_of_closure(code)
+        return _identity_while_used(_kept_while_used, code, function)
 
     identity = _kept.get(place)
     if identity is None or not identity.is_of(code):
-        if len(_kept) >= MAX_KEPT:
-            _kept.clear()
+        owner: Any = code if code is function else place[0]
+        if LOCAL in owner.__qualname__:
+            table = _kept_while_used if owner is code else _room_in(_methods).setdefault(owner, WeakKeyDictionary())
+            return _identity_while_used(table, code, function)
 
-        identity = _kept[place] = Identity(function)
+        identity = _room_in(_kept)[place] = Identity(function)
+
+    return identity
+
+
+def _identity_while_used(
+    table: "WeakKeyDictionary[Any, Identity]", code: FunctionType, function: Callable[..., Any]
+) -> Identity:
+    identity = table.get(code)
+    if identity is None or not identity.is_of(code):
+        identity = _room_in(table)[code] = Identity(function)
 
     return identity
 
 
-def _identity_of_closure(function: FunctionType) -> Identity:
-    identity = _kept_while_used.get(function)
-    if identity is None or not identity.is_of(function):
-        identity = _kept_while_used[function] = Identity(function)
+def _room_in(table: Table) -> Table:
+    """Clear a full table. What it has of a function may refer to that, so weak references alone do not bound it."""
+    if len(table) >= MAX_KEPT:
+        table.clear()
 
-    return identity
+    return table
 
 
 def _identity_of_object(function: Callable[..., Any]) -> Identity:
@@ -144,7 +161,7 @@ def _identity_of_object(function: Callable[..., Any]) -> Identity:
     kind = type(function)
     identity = _kept_while_used.get(kind)
     if identity is None:
-        identity = _kept_while_used[kind] = Identity(function)
+        identity = _room_in(_kept_while_used)[kind] = Identity(function)
 
     return identity
 
