@@ -108,10 +108,11 @@ def fingerprint(
     extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> str:
     """Return the key of a request. Raises `UnkeyableRequest` for a part without a stable form."""
-    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize or extras):
+    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize):
         # `canonical`, without its call: most requests are a prompt alone.
+        parts: tuple[Any, ...] = ("sidecard", KEY_VERSION, task, model, name, args, kwargs)
         try:
-            return _PREFIX + _sha256(_encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs))).hexdigest()
+            return _PREFIX + _sha256(_encode((*parts, extras) if extras else parts)).hexdigest()
         except (ValueError, OverflowError):
             pass  # the general path names the place
 
