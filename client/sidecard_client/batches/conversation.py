@@ -205,6 +205,11 @@ class BatchConversation:
         members = [*self._awaited.values(), *unsent]
         self._awaited.clear()
         self._pending.clear()
+        # Over the next connection, the same ids are those of other calls.
+        self._reports = [report for report in self._reports if not isinstance(report, wire.Cancel)]
+        for member in self._members:
+            member.begin_id = 0
+
         for member in members:
             self._answer(member, lost)
 
@@ -280,7 +285,8 @@ class BatchConversation:
             case commands.Send():
                 self._reports.append(command.message)
             case commands.Abandon():
-                self._reports.append(wire.Cancel(target=member.begin_id))
+                if member.begin_id:
+                    self._reports.append(wire.Cancel(target=member.begin_id))
             case _:
                 raise AssertionError(f"unreachable: a plain call has no {type(command).__name__}")
 

@@ -39,6 +39,7 @@ class Member:
         self.begin: commands.BeginCall | None = None
         """The begin that awaits its reply."""
         self.begin_id = 0
+        """Of the last begin over the present connection; 0 if there was none."""
         self.started = 0.0
         self.waits_until = 0.0
         """When it stops waiting for another call of this process."""

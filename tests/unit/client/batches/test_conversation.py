@@ -252,6 +252,27 @@ def test_a_lost_connection_begins_again(upstream: Upstream) -> None:
     assert upstream.calls == [["a", "b"]]
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_nothing_of_a_lost_connection_is_canceled_over_the_next_one(upstream: Upstream, interrupted: bool) -> None:
+    """There, its ids are those of other calls. The answer to a is sent, and b waits, when the connection ends."""
+    host = Host()
+    other = BatchCaller(host, upstream, ["b"])
+    other.step(), other.step()
+    caller = BatchCaller(host, upstream, ["a", "b", *map(str, range(GROUP))])
+    while not any(isinstance(request, wire.Complete) for request in caller.sent):
+        caller.step()
+
+    caller.loses_connection()
+    caller.step(), caller.step()
+    if interrupted:
+        caller.interrupted(Interruption())
+
+    other.runs()
+    caller.runs()
+    assert not [request for request in caller.sent if isinstance(request, wire.Cancel) and request.target < GROUP]
+    assert interrupted or "B" in caller.values
+
+
 def test_usage_is_divided_exactly(upstream: Upstream) -> None:
     """The sums of tokens and dollars are those of the call."""
     host = Host()
