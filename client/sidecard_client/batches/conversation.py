@@ -202,7 +202,7 @@ class BatchConversation:
 
     def _lose(self, lost: ConnectionLost, unsent: Iterable[Member | None]) -> None:
         """Let all that awaited a reply of the connection continue without it."""
-        members = [*self._awaited.values(), *unsent]
+        members = [*self._awaited.values(), *unsent]  # None for a ping
         self._awaited.clear()
         self._pending.clear()
         # Over the next connection, the same ids are those of other calls.
@@ -210,8 +210,8 @@ class BatchConversation:
         for member in self._members:
             member.begin_id = 0
 
-        for member in members:
-            self._answer(member, lost)
+        for waiting in members:
+            self._answer(waiting, lost)
 
     def _end_late_waits(self) -> None:
         for request_id in list(self._pending):
