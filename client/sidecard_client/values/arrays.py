@@ -1,5 +1,7 @@
 """Forms of numpy's arrays and scalars: ``[dtype, shape, order, bytes]``."""
 
+import math
+import re
 import sys
 from typing import Any, Final
 
@@ -8,6 +10,9 @@ from sidecard_client.values.likeness import name_of_kind
 
 _KINDS: Final = frozenset("biufcmMSUV")
 """Kinds of dtypes whose bytes are the whole value: no objects, no texts of any length."""
+
+_DTYPE: Final = re.compile(r"[<>|=]?[biufcmMSUV][0-9]{0,9}(\[[0-9A-Za-z]{1,24}\])?")
+"""What numpy calls such a dtype. It also reads lists of dtypes, with shapes, from texts."""
 
 
 def array_form(kind: type) -> Form | None:
@@ -52,6 +57,12 @@ class ArrayForm(Form):
         if not _is_of_bytes(dtype):
             raise ValueError(f"arrays of {dtype} are not made of bytes")  # which would be taken for addresses
 
+        if any(type(length) is not int or length < 0 for length in shape):
+            raise ValueError("a length is no whole number")
+
+        if type(data) is not bytes or math.prod(shape) * dtype.itemsize != len(data):
+            raise ValueError("there are more or fewer bytes than the elements have")
+
         # A copy of an array does not have the bytes between the fields of a structure; one of its buffer does.
         buffer = data if dtype.names is None else bytearray(data)
         view = numpy.ndarray(tuple(shape), dtype, buffer=buffer, order=order)
@@ -63,7 +74,8 @@ class ArrayForm(Form):
 
 
 def _is_of_bytes(dtype: Any) -> bool:
-    return dtype.kind in _KINDS and not dtype.hasobject
+    # Any number of elements without a byte fits into any answer.
+    return dtype.kind in _KINDS and not dtype.hasobject and dtype.itemsize > 0
 
 
 def _described(dtype: Any) -> Any:
@@ -84,6 +96,9 @@ def _described(dtype: Any) -> Any:
 
 def _dtype(numpy: Any, described: Any) -> Any:
     if isinstance(described, str):
+        if _DTYPE.fullmatch(described) is None:
+            raise ValueError("no dtype of bytes")
+
         return numpy.dtype(described)
 
     fields, size, alignment = described

@@ -43,6 +43,9 @@ class DequeForm(ItemsForm):
     def from_plain(self, plain: Any) -> Any:
         """Return a new deque."""
         items, most = plain
+        if type(items) is not list:
+            raise TypeError(f"a {type(items).__name__} in place of a list")
+
         return self.kind(map(self._item.from_plain, items), most)
 
 
@@ -145,6 +148,9 @@ class DictForm(Form):
 
             entries = {name: value.from_plain(item) for name, item in plain.items()}
         else:
+            if type(plain) is not list:
+                raise TypeError(f"a {type(plain).__name__} in place of a list")
+
             key = self._key
             entries = {key.from_plain(name): value.from_plain(item) for name, item in plain}
 
@@ -189,6 +195,9 @@ class TypedDictForm(Form):
 
     def from_plain(self, plain: Any) -> Any:
         """Return the dict."""
+        if type(plain) is not dict:
+            raise TypeError(f"a {type(plain).__name__} in place of a dict")
+
         for name, form in self.forms.items():
             if name in plain:
                 plain[name] = form.from_plain(plain[name])

@@ -3,6 +3,9 @@
 Their plain form is a map of their fields, or ``[fields, more]`` with what they hold besides. A copy gets the same attributes
 without its constructor: what validators and ``__post_init__`` changed is not changed again, and what they computed is kept. Only
 a Struct has no other way than its constructor.
+
+Bytes name attributes, so they may come from a caller with other intentions: only names that instances can hold are set, never
+those of methods, properties and Python itself.
 """
 
 import functools
@@ -15,6 +18,9 @@ from sidecard_client.values.likeness import fault_of_plain, name_of_kind, slots_
 _set: Final = object.__setattr__
 _ATTRS_HASH: Final = "_attrs_cached_hash"
 """A hash that attrs keeps, which differs between processes."""
+
+_OF_CLASSES: Final = (functools.cached_property, functools.partialmethod, classmethod, staticmethod)
+"""Of what a class has besides constants, those that cannot be called and do not set anything."""
 
 
 class InstanceForm(Form):
@@ -57,6 +63,8 @@ class InstanceForm(Form):
             if not fields.keys() <= self.fields.keys():
                 raise ValueError("not its fields")
 
+            self._check(more)
+
             for name, restored in self._fancy:
                 if name in fields:
                     fields[name] = restored(fields[name])
@@ -89,6 +97,13 @@ class InstanceForm(Form):
                 attributes[name] = _plain_attribute(name, part)
 
         return {"attributes": attributes} if attributes else {}
+
+    def _check(self, more: Mapping[str, Any]) -> None:
+        """Raise `ValueError` if instances cannot hold something."""
+        for name in more.get("attributes", {}).keys():  # noqa: SIM118 - of a map, and of nothing else
+            held = name in self._slots or _may_be_held(self.kind, name)
+            if not held or name in self.fields or name == _ATTRS_HASH:
+                raise ValueError(f"its instances do not hold {name!r}")
 
     def _instance(self, fields: dict[str, Any], more: dict[str, Any]) -> Any:
         instance: Any = self._new()
@@ -138,6 +153,18 @@ class PydanticForm(InstanceForm):
 
         return more
 
+    def _check(self, more: Mapping[str, Any]) -> None:
+        super()._check(more)
+        extra, private = more.get("extra", {}), more.get("private")
+        if extra and (self._no_extra is None or not extra.keys().isdisjoint(self.fields)):
+            raise ValueError("it has no such extra fields")
+
+        if not (private is None or private.keys() <= self.kind.__private_attributes__.keys()):
+            raise ValueError("not its private attributes")
+
+        if not self.fields.keys() | extra.keys() >= set(more.get("set", ())):
+            raise ValueError("not its fields")
+
     def _instance(self, fields: dict[str, Any], more: dict[str, Any]) -> Any:
         instance: Any = self._new()
         fields_set, extra = set(fields), self._no_extra
@@ -166,6 +193,11 @@ class OldPydanticForm(InstanceForm):
 
         return more
 
+    def _check(self, more: Mapping[str, Any]) -> None:
+        super()._check(more)
+        if not self.fields.keys() | more.get("attributes", {}).keys() >= set(more.get("set", ())):
+            raise ValueError("not its fields")
+
     def _instance(self, fields: dict[str, Any], more: dict[str, Any]) -> Any:
         instance = super()._instance(fields, more)
         _set(instance, "__fields_set__", set(more.get("set", fields)))
@@ -178,7 +210,7 @@ class StructForm(InstanceForm):
     def _instance(self, fields: dict[str, Any], more: dict[str, Any]) -> Any:
         instance = self.kind(**fields)
         if more:
-            instance.__dict__.update(more["attributes"])
+            instance.__dict__.update(more.get("attributes", {}))
 
         return instance
 
@@ -200,3 +232,17 @@ def _setter(kind: type, slot: str) -> Callable[[Any, Any], Any]:
 
 def _is_computed_again(kind: type, name: str) -> bool:
     return isinstance(getattr(kind, name, None), functools.cached_property)
+
+
+def _may_be_held(kind: type, name: str) -> bool:
+    """Return whether an instance's own attribute may have this name: Python and the class must not use it otherwise."""
+    if name.startswith("__") and name.endswith("__"):
+        return False
+
+    for base in kind.__mro__:
+        if name in vars(base):
+            default = vars(base)[name]
+            is_constant = not callable(default) and not isinstance(default, _OF_CLASSES)
+            return is_constant and not hasattr(default, "__set__")
+
+    return True

@@ -87,3 +87,41 @@ def test_another_plain_form_is_an_error(plain: Any) -> None:
     assert form is not None
     with pytest.raises((TypeError, ValueError)):
         form.from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        ["|V0", [10**15], "C", b""],
+        ["|S0", [10**15], "C", b""],
+        [[[], 0, 0], [10**15], "C", b""],
+        ["<i4", [10**12], "C", b"1234"],
+        ["<i4", [2**62, 4], "C", b"1234"],
+        ["<i4", [-1], "C", b"1234"],
+        ["<i4", [-1, -1], "C", b"1234"],
+        ["<i4", [True], "C", b"1234"],
+        ["<i4", [1], "C", b"12345678"],
+        ["<i4", [1], "C", [1, 2, 3, 4]],
+        ["<i4", 1, "C", b"1234"],
+        ["(2,2)<i4", [1], "C", bytes(16)],
+        ["i4,f4", [1], "C", bytes(8)],
+        ["|O", [1], "C", bytes(8)],
+        [[["a", "<i4", [10**9], 0]], [1], "C", b"1234"],
+        [[[["a", "|O", [], 0]], 8, 0], [1], "C", bytes(8)],
+    ],
+    ids=str,
+)
+def test_a_form_that_no_array_has_is_refused(plain: Any) -> None:
+    """At once: no length makes memory or time that the bytes do not have."""
+    form = array_form(np.ndarray)
+    assert form is not None
+    with pytest.raises((ValueError, TypeError)):
+        form.from_plain(plain)
+
+
+def test_elements_without_bytes_are_refused() -> None:
+    """Both ways."""
+    form = array_form(np.ndarray)
+    assert form is not None
+    with pytest.raises(Misfit):
+        form.to_plain(np.zeros(3, "V0"))

@@ -91,3 +91,21 @@ def test_another_plain_form_is_an_error(annotation: Any, plain: Any) -> None:
 
     with pytest.raises((TypeError, ValueError)):
         form_of(annotation).from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "plain"),
+    [
+        (deque[date], ["ab", None]),
+        (dict[date, date], {"ab": 1}),
+        (list[date], {"2026-01-02": 1}),
+        (tuple[date, int], "ab"),
+        (Order, []),
+        (Order, "text"),
+    ],
+    ids=str,
+)
+def test_another_container_is_refused(annotation: Any, plain: Any) -> None:
+    """Even one that can be iterated over in the same way."""
+    with pytest.raises((TypeError, ValueError)):
+        form_of(annotation).from_plain(plain)

@@ -1,5 +1,6 @@
 """Objects with fields, and what they hold besides."""
 
+import functools
 import re
 import threading
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import attrs
+import msgspec
 import pydantic
 import pytest
 
@@ -156,3 +158,101 @@ def test_slots_of_all_bases_come_back() -> None:
 
     back = came_back(Derived(DAY))
     assert (back.day, back.seen, back.secret()) == (DAY, 1, 2)
+
+
+@dataclass
+class Parcel:
+    """A class with all kinds of attributes."""
+
+    text: str
+    day: date
+    currency = "EUR"
+
+    def total(self) -> int:
+        """Return a number."""
+        return 1
+
+    @property
+    def label(self) -> str:
+        """Return a text."""
+        return self.text
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Return a number."""
+        return len(self.text)
+
+    class Inner:
+        """A class of its own."""
+
+
+@dataclass(slots=True)
+class SlottedParcel:
+    """A class without a dict."""
+
+    text: str
+    day: date
+
+
+class OpenModel(pydantic.BaseModel):
+    """A model with extra fields and a private attribute."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    day: date
+    _seen: int = 0
+
+
+class ClosedModel(pydantic.BaseModel):
+    """A model without extra fields."""
+
+    day: date
+
+
+class HeldStruct(msgspec.Struct, dict=True):
+    """A Struct with a dict."""
+
+    day: date
+
+    def total(self) -> int:
+        """Return a number."""
+        return 1
+
+
+def test_own_attributes_come_back() -> None:
+    """Those beside the fields, also in place of a class's constant."""
+    parcel = Parcel("a", DAY)
+    parcel.currency = "CHF"
+    parcel.note = "x"  # type: ignore[attr-defined]  # as apps do
+    parcel._Parcel__seen = 1  # type: ignore[attr-defined]  # a private name's form
+    assert vars(came_back(parcel)) == vars(parcel)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        *(
+            (Parcel, {"attributes": {name: {}}})
+            for name in ("total", "label", "size", "Inner", "day", "__dict__", "__x__")
+        ),
+        (Parcel, {"attributes": {1: 1}}),
+        (Parcel, {"attributes": [1]}),
+        (Parcel, []),
+        (SlottedParcel, {"attributes": {"day": "no date"}}),
+        (OpenModel, {"attributes": {"day": "no date"}}),
+        (OpenModel, {"attributes": {"model_dump": 1}}),
+        (OpenModel, {"extra": {"day": "no date"}}),
+        (OpenModel, {"private": {"_other": 1}}),
+        (OpenModel, {"set": ["other"]}),
+        (ClosedModel, {"extra": {"a": 1}}),
+        (ClosedModel, {"private": {"a": 1}}),
+        (HeldStruct, {"attributes": {"total": 1}}),
+        (HeldStruct, {"attributes": {"__class__": 1}}),
+    ],
+)
+def test_attributes_that_no_instance_holds_are_refused(kind: type, more: Any) -> None:
+    """Bytes of others replace no method, property or field, and nothing of Python's own."""
+    fields = {"text": "a", "day": "2026-01-02"} if kind in {Parcel, SlottedParcel} else {"day": "2026-01-02"}
+    form = form_of(kind)
+    assert form.from_plain([{**fields}, {}]).day == date(2026, 1, 2)
+    with pytest.raises((ValueError, AttributeError)):
+        form.from_plain([fields, more])

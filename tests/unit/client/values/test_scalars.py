@@ -1,10 +1,13 @@
 """Times and zones, enums, and what has a text."""
 
 import enum
+import re
 import sys
 from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pydantic
@@ -137,3 +140,32 @@ def test_unknown_classes_have_no_form() -> None:
     assert scalar_form(object) is None
     assert scalar_form(Later) is None
     assert scalar_form(type("UUID", (), {})) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        (bytearray, 10**12),
+        (bytearray, [1]),
+        (datetime, [b"\x07\xe4\x02\x1f\x00\x00\x00\x00\x00\x00", None]),  # 31 February
+        (datetime, [b"\x07\xe4\x01\x01\x3f\x00\x00\x00\x00\x00", None]),  # hour 63
+        (datetime, [2026, None]),
+        (time, [b"\x17\x3f\x00\x00\x00\x00", None]),  # minute 63
+        (time, [5, None]),
+        (datetime, [b"\x07\xe4\x01\x01\x00\x00\x00\x00\x00\x00", ["zone", "../../etc/passwd"]]),
+        (datetime, [b"\x07\xe4\x01\x01\x00\x00\x00\x00\x00\x00", ["zone", "/etc/passwd"]]),
+        (UUID, "f" * 33),
+        (Decimal, "NaN"),
+        (Decimal, [0, [1], 5]),
+        (Fraction, "1/0"),
+        (Fraction, "1e999999999"),
+        (re.RegexFlag, "IGNORECASE"),
+        (timedelta, [10**12, 0, 0]),
+    ],
+    ids=str,
+)
+def test_a_form_that_no_value_has_is_refused(kind: Any, plain: Any) -> None:
+    """Bytes of others make no value that its class would not."""
+    form = form_of(kind)
+    with pytest.raises((ValueError, TypeError, ArithmeticError)):
+        form.from_plain(plain)
