@@ -12,6 +12,12 @@ DIGITS = "0.10000000149011612"
 """Not the shortest text of its number, as servers write those of 32 bits; a second parsing would shorten it."""
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    """By default five: of more connections at a time, some wait for a second, or are reset."""
+
+
 class EmbeddingServer:
     """A server of OpenAI's and Ollama's embeddings."""
 
@@ -40,8 +46,7 @@ class EmbeddingServer:
 
             def log_message(self, *_: Any) -> None: ...
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 

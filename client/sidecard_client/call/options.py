@@ -180,7 +180,7 @@ def _read_signature(function: Callable[..., Any]) -> frozenset[str]:
 
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # written in C, without a signature
+    except Exception:  # noqa: BLE001 - written in C, without a signature; a proxy that answers for any name may raise anything
         return frozenset()
 
     declared = {
