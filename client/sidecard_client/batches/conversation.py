@@ -107,6 +107,12 @@ class BatchConversation:
                 yield SendAll(self._reports, ())
 
             raise
+        finally:
+            # The calls refer to this object by their options.
+            for member in self._members:
+                member.call.options = self._options
+
+            self._members.clear()
 
         return self._failure
 
@@ -314,11 +320,14 @@ class BatchConversation:
                 self._reports.append(wire.Cancel(target=member.begin_id))
 
     def _throw(self, member: Member, conversation: Conversation, error: BaseException) -> None:
+        traceback = error.__traceback__
         with suppress(BaseException):  # the conversation ends with it; `run` raises it, or the failure
             command = conversation.throw(error)
             while True:
                 self._report(member, command)
                 command = conversation.send(None)
+
+        error.__traceback__ = traceback  # without these frames, which refer to the error
 
     # The function -----------------------------------------------------------------------------------------------------
 

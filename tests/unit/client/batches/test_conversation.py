@@ -1,8 +1,10 @@
 """The decisions of a batch, around a real engine: one upstream call for what is missing, and nothing held while waiting."""
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -271,6 +273,28 @@ def test_nothing_of_a_lost_connection_is_canceled_over_the_next_one(upstream: Up
     caller.runs()
     assert not [request for request in caller.sent if isinstance(request, wire.Cancel) and request.target < GROUP]
     assert interrupted or "B" in caller.values
+
+
+@pytest.mark.parametrize("errors", [[], [ValueError("bad")]])
+def test_batch_is_freed_when_it_ends(upstream: Upstream, errors: list[BaseException | None]) -> None:
+    """Its inputs and answers may be large, and vectors of numbers do not trigger the garbage collector."""
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    upstream.errors = errors
+    caller = BatchCaller(Host(), upstream, [Text("a"), Text("b")], usage=lambda _: None)
+    kept = [ref(text) for text in caller.inputs]
+    gc.collect()
+    gc.disable()
+    try:
+        caller.runs()
+        assert caller.ended
+        upstream.calls.clear()
+        del caller
+        assert [text() for text in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_usage_is_divided_exactly(upstream: Upstream) -> None:
