@@ -12,6 +12,7 @@ from sidecard_client.protocol.values import (
     MAX_MEASUREMENTS,
     NO_VALUE,
     Aggregate,
+    BatchNumber,
     BreakerAction,
     Count,
     Dollars,
@@ -140,7 +141,7 @@ class Begin(Request, frozen=True, tag="begin"):
     """The caller can compute a vector if the daemon replies `VectorWanted`."""
     group: Key | None = None
     """Key of all requests that differ in their text alone; required with ``vector``."""
-    batch: RequestId = 0
+    batch: BatchNumber = 0
     """Begins of one connection with the same number above 0 are answered by common upstream calls, one after another: their
     leases share one permit, and a call's time is divided among its leases."""
     max_age_seconds: Seconds | None = None

@@ -66,6 +66,7 @@ MAX_DOLLARS = 1e9
 Dollars = Annotated[float, Meta(ge=0, le=MAX_DOLLARS)]
 RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
+BatchNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 SampleNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 VectorBytes = Annotated[bytes, Meta(min_length=4, max_length=4 * MAX_DIMENSIONS)]
