@@ -151,8 +151,6 @@ class _Captured(Forms):
 
     def _variables(self, function: FunctionType, around: tuple[Any, ...]) -> dict[str, Any]:
         name = function.__qualname__
-        # What a module calls by this name is one function in each process, whatever else it holds.
-        lenient = LOCAL not in name and is_defined_as(function, defined_as(name, variables_of(function)))
         held: dict[str, Any] = {}
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if variable == "__class__":
@@ -163,7 +161,11 @@ class _Captured(Forms):
             except ValueError:
                 continue  # not assigned yet
 
-            self._add(held, variable, value, f"{variable!r} of {name}", around, lenient=lenient)
+            try:
+                held[variable] = self.form(value, f"{variable!r} of {name}", around)
+            except Unstable:
+                if not _is_what_its_name_means(function):
+                    raise
 
         if LOCAL in name:
             code = function.__code__
@@ -235,3 +237,9 @@ class _Captured(Forms):
         except Unstable:
             if not lenient:
                 raise
+
+
+def _is_what_its_name_means(function: FunctionType) -> bool:
+    """Return whether a module calls a function by its name: then it is one function in each process, whatever else it holds."""
+    name = function.__qualname__
+    return LOCAL not in name and is_defined_as(function, defined_as(name, variables_of(function)))
