@@ -7,7 +7,7 @@ import pytest
 from sidecard.core.accounts.charges import begin_bytes
 from sidecard.core.cache.similarity import UNSIGNED_THRESHOLD
 from sidecard.core.settings import TaskSettings
-from sidecard_client.keys.guard.comparison import TextSignature, difference
+from sidecard_client.keys.guard.comparison import TextSignature, difference, encode_signature
 from sidecard_client.keys.guard.signature import signature_of
 from sidecard_client.protocol.wire import Begin, Delete, Error, Hit, Lease
 from tests.host import Actor, Host, unpacked
@@ -158,3 +158,12 @@ def test_comparison_takes_time_proportional_to_the_signatures() -> None:
         assert difference(one, other) is None
 
     assert process_time() - started < 0.2  # quadratic: 1.2 s
+
+
+def test_signature_of_many_small_numbers_is_a_bad_request() -> None:
+    """As many digests as fit, of 32 bits each, are compared in time; no text has more."""
+    alice = Host(tasks=SIMILAR).peer()
+    for digests, kind in ((tuple(range(2**31, 2**31 + 1600)), Lease), ((1,) * 2049, Error)):
+        signature = encode_signature(TextSignature("en", 1, frame=digests))
+        alice.asks(Begin(f"k{len(digests)}", id=1, vector=angle(0), group="g", signature=signature))
+        assert isinstance(alice.receives()[0], kind)

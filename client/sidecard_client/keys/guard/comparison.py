@@ -12,6 +12,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+MAX_DIGESTS: Final = 2048
+"""Of one signature. Of 32 bits each, fewer fit into the greatest one; of small numbers, which take long to compare, many more."""
+
 MAX_NEW_SUBJECTS: Final = 2
 MAX_REWORDINGS: Final = 6
 """Subjects that one text may add, and general words that both may exchange, however long they are."""
@@ -81,9 +84,26 @@ encode_signature = msgspec.msgpack.Encoder().encode
 def decode_signature(encoded: bytes) -> TextSignature:
     """Return the signature in a message. Raises `msgspec.MsgspecError`."""
     try:
-        return _decode(encoded)
+        signature = _decode(encoded)
     except (RecursionError, UnicodeDecodeError) as error:
         raise msgspec.DecodeError(f"it is no signature ({error})") from None
+
+    if _digests(signature) > MAX_DIGESTS:
+        raise msgspec.ValidationError(f"it has more than {MAX_DIGESTS} digests")
+
+    return signature
+
+
+def _digests(signature: TextSignature) -> int:
+    singles = (
+        signature.negations,
+        signature.persons,
+        signature.symbols,
+        signature.words,
+        signature.subjects,
+        signature.frame,
+    )
+    return sum(map(len, singles)) + 2 * (len(signature.opposites) + len(signature.roles))
 
 
 def difference(one: TextSignature, other: TextSignature) -> Difference | None:
@@ -110,8 +130,7 @@ def difference(one: TextSignature, other: TextSignature) -> Difference | None:
     if contrasts - {contrast for contrast, _ in set(one.opposites) & set(other.opposites)}:
         return "opposite"
 
-    frame, others_frame = Counter(one.frame), Counter(other.frame)
-    changes = ((frame - others_frame) + (others_frame - frame)).total()
+    changes = _changes(Counter(one.frame), Counter(other.frame))
     return _other_subject(one, other, changes) or _other_order(one, other, changes)
 
 
@@ -164,6 +183,13 @@ def _roles_differ(roles: set[tuple[int, int]], others: set[tuple[int, int]]) -> 
     changed = {word for word, _ in lost} & {word for word, _ in gained}
     moved = {role for _, role in lost} & {role for _, role in gained}
     return bool(changed or moved)
+
+
+def _changes(words: Counter[int], others: Counter[int]) -> int:
+    """Return how many words only one of the texts has. Without a loop in Python: a peer may send thousands."""
+    both = words.keys() & others.keys()
+    shared = sum(map(min, map(words.__getitem__, both), map(others.__getitem__, both)))
+    return words.total() + others.total() - 2 * shared
 
 
 def _within(words: Iterable[int], kept: set[int]) -> list[int]:
