@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sidecard_client.values.forms import Form, Misfit, PlainForm, key_step, misfit
+from sidecard_client.values.forms import SUBSCRIPT, Form, Misfit, PlainForm, key_step, misfit, subscript_misfit
 from sidecard_client.values.likeness import PLAIN_KEYS, fault_of_plain, name_of_kind
 
 
@@ -80,8 +80,7 @@ class TupleForm(Form):
         if len(value) != len(self._forms):
             raise Misfit(f"has {len(value)} items, and the annotation {len(self._forms)}: make them agree")
 
-        if getattr(value, "__dict__", None):
-            raise Misfit("has attributes beside its items, which would be lost: make them items")
+        _refuse_attributes(value, "items")
 
         index, items = 0, []
         try:
@@ -116,8 +115,7 @@ class DictForm(Form):
         if type(value) is not self.kind:
             raise misfit(value, name_of_kind(self.kind))
 
-        if getattr(value, "__dict__", None):
-            raise Misfit("has attributes beside its entries, which would be lost: make them entries")
+        _refuse_attributes(value, "entries")
 
         name, pairs = None, []
         try:
@@ -203,3 +201,15 @@ class TypedDictForm(Form):
                 plain[name] = form.from_plain(plain[name])
 
         return plain
+
+
+def _refuse_attributes(value: Any, parts: str) -> None:
+    """Raise `Misfit` for a container that has attributes, which the copy would lack."""
+    attributes = getattr(value, "__dict__", None)
+    if not attributes:
+        return
+
+    if SUBSCRIPT in attributes:
+        raise subscript_misfit(attributes[SUBSCRIPT])
+
+    raise Misfit(f"has attributes beside its {parts}, which would be lost: make them {parts}")

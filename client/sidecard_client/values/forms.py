@@ -14,6 +14,10 @@ MAX_CHARACTERS: Final = 60
 """Of a text of the app, in messages."""
 
 
+SUBSCRIPT: Final = "__orig_class__"
+"""The attribute in which an instance keeps the subscripted class that it was made by."""
+
+
 class Misfit(Exception):
     """A value, or a part of it, has no plain form. The path to the part is collected from the inside out."""
 
@@ -36,6 +40,12 @@ def misfit(value: Any, expected: str) -> Misfit:
     """Return the error for a value of another type."""
     found = name_of_kind(type(value))
     return Misfit(f"is of type {found}, not {expected}: return exactly that type, or name {found} in the annotation")
+
+
+def subscript_misfit(made_as: Any) -> Misfit:
+    """Return the error about an instance that was made as ``Box[int](...)``, which keeps ``Box[int]`` in `SUBSCRIPT`."""
+    name = getattr(getattr(made_as, "__origin__", None), "__qualname__", "the class")
+    return Misfit(f"is set by {shortened(str(made_as))}(...): write {name}(...)").at(f".{SUBSCRIPT}")
 
 
 def key_step(key: Any) -> str:

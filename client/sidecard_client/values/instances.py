@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from sidecard_client.values.forms import Form, Misfit, PlainForm, misfit
+from sidecard_client.values.forms import SUBSCRIPT, Form, Misfit, PlainForm, misfit, subscript_misfit
 from sidecard_client.values.likeness import fault_of_plain, name_of_kind, slots_of
 
 _set: Final = object.__setattr__
@@ -216,6 +216,9 @@ class StructForm(InstanceForm):
 
 
 def _plain_attribute(name: str, part: Any) -> Any:
+    if name == SUBSCRIPT:
+        raise subscript_misfit(part)
+
     fault = fault_of_plain(part, ", and no field with an annotation: annotate it, or use a plain value")
     if fault is None:
         return part

@@ -63,6 +63,11 @@ def _with_attribute(value: Any) -> Any:
     [
         (Loose, _with_attribute(Loose(1)), "attributes beside its items"),
         (OrderedDict[str, int], _with_attribute(OrderedDict(a=1)), "attributes beside its entries"),
+        (
+            OrderedDict[str, int],
+            OrderedDict[str, int](a=1),
+            "__orig_class__ is set by collections.OrderedDict[str, int]",
+        ),
         (tuple[int, str], (1, "a", 2), "has 3 items, and the annotation 2"),
         (tuple[int, ...], [1], "is of type list, not tuple"),
         (set[date], frozenset({DAY}), "is of type frozenset, not set"),

@@ -15,7 +15,7 @@ import pytest
 
 from sidecard_client.values.building import Builder
 from sidecard_client.values.forms import Misfit
-from tests.typed_values import DAY, Group, Invoice, Line, OldInvoice, Tree, portrait
+from tests.typed_values import DAY, Group, Invoice, Line, OldInvoice, Pair, Tree, portrait
 
 
 def form_of(kind: type) -> Any:
@@ -256,3 +256,9 @@ def test_attributes_that_no_instance_holds_are_refused(kind: type, more: Any) ->
     assert form.from_plain([{**fields}, {}]).day == date(2026, 1, 2)
     with pytest.raises((ValueError, AttributeError)):
         form.from_plain([fields, more])
+
+
+def test_instance_made_by_a_subscripted_class_is_refused() -> None:
+    """The error names the call that marks the instance, and what to write instead."""
+    with pytest.raises(Misfit, match=r"__orig_class__ is set by .*Pair\[int\]\(\.\.\.\): write Pair\(\.\.\.\)"):
+        Builder().form(Pair[int]).to_plain(Pair[int](1, [2]))
