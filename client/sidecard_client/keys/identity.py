@@ -17,7 +17,7 @@ from sidecard_client.values.annotations import Part
 from sidecard_client.values.codec import ValueCodec, annotated_codec
 
 MAX_KEPT: Final = 1024
-"""Identities in a table."""
+"""Limit of the identities in a table."""
 
 Table = TypeVar("Table", bound=MutableMapping[Any, Any])
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 MAX_DIGESTS: Final = 2048
-"""Of one signature. Of 32 bits each, fewer fit into the greatest one; of small numbers, which take long to compare, many more."""
+"""Limit of the digests of one signature. Small numbers take few bytes, so the limit of bytes alone does not bound the comparison."""
 
 MAX_NEW_SUBJECTS: Final = 2
 MAX_REWORDINGS: Final = 6
