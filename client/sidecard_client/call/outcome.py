@@ -19,6 +19,7 @@ from sidecard_client.protocol.errors import (
     RequestRefused,
     UnreadableAnswer,
 )
+from sidecard_client.values.codec import is_of_a_type
 
 Source = Literal["upstream", "cache", "stale", "shared", "fallback"]
 
@@ -201,15 +202,21 @@ def another_call(call: Call, age_seconds: float = 0.0) -> Call:
 
 def value_of(call: Call, plain: Any) -> Any:
     """Return the value of an answer or of a stream's piece, of the call's type. Raises `UnreadableAnswer`."""
-    return plain if call.codec is None else call.codec.from_plain(plain)
+    if call.codec is not None:
+        return call.codec.from_plain(plain)
+
+    if type(plain) is list and is_of_a_type(plain):
+        raise UnreadableAnswer("The answer is of a type, and a plain value is expected")
+
+    return plain
 
 
 def hit_outcome(call: Call, hit: wire.Hit, waited_seconds: float) -> Outcome[Any] | None:
     """Return the outcome of a call whose answer was stored; None if the caller does not accept it (`NextStep.REFRESH`)."""
     value, options = hit.value, call.options
-    if call.codec is not None:
+    if call.codec is not None or type(value) is list:
         try:
-            value = call.codec.from_plain(value)
+            value = value_of(call, value)
         except UnreadableAnswer:
             return None
 

@@ -7,7 +7,7 @@ were received, and no bytes name a class.
 import functools
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -24,11 +24,20 @@ unpack_value = msgspec.msgpack.Decoder().decode
 """Decode msgpack bytes to plain objects. Raises `msgspec.DecodeError`."""
 
 
+TYPED: Final = "sidecard type "
+"""Begins what stands in front of a value of a type, so that no caller who expects a plain value takes the form for one."""
+
+
+def is_of_a_type(plain: Any) -> bool:
+    """Return whether a plain value is the form of a value of a type."""
+    return type(plain) is list and len(plain) == 2 and type(plain[0]) is str and plain[0].startswith(TYPED)  # noqa: PLR2004
+
+
 class ValueCodec(Struct, frozen=True, eq=False):
     """Converts the values of one type, whose ``name`` is for messages.
 
     ``identity`` is a digest of the type and of all types within it. It is part of the key, and the plain form of a value is
-    ``[identity, plain form]``: an answer of a type that has changed is not found, or at least not mistaken for another.
+    ``[TYPED + identity, plain form]``: an answer of a type that has changed is not found, or at least not mistaken for another.
     """
 
     name: str
@@ -57,7 +66,7 @@ class ValueCodec(Struct, frozen=True, eq=False):
             ) from error
 
         if difference is None:
-            return [self.identity, plain]
+            return [TYPED + self.identity, plain]
 
         place, problem = difference
         raise UnshareableValue(
@@ -68,7 +77,7 @@ class ValueCodec(Struct, frozen=True, eq=False):
         """Return the value of a plain form, which is used up. Raises `UnreadableAnswer` if it is not of this type."""
         try:
             identity, inner = plain
-            if identity == self.identity:
+            if identity == TYPED + self.identity:
                 return self.form.from_plain(inner)
         except Exception as error:
             raise UnreadableAnswer(

@@ -112,6 +112,8 @@ def test_answers_of_another_type_are_replaced() -> None:
     fake.put("k", "plain")
     assert fake.call(lambda: Line(text="a"), key="k", returns=Line) == Line(text="a")
     assert fake.call(lambda: Line(text="b"), key="k", returns=Line) == Line(text="a")
+    assert fake.call(lambda: ["plain", 1], key="k") == ["plain", 1]
+    assert fake.call(lambda: ["other", 2], key="k") == ["plain", 1]
 
 
 def test_outcomes_are_refreshed() -> None:

@@ -12,7 +12,14 @@ import pytest
 from msgspec import msgpack
 
 from sidecard_client.protocol.errors import UnreadableAnswer, UnshareableValue
-from sidecard_client.values.codec import ValueCodec, annotated_codec, codec_of, problem_of_annotation, unpack_value
+from sidecard_client.values.codec import (
+    TYPED,
+    ValueCodec,
+    annotated_codec,
+    codec_of,
+    problem_of_annotation,
+    unpack_value,
+)
 from sidecard_client.values.packing import pack_value
 from tests.typed_values import DAY, LINE, NOON, REFUSED, SHARED, Counted, Invoice, Line, PricedLine, Tree, portrait
 
@@ -132,7 +139,7 @@ def test_the_order_of_a_union_does_not_matter() -> None:
         [1, 2, 3],
         ["0" * 16, {"text": "a", "cents": 1}],
         {"text": "a", "cents": 1},
-        [codec(Line).identity, {"text": "a"}],
+        [TYPED + codec(Line).identity, {"text": "a"}],
         5,
     ],
 )
@@ -190,7 +197,7 @@ def test_a_zone_that_the_host_does_not_have_is_unreadable() -> None:
     before = set(sys.modules)
     for key in ("os", "../../etc/passwd", "/etc/passwd", "tzdata/zones", ""):
         with pytest.raises(UnreadableAnswer):
-            found.from_plain([found.identity, [NOON.isoformat(), 0, ["zone", key]]])
+            found.from_plain([TYPED + found.identity, [NOON.isoformat(), 0, ["zone", key]]])
 
     assert set(sys.modules) == before
 
