@@ -124,7 +124,12 @@ def identity_of(function: Callable[..., Any]) -> Identity:
         return _identity_while_used(_kept_while_used, code, function)
 
     identity = _kept.get(place)
-    if identity is None or not identity.is_of(code):
+    if (
+        identity is None  # else as `is_of`, whose call a hit is spared
+        or identity.source[0] is not code.__code__
+        or identity.source[1] is not code.__defaults__
+        or identity.source[2] is not code.__kwdefaults__
+    ):
         owner: Any = code if code is function else place[0]
         if LOCAL in owner.__qualname__:
             table = _kept_while_used if owner is code else _room_in(_methods).setdefault(owner, WeakKeyDictionary())
