@@ -1,7 +1,7 @@
 """What a callable is made of, without running any of its code: proxies answer every ``getattr`` with another proxy."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from types import FunctionType, MethodType
@@ -50,13 +50,14 @@ def wrapped_by(function: Any) -> Any:
     return attribute(function, "__wrapped__") if hasattr(type(function), "__wrapped__") else None
 
 
-def chain_of(function: Any) -> Iterator[Any]:
-    """Yield a function, and what it wraps, from outside to inside."""
-    for _ in range(MAX_WRAPPED):
-        yield function
+def chain_of(function: Any) -> list[Any]:
+    """Return a function, and what it wraps, from outside to inside."""
+    chain: list[Any] = []
+    while function is not None and len(chain) < MAX_WRAPPED:
+        chain.append(function)
         function = wrapped_by(plain(function))
-        if function is None:
-            return
+
+    return chain
 
 
 def attribute(function: Any, name: str) -> Any:
