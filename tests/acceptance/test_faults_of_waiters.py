@@ -6,6 +6,7 @@ See `tests.acceptance.fault_index`.
 import os
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -267,8 +268,9 @@ async def test_holder_canceled_at_each_await_leaves_the_waiter_an_answer(
 
 
 def within_finalizer(frame: FrameType | None) -> bool:
-    """Return whether a frame is of a ``__del__``, or was called by one."""
-    while frame is not None and frame.f_code.co_name != "__del__":
+    """Return whether a frame is of a ``__del__`` or a `weakref.finalize`, or was called by one."""
+    finalize = weakref.finalize.__call__.__code__
+    while frame is not None and frame.f_code.co_name != "__del__" and frame.f_code is not finalize:
         frame = frame.f_back
 
     return frame is not None
