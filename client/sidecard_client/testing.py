@@ -23,7 +23,7 @@ from sidecard_client._sync.lifecycle import StreamFunctions
 from sidecard_client._sync.streams import Stream
 from sidecard_client.batches.batch import InputBatch, separated
 from sidecard_client.call import call as calls
-from sidecard_client.call.acceptance import bound_of, is_valid
+from sidecard_client.call.acceptance import is_valid
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.completion import may_be_stored, reason_of, warn_unshareable
 from sidecard_client.call.embedding import embedded
@@ -38,6 +38,7 @@ from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, UnreadableAnswer, UnshareableValue
+from sidecard_client.protocol.values import bound_of
 from sidecard_client.values.codec import unpack_value
 from sidecard_client.values.packing import pack_pieces, pack_value
 

@@ -35,6 +35,7 @@ from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.streams import FOLLOWER_BYTES, SharedStream, Streams
 from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.values import bound_of
 from tests.simulation.mutants import (
     Original,
     Replacement,
@@ -150,7 +151,7 @@ def _accept_any_age(_: Original) -> Any:
 
 def _extend_by_window(_: Original) -> Original:
     def mutant(request: wire.Begin, entry: Entry) -> float:
-        bound = freshness.bound_of(request)
+        bound = bound_of(request)
         return entry.terms.fresh_seconds if bound is None else min(bound, entry.terms.fresh_seconds)
 
     return mutant

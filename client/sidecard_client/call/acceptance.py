@@ -10,17 +10,8 @@ from msgspec.structs import replace
 
 from sidecard_client.call.call import UNKEYED, Call, keyed
 from sidecard_client.call.option_checks import MAX_SECONDS
-from sidecard_client.call.options import Options
 from sidecard_client.call.warn import of, warn
-
-
-def bound_of(options: Options) -> float | None:
-    """Return the age in seconds from which an answer is too old for a caller; None if it sets no bound."""
-    ttl_seconds, max_age_seconds = options.ttl_seconds, options.max_age_seconds
-    if ttl_seconds is None or max_age_seconds is None:
-        return max_age_seconds if ttl_seconds is None else ttl_seconds
-
-    return min(ttl_seconds, max_age_seconds)
+from sidecard_client.protocol.values import bound_of
 
 
 def accepts(call: Call, value: Any, age_seconds: float, waited_seconds: float, *, stale: bool = False) -> bool:

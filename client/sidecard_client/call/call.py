@@ -26,6 +26,7 @@ from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, DaemonUnavailable, UnkeyableRequest
+from sidecard_client.protocol.values import MAX_KEY_CHARACTERS, sampled
 from sidecard_client.protocol.wire import FailureKind
 from sidecard_client.values.codec import ValueCodec
 
@@ -212,12 +213,12 @@ def _sampled(options: Options) -> str | UnsetType | None:
     if not isinstance(key, str):
         return key
 
-    sampled = f"{key}#{sample}"
-    longest = policies.MAX_KEY_CHARACTERS - len(sampled) + len(key)
+    whole = sampled(key, sample)
+    longest = MAX_KEY_CHARACTERS - len(whole) + len(key)
     if len(key) > longest:
         raise ValueError(f"key= must have at most {longest} characters with sample={sample}, not {len(key)}.")
 
-    return sampled
+    return whole
 
 
 def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:

@@ -33,6 +33,7 @@ from sidecard_client.call.option_checks import (
 )
 from sidecard_client.keys.normal_form import Normalize
 from sidecard_client.keys.vectors import Embedding
+from sidecard_client.protocol.values import MAX_KEY_CHARACTERS
 from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
 from sidecard_client.values.codec import ValueCodec
 
@@ -45,7 +46,6 @@ Redact = Callable[[Any, Any], tuple[Any, Any] | None]
 """Takes the prompt, ``{"args": [...], "kwargs": {...}}``, and the value. Both are the call's own: copy, do not change them."""
 
 MAX_TAGS = 16
-MAX_KEY_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 128
 MAX_NAMESPACE_CHARACTERS = 160
 MAX_SAMPLE = 2**31 - 1

@@ -1,7 +1,7 @@
 """Limits and field types of the messages."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta, Raw
 
@@ -49,6 +49,32 @@ _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?(?:[/
 def is_local(backend: str) -> bool:
     """Return whether a backend without configuration runs on this host, judged by its name or loopback address."""
     return backend in LOCAL_BACKENDS or _LOOPBACK.fullmatch(backend) is not None
+
+
+def sampled(name: str, sample: int) -> str:
+    """Return the name of one of several answers that share a key or a group."""
+    return f"{name}#{sample}"
+
+
+class AgeLimits(Protocol):
+    """What limits the age of an answer: a begin, or the policy that leads to it."""
+
+    @property
+    def ttl_seconds(self) -> float | None:
+        """How long an answer is fresh."""
+
+    @property
+    def max_age_seconds(self) -> float | None:
+        """How old an answer may be."""
+
+
+def bound_of(limits: AgeLimits) -> float | None:
+    """Return the age in seconds from which an answer is too old; None without such a limit."""
+    ttl_seconds, max_age_seconds = limits.ttl_seconds, limits.max_age_seconds
+    if ttl_seconds is None or max_age_seconds is None:
+        return max_age_seconds if ttl_seconds is None else ttl_seconds
+
+    return min(ttl_seconds, max_age_seconds)
 
 
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]

@@ -20,16 +20,8 @@ from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.memory import MemoryCache
+from sidecard_client.protocol.values import bound_of
 from sidecard_client.protocol.wire import Begin
-
-
-def bound_of(request: Begin) -> float | None:
-    """Return the age in seconds from which an answer is too old for a begin; None if it sets no bound."""
-    ttl_seconds, max_age_seconds = request.ttl_seconds, request.max_age_seconds
-    if ttl_seconds is None or max_age_seconds is None:
-        return max_age_seconds if ttl_seconds is None else ttl_seconds
-
-    return min(ttl_seconds, max_age_seconds)
 
 
 def fresh_seconds_for(request: Begin, entry: Entry) -> float:

@@ -23,7 +23,7 @@ from sidecard.core.flights.table import Flights
 from sidecard.core.replies import error, id_in_use, not_yours
 from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.values import MAX_KEY_CHARACTERS
+from sidecard_client.protocol.values import MAX_KEY_CHARACTERS, sampled
 
 _TOO_LONG = f"it has more than {MAX_KEY_CHARACTERS} characters; send a digest of it"
 
@@ -85,8 +85,8 @@ class BeginOperation(Struct, frozen=True, eq=False):
 
 def one_sample(request: wire.Begin) -> wire.Begin:
     """Return the begin of one of several answers, under a key of its own."""
-    key = None if request.key is None else f"{request.key}#{request.sample}"
-    group = None if request.group is None else f"{request.group}#{request.sample}"
+    key = None if request.key is None else sampled(request.key, request.sample)
+    group = None if request.group is None else sampled(request.group, request.sample)
     return structs.replace(request, key=key, group=group, sample=0)
 
 

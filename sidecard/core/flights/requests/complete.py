@@ -2,7 +2,6 @@
 
 from msgspec import Raw, Struct
 
-from sidecard.core.cache.freshness import bound_of
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.effects import Effect, SendReply
@@ -19,6 +18,7 @@ from sidecard.core.flights.table import Flights
 from sidecard.core.replies import error, reject_value
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.nesting import nesting_problem
+from sidecard_client.protocol.values import bound_of
 
 
 class CompleteOperation(Struct, frozen=True, eq=False):

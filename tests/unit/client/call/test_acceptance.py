@@ -10,13 +10,14 @@ import msgspec
 import pytest
 
 from sidecard_client import CallFailed, CallRejected, SidecardWarning
-from sidecard_client.call.acceptance import accepts_age, bound_of, renewed
+from sidecard_client.call.acceptance import accepts_age, renewed
 from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import prepare
 from sidecard_client.call.local_flights import Elected, LocalFlight, LocalFlights, LocalWaiter, Released
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import MAX_REFRESHES, NextStep, Outcome, hit_outcome, renewable, resolve
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.values import bound_of
 
 WAITED = 0.25
 
