@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from sidecard_client.call.call import UNKEYED, Call, keyed
 from sidecard_client.call.option_checks import MAX_SECONDS
-from sidecard_client.call.warn import of, warn
+from sidecard_client.call.warn import agrees
 from sidecard_client.protocol.values import bound_of
 
 
@@ -35,20 +35,7 @@ def accepts_age(call: Call, age_seconds: float, waited_seconds: float, *, stale:
 def is_valid(call: Call, value: Any) -> bool:
     """Ask the ``valid`` hook. If the hook fails, warn and return False: the answer is neither stored nor shared."""
     valid = call.options.valid
-    if valid is None:
-        return True
-
-    try:
-        return bool(valid(value))
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook
-        problem = type(error).__name__
-
-    function = call.functions[0]
-    warn(
-        f"{of('valid=', function)} failed ({problem}), so the answer is neither stored nor shared: return True or False for any value.",
-        function,
-    )
-    return False
+    return valid is None or agrees("valid=", valid, value, call.functions[0], "neither stored nor shared")
 
 
 # What is asked for instead of it ----------------------------------------------------------------------------------------------

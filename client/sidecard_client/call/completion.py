@@ -14,7 +14,7 @@ from sidecard_client.call.failures import message_of
 from sidecard_client.call.options import Options
 from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
 from sidecard_client.call.usage import read_usage
-from sidecard_client.call.warn import name_of_function, of, place_of, warn, warn_once
+from sidecard_client.call.warn import agrees, name_of_function, place_of, warn_once
 from sidecard_client.keys.identity import identity_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnkeyableRequest, UnshareableValue
@@ -60,7 +60,7 @@ def complete_packed(call: Call, lease: wire.Lease, packed: Raw, value: Any) -> w
         value=packed,
         usage=None if options.usage is None and call.span is None else usage_of(call, value),
         ttl_seconds=options.ttl_seconds,
-        store=options.store is None or may_be_stored(options, value, call.functions[0]),
+        store=may_be_stored(options, value, call.functions[0]),
         tags=options.tags,
         deterministic=asks_for_one_answer(call.args, call.kwargs, said=options.deterministic),
         spoken=transcript_of(options, call.args, call.kwargs, value, call.functions[0]) if logged else None,
@@ -129,16 +129,4 @@ def usage_of(call: Call, value: Any) -> wire.Usage | None:
 
 def may_be_stored(options: Options, value: Any, function: Callable[..., Any] | None = None) -> bool:
     """Ask the ``store`` hook. If it fails, warn and do not store."""
-    if options.store is None:
-        return True
-
-    try:
-        return bool(options.store(value))
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook
-        problem = type(error).__name__
-
-    warn(
-        f"{of('store=', function)} failed ({problem}), so the answer is not stored: return True or False for any value.",
-        function,
-    )
-    return False
+    return options.store is None or agrees("store=", options.store, value, function, "not stored")

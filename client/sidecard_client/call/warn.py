@@ -61,6 +61,22 @@ def of(option: str, function: Callable[..., Any] | None) -> str:
     return option if function is None else f"{option} of {name_of_function(function)}"
 
 
+def agrees(
+    option: str, hook: Callable[[Any], Any], value: Any, function: Callable[..., Any] | None, otherwise: str
+) -> bool:
+    """Ask a hook that says yes or no. If it fails, warn that the answer is ``otherwise``, and return False."""
+    try:
+        return bool(hook(value))
+    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook
+        problem = type(error).__name__
+
+    warn(
+        f"{of(option, function)} failed ({problem}), so the answer is {otherwise}: return True or False for any value.",
+        function,
+    )
+    return False
+
+
 class Place(NamedTuple):
     """Where a warning points to."""
 
