@@ -112,7 +112,7 @@ def batch_of(template: Call, inputs: Sequence[Any], max_batch: int, forms: tuple
 
 
 def keyed_batch(options: Options, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str]) -> InputBatch:
-    """Make the calls of all inputs, of which at least one is given, with these keys; they are one upstream call."""
+    """Make the calls of all inputs with these keys, as one upstream call. There must be at least one input."""
     template = prepare(replace(options, key=keys[0], embed=None), function, (inputs[0],), {}, each=True)
     calls = [replace(template, args=(one,), key=key) for one, key in zip(inputs, keys, strict=True)]
     return _distinct(calls, LARGEST_BATCH)

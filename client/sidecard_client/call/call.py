@@ -242,7 +242,7 @@ def _located(call: Call, error: UnkeyableRequest) -> UnkeyableRequest:
     signature = signature_of(bare(function))
     names = () if signature is None else signature.names
     if isinstance(function, partial) and options.name is not None:
-        names = names[len(function.args) :]  # the name stands for the partial's own
+        names = names[len(function.args) :]  # ``name=`` replaces the arguments that the partial holds
 
     def name_of_argument(found: re.Match[str]) -> str:
         named = found["named"] or (names[int(found["index"])] if int(found["index"]) < len(names) else None)
@@ -277,7 +277,7 @@ def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
         if call.each:
             name += EACH_SUFFIX
     else:
-        bind = identity.bind_call  # the name stands for what a partial holds
+        bind = identity.bind_call  # ``name=`` replaces the arguments that a partial holds
 
     if call.stream:
         name += STREAM_SUFFIX

@@ -113,7 +113,7 @@ def _warn_of_changes(call: Call, before: Mapping[str, Any]) -> None:
         warn_once(
             f"changed {place_of(function)}",
             f"{name_of_function(function)}: {changed!r} is part of its key and changes during the call, so the next call does not share "
-            "its answer. Pass name=, which replaces all that the function holds, or keep such state elsewhere.",
+            "its answer. Pass name=: then what the function holds is no part of the key.",
             function,
         )
 

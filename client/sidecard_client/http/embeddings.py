@@ -166,7 +166,7 @@ def usage_of(texts: Sequence[EmbeddedText]) -> Usage | None:
 
 
 def _in_order(items: list[Raw]) -> list[Raw]:
-    """Return OpenAI's items by their ``index``, of which all must be there, or none."""
+    """Return OpenAI's items in the order of their ``index``; as they are if none has one. Raises `ValueError` for a wrong index."""
     indices = [_from_json(_fields_of(item).get("index", _NULL)) for item in items]
     if all(index is None for index in indices):
         return items

@@ -34,7 +34,7 @@ _MISSING: Final = object()
 class Signature:
     """The parameters of a function, without the first ``skipped`` ones, which its caller does not give.
 
-    ``own_defaults``: the function runs with its own defaults, whoever passes the arguments on.
+    ``own_defaults``: arguments that a call leaves out get the defaults of this function. A decorator may pass others.
     """
 
     def __init__(self, function: FunctionType, skipped: int, *, own_defaults: bool) -> None:

@@ -14,7 +14,7 @@ from sidecard_client.keys.normal_form import NormalForm, ordered
 from sidecard_client.protocol import wire
 
 PARTS: Final = ("task", "model", "name", "args", "kwargs", "captured", "sample", "returns")
-"""The elements of the canonical array, after its name and version; of its extras, those that are not shown elsewhere."""
+"""The elements of the canonical array that are shown: all but its name and version, and of its extras these three."""
 
 SHOWN_CHARACTERS: Final = 60
 """Length of a text in a difference; of a longer one, that many around the first difference."""

@@ -25,8 +25,8 @@ REWORDING_WEIGHT: Final = 2.0
 
 MIN_REWORDED_FRAME: Final = 2
 MIN_ENLARGED_FRAME: Final = 3
-"""Function words that differ in a paraphrase with other general words, and with more subjects. A sentence of which nothing but
-one word differs was not reworded: that word is the difference."""
+"""How many function words must differ in a paraphrase that has other general words, or more subjects. If only one word of a
+sentence differs, the sentence was not reworded: that word is the difference."""
 
 MIN_REORDERED_SUBJECTS: Final = 4
 MIN_REORDERED_FRAME: Final = 4

@@ -233,7 +233,7 @@ GOVERNORS: Final = ("from", "to into", "than", "by", "against", "versus vs")
 
 PARTICLE_VERBS: Final = "turn switch log sign opt check put shut scale move power roll step zoom speed come go"
 PARTICLES: Final = ("on off", "in out", "up down")
-""""Turn on" and "turn off" are opposites; "on" and "off" elsewhere are not."""
+"""Each pair are opposites after one of these verbs, as in "turn on" and "turn off", and nowhere else."""
 
 SYMBOL_WORDS: Final = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "%": "percent", "°": "degree"}
 
