@@ -162,7 +162,7 @@ class Connection:
         self.pending.discard(request_id)
 
     def receive(self, data: bytes | memoryview) -> list[AnyReply]:
-        """Take received bytes and return the complete replies to open requests.
+        """Take received bytes and return the complete replies to open requests, and every `wire.Wanted`.
 
         Raises `ProtocolError` for bytes that cannot be decoded, and for a reply that no open request expects;
         `ConnectionRefused` for an `Error` about the whole connection (id 0).
@@ -177,6 +177,10 @@ class Connection:
 
             request_id = reply.id
             kind = reply.__class__
+            if kind is wire.Wanted and 0 < request_id < self.next_id:
+                replies.append(reply)
+                continue
+
             expected = unanswered.get(request_id)
             if expected is not None and kind in expected:
                 del unanswered[request_id]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.protocol.requests import Usage
 from sidecard_client.protocol.values import ErrorCode, FailureKind, RejectionReason, Route, StoreState, StreamSource
@@ -103,6 +103,17 @@ class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     it early."""
     stale_age_seconds: float = 0.0
     stale_backend: str = ""
+    waiters: int = 0
+    """How many callers wait for the lease's answer already, if its begin had ``wanted``. Then no `Wanted` follows."""
+
+
+class Wanted(Reply, frozen=True, tag="wanted"):
+    """Sent to the holder of a lease when the first caller waits for its answer, if its begin had ``wanted``.
+
+    ``id`` is the request's that the `Lease` answered. Sent again only after a reply to `Renew` has reported no waiters.
+    """
+
+    lease: str
 
 
 class Rejected(Reply, frozen=True, tag="rejected"):
@@ -115,13 +126,17 @@ class Rejected(Reply, frozen=True, tag="rejected"):
     """A stale answer, if the caller may use one; left out if there is none."""
     stale_age_seconds: float = 0.0
     stale_backend: str = ""
+    status: int | UnsetType = UNSET
+    """With ``breaker_open``: the HTTP status with which the backend requested the pause, if its caller reported one."""
 
 
 class Failed(Reply, frozen=True, tag="failed"):
-    """The flight that this caller waited for failed. ``kind`` and ``message`` are the last holder's."""
+    """The flight that this caller waited for failed. ``kind``, ``message`` and ``detail`` are the last holder's."""
 
     kind: FailureKind
     message: str
+    detail: Any = UNSET
+    """`Fail.detail`; left out if there was none."""
 
 
 class Timeout(Reply, frozen=True, tag="timeout"):
@@ -130,10 +145,12 @@ class Timeout(Reply, frozen=True, tag="timeout"):
     waited_seconds: float
 
 
-class Stored(Reply, frozen=True, tag="stored"):
+class Stored(Reply, frozen=True, tag="stored", omit_defaults=True):
     """The answer or entry was accepted; ``stored`` is whether an entry was made of it."""
 
     stored: bool
+    not_stored: str = ""
+    """In reply to `Complete`: why no entry was made, as one of `UNSHARED_REASONS`."""
 
 
 class StaleLease(Reply, frozen=True, tag="stale_lease"):
@@ -216,7 +233,7 @@ class Error(Reply, frozen=True, tag="error"):
 
 
 CallReply = (
-    Pong | Pending | VectorWanted | Hit | Shared | Chunk | End | Lease | Rejected | Failed | Timeout
+    Pong | Pending | VectorWanted | Hit | Shared | Chunk | End | Lease | Wanted | Rejected | Failed | Timeout
     | Stored | StaleLease | Ok | Miss | Deleted | Explained | Error
 )  # fmt: skip
 

@@ -10,13 +10,16 @@ from sidecard_client.protocol.values import (
     DEFAULT_NAMESPACE,
     DEFAULT_TASK,
     MAX_MEASUREMENTS,
+    MAX_PASSED,
     NO_VALUE,
     Aggregate,
     BatchNumber,
     BreakerAction,
+    Context,
     Count,
     Dollars,
     FailureKind,
+    HttpStatus,
     Key,
     LogLevel,
     MetricKind,
@@ -33,6 +36,7 @@ from sidecard_client.protocol.values import (
     Trace,
     VectorBytes,
     VectorNumbers,
+    Word,
 )
 
 
@@ -150,6 +154,10 @@ class Begin(Request, frozen=True, tag="begin"):
     """Which of several answers to ``key`` is meant. Above 0 it means the key ``key#sample``; clients whose keys have it send 0."""
     signature: SignatureBytes | None = None
     """With ``vector``: what the text must have in common with a similar one (`sidecard_client.keys.guard.comparison`)."""
+    context: Context = ""
+    """Digest of the parts of the request that are outside ``key``. A ``fatal`` failure is shared only between equal contexts."""
+    wanted: bool = False
+    """If this caller becomes the holder, it is to be sent `Wanted`."""
 
 
 class Transcript(Struct, frozen=True):
@@ -182,6 +190,8 @@ class Complete(Request, frozen=True, tag="complete"):
     """Only if the `Lease` asked for it with ``log``."""
     deterministic: bool = False
     """The same request is meant to get the same answer (temperature 0, a seed, an embedding)."""
+    not_stored: Word = ""
+    """Without ``store``: why, for the counters: one of `UNSHARED_REASONS`."""
 
 
 class Fail(Request, frozen=True, tag="fail"):
@@ -206,6 +216,12 @@ class Fail(Request, frozen=True, tag="fail"):
     """With ``answered``: the caller finds the answer invalid, so the next waiter makes the call."""
     ttl_seconds: Seconds | None = None
     """How long a ``fatal`` failure is remembered for the key. None is the task's setting, else 0."""
+    detail: Raw = NO_VALUE
+    """What the waiters get as `Failed.detail`, such as the refused response. Up to `MAX_DETAIL_BYTES`; beyond, it is dropped."""
+    status: HttpStatus | None = None
+    """HTTP status of the failure. With ``retry_after_seconds``, callers get it as `Rejected.status` while the backend is closed."""
+    not_stored: Word = ""
+    """With ``answered``: why the answer can be neither stored nor shared, as `Complete.not_stored`."""
 
 
 class Renew(Request, frozen=True, tag="renew"):
@@ -303,8 +319,19 @@ class Measurement(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Histograms: observations per bucket, not cumulative; one more than ``bounds``, for the rest."""
 
 
+class Passed(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Requests that an intercepting client passed to the upstream without asking the daemon, since its last report."""
+
+    reason: Word
+    """Why, such as ``dialect`` or ``state``: one of `UNSHARED_REASONS`."""
+    family: Word = ""
+    """The API family that recognized them; empty if none did."""
+    task: Name = DEFAULT_TASK
+    count: Count = 1
+
+
 class RecordMetrics(Request, frozen=True, tag="record"):
-    """Send measurements. No reply, unless ``acknowledge``: then `Recorded`."""
+    """Send measurements, and counts of passed requests. No reply, unless ``acknowledge``: then `Recorded`."""
 
     metrics: Annotated[tuple[Measurement, ...], Meta(max_length=MAX_MEASUREMENTS)] = ()
     acknowledge: bool = False
@@ -313,6 +340,7 @@ class RecordMetrics(Request, frozen=True, tag="record"):
     sequence: Count = 0
     dropped: Count = 0
     """Updates that the sender itself dropped since its last message."""
+    passed: Annotated[tuple[Passed, ...], Meta(max_length=MAX_PASSED)] = ()
 
 
 class GetMetrics(Request, frozen=True, tag="metrics"):

@@ -13,11 +13,13 @@ from sidecard_client.protocol.wire import Chunk, Failed, Hit, RequestId, Shared,
 DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeError, ValueError)
 """Exceptions of decoding a reply. `UnicodeDecodeError` is not a `msgspec.DecodeError`."""
 
-VALUE_TAGS = frozenset({tag_of(Hit), tag_of(Shared), tag_of(Chunk)})
-"""Replies that carry a value of another process."""
+VALUE_TAGS = frozenset({tag_of(Hit), tag_of(Shared), tag_of(Chunk), tag_of(Failed)})
+"""Replies that carry a value or a failure of another process."""
 
 
-_VALUE_FIELDS = (b"\xa5value", b"\xa5chunk")
+_AFTER_HEAD = (b"\xa5value", b"\xa5chunk", b"\xa4kind")
+"""The fields that follow type and id."""
+
 _MAP_OF_TWO = b"\x82"
 
 
@@ -45,5 +47,5 @@ def replacement_for(payload: bytes | memoryview, fault: Exception) -> Failed | N
 def _before_value(payload: bytes) -> bytes:
     """Return a reply's type and id alone. In a caller deep in its own stack, even skipping a nested value fails."""
     id_at = payload.find(b"\xa2id")  # the tag before it may be "chunk" too
-    ends = [end for end in (payload.find(field, id_at) for field in _VALUE_FIELDS) if end > 0]
+    ends = [end for end in (payload.find(field, id_at) for field in _AFTER_HEAD) if end > 0]
     return _MAP_OF_TWO + payload[1 : min(ends, default=0)]

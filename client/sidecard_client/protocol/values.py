@@ -1,7 +1,7 @@
 """Limits and field types of the messages."""
 
 import re
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol, get_args
 
 from msgspec import Meta, Raw
 
@@ -32,6 +32,12 @@ MAX_DIMENSIONS = 4096
 """Limit of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""
 
 MAX_KEY_CHARACTERS = 1024
+
+MAX_DETAIL_BYTES = 64 * 1024
+"""Limit of a failure's `Fail.detail`; the daemon drops a larger one."""
+
+MAX_PASSED = 256
+"""Limit of the counts of passed requests in one `RecordMetrics`."""
 
 MAX_SIGNATURE_BYTES = 8192
 """Limit of a text's signature: digests of some 1,000 words."""
@@ -85,6 +91,11 @@ Tags = Annotated[tuple[Name, ...], Meta(max_length=16)]
 Text = Annotated[str, Meta(max_length=4096)]
 Trace = Annotated[str, Meta(max_length=128)]
 """A span as W3C Trace Context writes it: ``00-<trace id>-<span id>-<flags>``; empty without tracing."""
+Context = Annotated[str, Meta(max_length=128)]
+"""A digest, or empty."""
+Word = Annotated[str, Meta(max_length=64)]
+"""A reason or the name of an API family, in lower case; empty if there is none."""
+HttpStatus = Annotated[int, Meta(ge=100, le=999)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 MAX_DOLLARS = 1e9
 """Limit of what one call may cost."""
@@ -106,6 +117,28 @@ NO_VALUE = Raw(b"")
 Mode = Literal["use", "refresh", "only_if_cached"]
 FailureKind = Literal["transient", "fatal", "ignored", "cancelled"]
 RejectionReason = Literal["breaker_open", "saturated", "busy", "sovereign", "budget", "draining", "not_cached"]
+UnsharedReason = Literal[
+    "dialect",  # no family recognizes the request or its answer
+    "state",  # the request changes the state of its server
+    "tool",  # a tool that the server runs acts
+    "size",  # the request or the answer is too large
+    "policy",  # a setting, an option or a header of the app or of the upstream forbids it
+    "length",  # the answer was cut at its limit of tokens
+    "refusal",  # the model refused
+    "filter",  # a content filter cut the answer
+    "pause",  # the model paused and is to be asked to go on
+    "incomplete",  # the answer's end is not proven
+    "error",  # the answer reports an error
+    "invalid",  # the caller's ``valid=`` rejected the answer
+    "unshareable",  # other processes would not receive the same value
+    "removed",  # its key or a tag was removed during the call
+    "other",
+]
+"""Why a request was passed to the upstream unshared, or its answer not stored."""
+
+UNSHARED_REASONS: Final = frozenset(get_args(UnsharedReason))
+"""The daemon counts every other word as ``other``."""
+
 Route = Literal["order", "cheapest", "fastest", "least_busy", "weighted"]
 StreamSource = Literal["", "cache", "stale", "shared"]
 BreakerAction = Literal["open", "close", "auto", "disable"]

@@ -10,6 +10,15 @@ Both sides import these Structs; there is no second definition.
 `frames`                   framing: msgpack with a length prefix, or JSON lines
 ``sidecard docs protocol``   how they are used (`sidecard/docs/protocol.md`)
 =========================  ===========================================================
+
+All fields with a default are optional, and a peer that does not know a field ignores it. What follows from that:
+
+- A caller without ``context`` has the empty one, so callers of older versions share their ``fatal`` failures as before.
+- An older client would close its connection for a message of an unknown type. So a `Wanted`, the only message that answers no
+  request, is sent only to a holder whose `Begin` had ``wanted``. `Lease.waiters` and `Ok.waiters` report the same state.
+- `Fail.status` and `Fail.detail` never change what a failure means: ``kind`` and ``retry_after_seconds`` decide.
+- `RecordMetrics.passed` is a field and no operation of its own, so that an older daemon ignores it, and a repeated message
+  (``session``, ``sequence``) is counted once.
 """
 
 from collections.abc import Callable

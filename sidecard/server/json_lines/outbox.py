@@ -29,6 +29,7 @@ _VALUE_FIELDS: Final[dict[type, str]] = {
     wire.Chunk: "chunk",
     wire.Lease: "stale_value",
     wire.Rejected: "stale_value",
+    wire.Failed: "detail",
 }
 
 
