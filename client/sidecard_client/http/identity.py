@@ -78,7 +78,7 @@ _from_json = msgspec.json.Decoder(dict[str, Any]).decode
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 
 
-class Upstream(Protocol):
+class Destination(Protocol):
     """Where a request goes."""
 
     @property
@@ -120,9 +120,9 @@ class AcceptedTokens:
     def __len__(self) -> int:
         return len(self._until)
 
-    def claims(self, upstream: Upstream, token: str, now: float) -> bytes | None:
+    def claims(self, destination: Destination, token: str, now: float) -> bytes | None:
         """Return the hash of the lasting claims of a token that the upstream accepted; None without, or once it has expired."""
-        known = _digest(f"{_place_of(upstream)} {token}")
+        known = _digest(f"{_place_of(destination)} {token}")
         with self._lock:
             found = self._until.get(known)
             if found is None:
@@ -136,7 +136,7 @@ class AcceptedTokens:
             self._until.move_to_end(known)
             return claims
 
-    def accept(self, upstream: Upstream, headers: Headers, now: float) -> None:
+    def accept(self, destination: Destination, headers: Headers, now: float) -> None:
         """Note that the upstream gave a complete answer of status 2xx to a call that was sent with these headers.
 
         Hits and answers to other callers do not count, nor do requests of other kinds: an upstream may list its models to anyone.
@@ -147,17 +147,17 @@ class AcceptedTokens:
                 continue
 
             with self._lock:
-                known = _digest(f"{_place_of(upstream)} {token}")
+                known = _digest(f"{_place_of(destination)} {token}")
                 self._until[known] = read
                 self._until.move_to_end(known)
                 while len(self._until) > self._limit:
                     self._until.popitem(last=False)
 
-    def refuse(self, upstream: Upstream, headers: Headers) -> None:
+    def refuse(self, destination: Destination, headers: Headers) -> None:
         """Note that the upstream refused these credentials, with status 401 or 403: a token may be revoked."""
         for token in _jwts_of(headers):
             with self._lock:
-                self._until.pop(_digest(f"{_place_of(upstream)} {token}"), None)
+                self._until.pop(_digest(f"{_place_of(destination)} {token}"), None)
 
 
 ACCEPTED: Final = AcceptedTokens()
@@ -165,13 +165,18 @@ ACCEPTED: Final = AcceptedTokens()
 
 
 def identity_of(
-    upstream: Upstream, headers: Headers, given: str | None = None, *, now: float, accepted: AcceptedTokens = ACCEPTED
+    destination: Destination,
+    headers: Headers,
+    given: str | None = None,
+    *,
+    now: float,
+    accepted: AcceptedTokens = ACCEPTED,
 ) -> CallerIdentity:
     """Return who makes a request. ``given`` is what ``identity=`` says; ``now`` is the time of day in seconds."""
     if given is not None:
         proofs = [("given", b"given " + given.encode("utf-8", "surrogateescape"))]
     else:
-        proofs = sorted(_proofs_of(upstream, headers, now, accepted), key=lambda proof: proof[1])
+        proofs = sorted(_proofs_of(destination, headers, now, accepted), key=lambda proof: proof[1])
 
     selected = account_headers(headers)
     principal = _joined_digest([text for _, text in proofs])
@@ -189,7 +194,7 @@ def visible_query(query: str) -> str:
 
 
 def _proofs_of(
-    upstream: Upstream, headers: Headers, now: float, accepted: AcceptedTokens
+    destination: Destination, headers: Headers, now: float, accepted: AcceptedTokens
 ) -> Iterator[tuple[str, bytes]]:
     """Yield what proves who the caller is: the kind, and what identifies the caller."""
     has_session = any(name == "x-amz-security-token" for name, _ in headers)
@@ -203,7 +208,7 @@ def _proofs_of(
                 continue
 
         aws_id = _aws_id_of(value, with_session=has_session)
-        claims = accepted.claims(upstream, token, now) if (token := _jwt_in(value)) else None
+        claims = accepted.claims(destination, token, now) if (token := _jwt_in(value)) else None
         if aws_id is not None:
             yield "aws" if aws_id.startswith("AKIA") else "hash", f"aws {aws_id}".encode()
         elif claims is not None:
@@ -211,7 +216,7 @@ def _proofs_of(
         else:
             yield "hash", _hashed(name, value)
 
-    yield from _proofs_in_query(upstream.query)
+    yield from _proofs_in_query(destination.query)
 
 
 def _proofs_in_query(query: str) -> Iterator[tuple[str, bytes]]:
@@ -280,9 +285,9 @@ def _parameter_of(pair: str) -> tuple[str, str]:
     return unquote_plus(name).lower(), unquote_plus(value)
 
 
-def _place_of(upstream: Upstream) -> str:
+def _place_of(destination: Destination) -> str:
     """Return the part of an upstream that accepts a token: one host may have services with and without a login."""
-    return f"{upstream.scheme}://{upstream.host}{upstream.path}"
+    return f"{destination.scheme}://{destination.host}{destination.path}"
 
 
 def _digest(text: str) -> bytes:
