@@ -24,6 +24,7 @@ from sidecard_client._sync.streams import Stream
 from sidecard_client.batches.batch import InputBatch, separated
 from sidecard_client.call import call as calls
 from sidecard_client.call.acceptance import is_valid
+from sidecard_client.call.base_client import C
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.completion import may_be_stored, reason_of, warn_unshareable
 from sidecard_client.call.embedding import embedded
@@ -159,6 +160,10 @@ class FakeClient(Client):
 
     def close(self) -> None:
         """Do nothing: a test may inspect the entries afterwards."""
+
+    def counterpart(self, kind: type[C]) -> C:
+        """Raise `TypeError`: there is no asynchronous `FakeClient`."""
+        raise TypeError(f"a FakeClient has no {kind.__name__}: test asynchronous code with a daemon of its own.")
 
     def call(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> T:
         """As `Client.call`."""

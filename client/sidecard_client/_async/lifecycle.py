@@ -38,7 +38,7 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
     the lease to the next waiter.
     """
 
-    _awaits: ClassVar = True
+    awaits: ClassVar = True
 
     def _open(self, path: str | None, timeout_seconds: float) -> None:
         self._init_metrics(lambda: BlockingConnection(path or find_socket(), timeout_seconds), timeout_seconds)

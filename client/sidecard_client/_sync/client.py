@@ -123,7 +123,7 @@ class Client(Lifecycle):
         Two objects of one class share if their texts are equal (`sidecard docs client`, "Keys").
         """
         options = self._options.changed(policy)
-        return cast("T", SharedMethods(self._perform, llm_client, options, methods, awaits=self._awaits))
+        return cast("T", SharedMethods(self._perform, llm_client, options, methods, awaits=self.awaits))
 
     # Entries ----------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Collection
 from time import monotonic
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from sidecard_client.call.failures import Classify, default_classify
 from sidecard_client.call.option_checks import time_limit
@@ -14,6 +14,8 @@ from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import Embedder
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.socket_path import StrPath, find_socket
+
+C = TypeVar("C", bound="BaseClient")
 
 DAEMON_TIMEOUT_SECONDS = 0.5
 """Ten thousand times a hit's round trip: a daemon that needs longer does not work properly."""
@@ -28,7 +30,7 @@ class BaseClient:
     has_no_part_in_keys = True
     """A function that captures a client answers no differently for it (`sidecard_client.keys.stable_forms`)."""
 
-    _awaits: ClassVar = False
+    awaits: ClassVar = False
     """Whether calls are to be awaited."""
 
     _clock: Callable[[], float] = staticmethod(monotonic)
@@ -101,6 +103,11 @@ class BaseClient:
     def __reduce__(self) -> Any:
         args, kwargs = self._arguments
         return functools.partial(type(self), *args, **kwargs), ()
+
+    def counterpart(self, kind: type[C]) -> C:
+        """Return a client of another ``kind``, blocking or asynchronous, with the same arguments."""
+        args, kwargs = self._arguments
+        return kind(*args, **kwargs)
 
     def __copy__(self) -> Self:
         return self

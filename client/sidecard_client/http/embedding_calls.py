@@ -15,11 +15,11 @@ from sidecard_client.http.embeddings import (
     texts_of_answer,
     usage_of,
 )
+from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.translation import (
     UpstreamRefused,
     forwarded,
     head_of,
-    library_of,
     refusal_kind,
     response_from,
 )
@@ -30,7 +30,7 @@ from sidecard_client.protocol.wire import Usage
 if TYPE_CHECKING:
     from sidecard_client.call.outcome import Outcome
     from sidecard_client.http.interception import InterceptedCall
-    from sidecard_client.http.translation import Request, Response
+    from sidecard_client.http.messages.libraries import Request, Response
 
 
 class EmbeddingCall:

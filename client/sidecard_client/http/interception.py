@@ -8,21 +8,21 @@ from msgspec import MsgspecError, structs
 
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options, Redact
+from sidecard_client.http.clients import Clients
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import embedding_request
+from sidecard_client.http.messages.forwarding import read_timeout_of
 from sidecard_client.http.question import question_of
-from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, ApiFamily, LlmRequest, parse_request
+from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, ApiFamily, LlmRequest, family_of, parse_request
 from sidecard_client.http.response import AnswerParser, AnswerSummary
-from sidecard_client.http.translation import UpstreamRefused, head_of, read_timeout_of
+from sidecard_client.http.translation import UpstreamRefused, head_of
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import Embedder, Embedding
 from sidecard_client.protocol.wire import DEFAULT_TASK, FailureKind, Usage
 
 if TYPE_CHECKING:
-    from sidecard_client._async.client import AsyncClient
-    from sidecard_client._sync.client import Client
-    from sidecard_client.http.translation import Request, Response
+    from sidecard_client.http.messages.libraries import Request, Response
 
 Keep = Literal["always", "deterministic", "never"]
 """Which answers are stored.
@@ -149,7 +149,7 @@ class InterceptedCall:
 class Interception:
     """The policy of a transport. Its parameters are described in `SidecardTransport`."""
 
-    _sidecard: "Client | AsyncClient"
+    _clients: Clients
 
     def __init__(
         self,
@@ -186,6 +186,10 @@ class Interception:
         checked = Options().changed(given)
         self._normalize, self._embedding = checked.normalize, checked.embed
 
+    def may_be_call(self, request: "Request") -> bool:
+        """Return whether a request may be an LLM call, as far as its head tells. The body of any other is not read."""
+        return family_of(request.method, request.url.path, self._endpoints) is not None
+
     def intercept(self, request: "Request", body: bytes) -> InterceptedCall | None:
         """Return the call that a request becomes; None if it must pass through. Raises `ValueError` for a wrong header."""
         headers = [(name, value) for name, value in request.headers.items() if isinstance(value, str)]
@@ -212,7 +216,7 @@ class Interception:
             task,
             keep=rule != "never",
             keep_length=self._keep_length,
-            redact=self._sidecard.redact,
+            redact=self._clients.redact,
             embed=self._embedding,
         )
         call.policy |= self._policy | {

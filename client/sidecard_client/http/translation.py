@@ -1,16 +1,10 @@
-"""Requests and responses of httpx and httpx2, as a call sees them and as the app gets them back.
+"""Requests and responses of httpx and httpx2, as a call sees them and as the app gets them back."""
 
-Both libraries have the same classes under different names; `library_of` picks the one that the app uses.
-"""
-
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecard_client.call.option_checks import MAX_SECONDS
+from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.response import kind_of_status
 from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout
 from sidecard_client.protocol.wire import FailureKind, RejectionReason
@@ -19,10 +13,7 @@ if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
     from sidecard_client._sync.streams import Stream
     from sidecard_client.call.outcome import Outcome
-
-    # Classes of httpx or of httpx2: they share no base.
-    Request = Any
-    Response = Any
+    from sidecard_client.http.messages.libraries import Request, Response
 
 MAX_MESSAGE_CHARACTERS: Final = 1900
 """Limit of a failure's message that carries a response to its waiters: the client truncates messages at 2,000."""
@@ -57,20 +48,6 @@ class UpstreamRefused(Exception):
         super().__init__(f"{response.status_code} {content_type}\n{text if fits else ''}")
 
 
-def default_library() -> ModuleType:
-    """Return httpx2, else httpx."""
-    for name in ("httpx2", "httpx"):
-        with suppress(ImportError):
-            return import_module(name)
-
-    raise ImportError("Neither httpx2 nor httpx is installed. Install the one that your SDK uses, or pass inner=.")
-
-
-def library_of(request: "Request") -> ModuleType:
-    """Return the library of a request."""
-    return sys.modules[type(request).__module__.partition(".")[0]]
-
-
 def forwarded(request: "Request", body: bytes | None = None) -> "Request":
     """Return the request as the backend receives it: without our headers, and asking for an unencoded answer.
 
@@ -89,13 +66,6 @@ def forwarded(request: "Request", body: bytes | None = None) -> "Request":
         content=request.content if body is None else body,
         extensions=request.extensions,
     )
-
-
-def read_timeout_of(request: "Request") -> float | None:
-    """Return the request's read timeout in seconds, at most `MAX_SECONDS`: a longer one is no error of the app."""
-    timeouts = request.extensions.get("timeout")
-    seconds = timeouts.get("read") if isinstance(timeouts, dict) else None
-    return max(0.0, float(min(seconds, MAX_SECONDS))) if isinstance(seconds, int | float) else None
 
 
 def refusal_kind(response: "Response") -> FailureKind | None:

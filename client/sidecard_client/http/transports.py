@@ -1,4 +1,4 @@
-"""Transports for httpx2 and httpx: SDKs share their calls without a change to the app.
+"""The transport for httpx2 and httpx: SDKs share their calls without a change to the app.
 
 ::
 
@@ -6,27 +6,30 @@
     llm = OpenAI(http_client=httpx2.Client(transport=SidecardTransport(sidecard=sidecard)))
     llm.chat.completions.create(...)          # made once for all processes of the host
 
-    llm = AsyncOpenAI(http_client=httpx2.AsyncClient(transport=AsyncSidecardTransport()))
+    llm = AsyncOpenAI(http_client=httpx2.AsyncClient(transport=SidecardTransport()))
 
-A POST request of a known API (`request.ENDPOINTS`) becomes a stream (`Client.stream`). Its first piece is status and headers,
+A request that a known API's family recognizes becomes a stream (`Client.stream`). Its first piece is status and headers,
 and the others are the body's bytes as they arrive, so event streams are followed live and replayed byte for byte.
-Every other request goes to ``inner`` unchanged. ``sidecard docs sdks`` lists headers, outcomes and SDK recipes.
+Every other request goes to ``inner``, unread. ``sidecard docs sdks`` lists headers, outcomes and SDK recipes.
 """
 
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from sidecard_client.http.bodies import adrain, async_body_class, body_class, drain
+from sidecard_client.http.clients import Clients
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import UnusableAnswer
 from sidecard_client.http.interception import InterceptedCall, Interception
-from sidecard_client.http.own_transports import OwnAsyncTransport, OwnTransport
+from sidecard_client.http.messages.forwarding import abody_of, body_of, without_own_headers
+from sidecard_client.http.messages.libraries import library_of
+from sidecard_client.http.messages.own_transports import OwnTransports
+from sidecard_client.http.messages.responses import mark
 from sidecard_client.http.translation import (
     UpstreamRefused,
     forwarded,
     head_of,
-    library_of,
     refusal_kind,
     response_from,
     response_to,
@@ -35,7 +38,7 @@ from sidecard_client.http.translation import (
 if TYPE_CHECKING:
     from sidecard_client._async.client import AsyncClient
     from sidecard_client._sync.client import Client
-    from sidecard_client.http.translation import Request, Response
+    from sidecard_client.http.messages.libraries import Request, Response
 
     # Of httpx or of httpx2: they share no base.
     _BaseTransport = Any
@@ -43,22 +46,13 @@ else:
     _BaseTransport = object
 
 
-def _transport(inner: Any, method: str) -> Any:
-    """Return the transport. Raises `TypeError` for anything else, such as a client, which has ``sidecard=``."""
-    if not callable(getattr(inner, method, None)):
-        raise TypeError(
-            f"inner= must be a transport with a method {method}(), not {type(inner).__name__}: "
-            "a client of sidecard is given as sidecard=."
-        )
-
-    return inner
-
-
 class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # Any, as said above
-    """A transport for ``httpx2.Client`` and ``httpx.Client`` that shares the requests of known APIs.
+    """A transport for the clients of httpx2 and httpx, blocking or asynchronous, that shares the requests of known APIs.
 
-    ``inner`` makes the calls; by default the ``HTTPTransport`` of the library that the request is of.
-    ``sidecard`` is a `Client`, which any number of transports may use; by default the transport makes its own.
+    ``inner`` makes the calls; by default the transports that a client of the request's library would have, with the proxies
+    of the environment. ``verify``, ``cert``, ``http2``, ``proxy``, ``trust_env`` and ``limits`` are then that client's.
+    ``sidecard`` is a `Client` or an `AsyncClient`, which any number of transports may use; where the app makes requests of
+    the other kind too, a client with the same arguments is made for them. By default the transport makes its own.
     ``task``, ``ttl``, ``stale``, ``wait`` and ``pace`` apply to every call; ``wait`` defaults to the request's read timeout.
     ``keep`` selects the answers that are stored (`Keep`), for all tasks or by task. ``keep_length`` also stores answers that
     were cut at their maximum length. ``backend`` replaces the computed name. ``share_credentials`` lets all API keys share
@@ -66,20 +60,40 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
     With ``embed``, as of `Client`, a request may get the answer to one with a similar last message (`question`); that answer's
     ids and usage are the other request's. The embedder of the client is not used.
 
+    It may be made anywhere, also at module level, and used in any number of threads and event loops, unless ``inner`` belongs
+    to one.
+
     Raises what ``inner`` raises, for this caller's own call. For another caller's: ``ReadTimeout`` if waiting took too long,
     and ``ReadError`` if its stream broke.
     """
 
-    def __init__(self, inner: Any = None, sidecard: "Client | None" = None, **policy: Any) -> None:
-        from sidecard_client._sync.client import Client  # noqa: PLC0415 - users of the async client do not need it
-
+    def __init__(
+        self,
+        inner: Any = None,
+        sidecard: "Client | AsyncClient | None" = None,
+        *,
+        verify: Any = True,
+        cert: Any = None,
+        http2: bool = False,
+        proxy: Any = None,
+        trust_env: bool = True,
+        limits: Any = None,
+        **policy: Any,
+    ) -> None:
         super().__init__(**policy)
-        if sidecard is not None and not isinstance(sidecard, Client):
-            raise TypeError(f"sidecard= must be a Client, not {type(sidecard).__name__}.")
-
-        self._inner = OwnTransport() if inner is None else _transport(inner, "handle_request")
-        self._own = None if sidecard is not None else Client()
-        self._sidecard: Client = cast("Client", sidecard or self._own)
+        self._clients = Clients(sidecard)
+        settings = {
+            "verify": verify, "cert": cert, "http2": http2, "proxy": proxy, "trust_env": trust_env, "limits": limits
+        }  # fmt: skip
+        if inner is None:
+            self._inner: Any = OwnTransports(settings)
+        else:
+            self._inner = _given_transport(inner)
+            changed = [name for name, value in settings.items() if value != _DEFAULTS[name]]
+            if changed:
+                raise TypeError(
+                    f"{changed[0]}= is a setting of the transport's own connections: give it to inner= itself."
+                )
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
@@ -88,32 +102,53 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close_own()
+        self._clients.close()
         self._inner.__exit__(kind, error, traceback)
 
     def close(self) -> None:
-        """Close ``inner``, and the client if the transport made it."""
-        self._close_own()
+        """Close ``inner``, and the blocking client if the transport made it."""
+        self._clients.close()
         self._inner.close()
 
-    def _close_own(self) -> None:
-        if self._own is not None:
-            self._own.close()
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._clients.aclose()
+        await self._inner.__aexit__(kind, error, traceback)
+
+    async def aclose(self) -> None:
+        """Close ``inner``, and the connections of the asynchronous client if the transport made it."""
+        await self._clients.aclose()
+        await self._inner.aclose()
+
+    # Blocking requests ------------------------------------------------------------------------------------------------
 
     def handle_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``."""
-        call = self.intercept(request, request.read())
-        if call is None:
-            return self._inner.handle_request(request)
+        if not self.may_be_call(request):
+            return self._pass(request, "dialect")
 
-        embedding = call.embedding(request.content)
+        body = body_of(request)
+        if body is None:
+            return self._pass(request, "size")
+
+        call = self.intercept(request, body)
+        if call is None:
+            return self._pass(request, "dialect")
+
+        sidecard = self._clients.blocking
+        embedding = call.embedding(body)
         if embedding is not None:
             return self._embed(embedding)
 
         if call.needs_normal_forms:
-            call.set_key(self._sidecard.normal_forms(call.task))
+            call.set_key(sidecard.normal_forms(call.task))
 
-        stream = self._sidecard.stream(self._fetch, call.asked.parts["body"], call, **call.policy)
+        stream = sidecard.stream(self._fetch, call.asked.parts["body"], call, **call.policy)
         try:
             head = next(stream)
         except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
@@ -127,12 +162,21 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         drain(stream)
         return response
 
+    def _send(self, request: "Request") -> "Response":
+        response: Response = _method(self._inner, "handle_request")(request)
+        return response
+
+    def _pass(self, request: "Request", reason: str) -> "Response":
+        response = self._send(without_own_headers(request))
+        mark(response.headers, source="passed", not_stored=reason)
+        return response
+
     def _embed(self, embedding: EmbeddingCall) -> "Response":
         call = embedding.call
-        forms = self._sidecard.normal_forms(call.task) if call.needs_normal_forms else self.forms
+        forms = self._clients.blocking.normal_forms(call.task) if call.needs_normal_forms else self.forms
 
         def fetch(texts: list[str]) -> list[Any]:
-            response = self._inner.handle_request(embedding.request_for(texts))
+            response = self._send(embedding.request_for(texts))
             try:
                 return embedding.answers(response, response.read(), texts)
             finally:
@@ -140,16 +184,16 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
         keys = embedding.keys(forms)
         try:
-            outcomes = self._sidecard.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
+            outcomes = self._clients.blocking.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
         except UnusableAnswer:
-            return self._inner.handle_request(forwarded(call.request))
+            return self._pass(call.request, "dialect")
         except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
             return response_to(error, call.request)
 
         return embedding.response_from(outcomes)
 
     def _fetch(self, _body: object, call: InterceptedCall) -> Iterator[Any]:
-        response = self._inner.handle_request(forwarded(call.request))
+        response = self._send(forwarded(call.request))
         try:
             kind = refusal_kind(response)
             if kind is not None:
@@ -170,57 +214,30 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         finally:
             response.close()
 
-
-class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # as above
-    """`SidecardTransport` for ``httpx2.AsyncClient`` and ``httpx.AsyncClient``. ``sidecard`` is an `AsyncClient`.
-
-    It may be made anywhere, also at module level, and used in any number of event loops, unless ``inner`` belongs to one.
-    """
-
-    def __init__(self, inner: Any = None, sidecard: "AsyncClient | None" = None, **policy: Any) -> None:
-        from sidecard_client._async.client import AsyncClient  # noqa: PLC0415 - it needs anyio, an optional dependency
-
-        super().__init__(**policy)
-        if sidecard is not None and not isinstance(sidecard, AsyncClient):
-            raise TypeError(f"sidecard= must be an AsyncClient, not {type(sidecard).__name__}.")
-
-        self._inner = OwnAsyncTransport() if inner is None else _transport(inner, "handle_async_request")
-        self._own = None if sidecard is not None else AsyncClient()
-        self._sidecard: AsyncClient = cast("AsyncClient", sidecard or self._own)
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._close_own()
-        await self._inner.__aexit__(kind, error, traceback)
-
-    async def aclose(self) -> None:
-        """Close ``inner``, and the connections of the client if the transport made it."""
-        await self._close_own()
-        await self._inner.aclose()
-
-    async def _close_own(self) -> None:
-        if self._own is not None:
-            await self._own.aclose()
+    # Asynchronous requests --------------------------------------------------------------------------------------------
 
     async def handle_async_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``. Canceling it does not end a call with waiters."""
-        call = self.intercept(request, await request.aread())
-        if call is None:
-            return await self._inner.handle_async_request(request)
+        if not self.may_be_call(request):
+            return await self._apass(request, "dialect")
 
-        embedding = call.embedding(request.content)
+        body = await abody_of(request)
+        if body is None:
+            return await self._apass(request, "size")
+
+        call = self.intercept(request, body)
+        if call is None:
+            return await self._apass(request, "dialect")
+
+        sidecard = self._clients.awaiting
+        embedding = call.embedding(body)
         if embedding is not None:
-            return await self._embed(embedding)
+            return await self._aembed(embedding)
 
         if call.needs_normal_forms:
-            call.set_key(await self._sidecard.normal_forms(call.task))
+            call.set_key(await sidecard.normal_forms(call.task))
 
-        stream = self._sidecard.stream(self._fetch, call.asked.parts["body"], call, **call.policy)
+        stream = sidecard.stream(self._afetch, call.asked.parts["body"], call, **call.policy)
         try:
             head = await anext(stream)
         except Exception as error:  # noqa: BLE001 - as above
@@ -234,12 +251,21 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
         await adrain(stream)
         return response
 
-    async def _embed(self, embedding: EmbeddingCall) -> "Response":
+    async def _asend(self, request: "Request") -> "Response":
+        response: Response = await _method(self._inner, "handle_async_request")(request)
+        return response
+
+    async def _apass(self, request: "Request", reason: str) -> "Response":
+        response = await self._asend(without_own_headers(request))
+        mark(response.headers, source="passed", not_stored=reason)
+        return response
+
+    async def _aembed(self, embedding: EmbeddingCall) -> "Response":
         call = embedding.call
-        forms = await self._sidecard.normal_forms(call.task) if call.needs_normal_forms else self.forms
+        forms = await self._clients.awaiting.normal_forms(call.task) if call.needs_normal_forms else self.forms
 
         async def fetch(texts: list[str]) -> list[Any]:
-            response = await self._inner.handle_async_request(embedding.request_for(texts))
+            response = await self._asend(embedding.request_for(texts))
             try:
                 return embedding.answers(response, await response.aread(), texts)
             finally:
@@ -247,16 +273,16 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
 
         keys = embedding.keys(forms)
         try:
-            outcomes = await self._sidecard.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
+            outcomes = await self._clients.awaiting.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
         except UnusableAnswer:
-            return await self._inner.handle_async_request(forwarded(call.request))
+            return await self._apass(call.request, "dialect")
         except Exception as error:  # noqa: BLE001 - as above
             return response_to(error, call.request)
 
         return embedding.response_from(outcomes)
 
-    async def _fetch(self, _body: object, call: InterceptedCall) -> AsyncIterator[Any]:
-        response = await self._inner.handle_async_request(forwarded(call.request))
+    async def _afetch(self, _body: object, call: InterceptedCall) -> AsyncIterator[Any]:
+        response = await self._asend(forwarded(call.request))
         try:
             kind = refusal_kind(response)
             if kind is not None:
@@ -276,3 +302,33 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
             call.end_stream(parser)
         finally:
             await response.aclose()
+
+
+AsyncSidecardTransport = SidecardTransport
+"""The same class: one transport serves both kinds of clients."""
+
+_DEFAULTS = {"verify": True, "cert": None, "http2": False, "proxy": None, "trust_env": True, "limits": None}
+
+
+def _given_transport(inner: Any) -> Any:
+    """Return the transport. Raises `TypeError` for anything else, such as a client, which has ``sidecard=``."""
+    if not any(callable(getattr(inner, name, None)) for name in ("handle_request", "handle_async_request")):
+        raise TypeError(
+            "inner= must be a transport with a method handle_request() or handle_async_request(), "
+            f"not {type(inner).__name__}: a client of sidecard is given as sidecard=."
+        )
+
+    return inner
+
+
+def _method(inner: Any, name: str) -> Any:
+    """Return the method of a transport. Raises `TypeError` if it serves the other kind of requests only."""
+    method = getattr(inner, name, None)
+    if method is None:
+        kinds = ("asynchronous", "blocking") if name == "handle_async_request" else ("blocking", "asynchronous")
+        raise TypeError(
+            f"inner= is of {type(inner).__name__}, which has no {name}(): it serves {kinds[1]} clients only, and this request "
+            f"is of an {kinds[0]} one. Give a transport of both kinds, or leave inner= out."
+        )
+
+    return method

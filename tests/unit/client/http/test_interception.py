@@ -7,9 +7,10 @@ import httpx2
 import pytest
 
 from sidecard_client.call.call import UNKEYED
+from sidecard_client.http.clients import Clients
 from sidecard_client.http.interception import IncompleteAnswer, InterceptedCall, Interception
 from sidecard_client.http.translation import UpstreamRefused
-from sidecard_client.http.transports import AsyncSidecardTransport, SidecardTransport
+from sidecard_client.http.transports import SidecardTransport
 from sidecard_client.testing import FakeClient
 
 CHOICE = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
@@ -20,7 +21,7 @@ class Transport(Interception):
 
     def __init__(self, **policy: Any) -> None:
         super().__init__(**policy)
-        self._sidecard = FakeClient()
+        self._clients = Clients(FakeClient())
 
 
 def intercept(headers: dict[str, str] | None = None, temperature: float = 1.0, **policy: Any) -> InterceptedCall:
@@ -133,11 +134,27 @@ def test_impossible_times_are_rejected_at_construction(keyword: str, value: Any)
         Interception(**{keyword: value})
 
 
-@pytest.mark.parametrize(
-    ("kind", "inner"),
-    [(SidecardTransport, FakeClient()), (AsyncSidecardTransport, httpx2.HTTPTransport()), (SidecardTransport, "/s")],
-)
-def test_a_transport_refuses_what_is_no_transport(kind: Any, inner: Any) -> None:
+@pytest.mark.parametrize("inner", [FakeClient(), "/s"])
+def test_a_transport_refuses_what_is_no_transport(inner: Any) -> None:
     """At once: an SDK reports what its transport raises as a lost connection."""
     with pytest.raises(TypeError, match=r"inner= must be a transport.*sidecard="):
-        kind(inner)
+        SidecardTransport(inner)
+
+
+def test_a_transport_refuses_what_is_no_client() -> None:
+    """A path, for example, is given to a client."""
+    with pytest.raises(TypeError, match="sidecard= must be a Client or an AsyncClient, not str"):
+        SidecardTransport(sidecard="/run/s")  # type: ignore[arg-type]
+
+
+def test_settings_of_connections_belong_to_the_transport_that_makes_them() -> None:
+    """With ``inner=`` they would have no effect."""
+    with pytest.raises(TypeError, match="http2= is a setting of the transport's own connections"):
+        SidecardTransport(httpx2.HTTPTransport(), http2=True)
+
+
+def test_a_transport_of_one_kind_says_so_to_the_other() -> None:
+    """The error names the method that ``inner`` lacks."""
+    transport = SidecardTransport(httpx2.AsyncHTTPTransport(), FakeClient())
+    with pytest.raises(TypeError, match=r"AsyncHTTPTransport, which has no handle_request\(\): it serves asynchronous"):
+        transport.handle_request(httpx2.Request("GET", "http://h/"))

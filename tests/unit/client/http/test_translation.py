@@ -7,13 +7,13 @@ import httpx2
 import pytest
 
 from sidecard_client.call.option_checks import MAX_SECONDS
+from sidecard_client.http.messages.forwarding import read_timeout_of
+from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.translation import (
     MAX_MESSAGE_CHARACTERS,
     UpstreamRefused,
     forwarded,
     head_of,
-    library_of,
-    read_timeout_of,
     refusal_kind,
     response_of_message,
     response_to,

@@ -1,0 +1,126 @@
+"""Responses: what of an answer is shared with other callers, and the library's own object that is made of it for each of them."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from sidecard_client.call.outcome import Outcome
+    from sidecard_client.call.streams import Provenance
+    from sidecard_client.http.messages.libraries import Response
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+_OF_ONE_EXCHANGE: Final = frozenset(
+    {
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
+        b"upgrade", b"alt-svc",
+        b"date", b"age", b"retry-after", b"retry-after-ms",
+        b"set-cookie", b"set-cookie2",
+    }
+)  # fmt: skip
+"""Headers of one connection, of one moment, or of one client: a cookie is a credential."""
+
+_RATE_LIMIT: Final = (b"ratelimit", b"rate-limit")
+"""Parts of the names of headers about what is left of a quota, such as ``x-ratelimit-remaining-tokens``."""
+
+_OF_ENCODED_BODY: Final = frozenset({b"content-encoding", b"content-length"})
+
+_OWN_PREFIX: Final = "x-sidecard-"
+_DEFAULT_VERSION: Final = b"HTTP/1.1"
+
+
+def shared_headers(
+    headers: RawHeaders, *, decoded: bool = False, also: frozenset[bytes] = frozenset()
+) -> list[list[str]]:
+    """Return the headers that other callers get, as text that has one character for each byte.
+
+    ``decoded``: their body lacks the encoding of the received one. ``also`` are names that are left out otherwise.
+    """
+    return [
+        [name.decode("latin-1"), value.decode("latin-1")]
+        for name, value in headers
+        if _is_shared(lower := name.lower()) or lower in also
+        if not (decoded and lower in _OF_ENCODED_BODY)
+    ]
+
+
+def _is_shared(name: bytes) -> bool:
+    return name not in _OF_ONE_EXCHANGE and not any(part in name for part in _RATE_LIMIT)
+
+
+def head_of(response: "Response", *, decoded: bool = False) -> dict[str, Any]:
+    """Return status and headers, the first piece of a shared answer; with version and reason phrase if they are unusual."""
+    head = {"status": response.status_code, "headers": shared_headers(response.headers.raw, decoded=decoded)}
+    version = response.extensions.get("http_version", _DEFAULT_VERSION)
+    reason = response.extensions.get("reason_phrase")
+    if version != _DEFAULT_VERSION:
+        head["version"] = version.decode("latin-1")
+
+    if reason is not None and reason != _phrase_of(response.status_code):
+        head["reason"] = reason.decode("latin-1")
+
+    return head
+
+
+def raw_headers(head: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a head as they were received."""
+    return [(_bytes_of(name), _bytes_of(value)) for name, value in head["headers"]]
+
+
+def response_of(library: ModuleType, head: Mapping[str, Any], headers: RawHeaders, stream: Any) -> "Response":
+    """Return a response that has not been read yet, like the one that was received.
+
+    Its own ``elapsed``, hooks and raw bytes then work as those of any response.
+    """
+    status = int(head["status"])
+    version = _bytes_of(head.get("version", "HTTP/1.1"))
+    extensions = {"http_version": version}
+    if version.startswith(b"HTTP/1"):
+        extensions["reason_phrase"] = _bytes_of(head["reason"]) if "reason" in head else _phrase_of(status)
+
+    response: Response = library.Response(status, headers=headers, stream=stream, extensions=extensions)
+    return response
+
+
+def visible_headers(facts: "Provenance | Outcome[Any]", key: str | None) -> list[tuple[bytes, bytes]]:
+    """Return the headers that tell the app where its answer is from."""
+    headers = {"source": facts.source or "", "backend": _ascii(facts.backend or "")}
+    if key is not None:
+        headers["key"] = _ascii(key)
+
+    if facts.source in {"cache", "stale", "shared"}:
+        headers["age"] = f"{facts.age_seconds:.3f}"
+        headers["saved-dollars"] = f"{facts.saved_dollars:.6g}"
+
+    if facts.similarity is not None:
+        headers["similarity"] = f"{facts.similarity:.4f}"
+
+    return [(f"{_OWN_PREFIX}{name}".encode(), value.encode()) for name, value in headers.items()]
+
+
+def mark(headers: Any, **values: str) -> None:
+    """Set headers of ours on a response: ``source="passed"`` is ``x-sidecard-source: passed``."""
+    for name, value in values.items():
+        headers[f"{_OWN_PREFIX}{name.replace('_', '-')}"] = _ascii(value)
+
+
+def _ascii(text: str) -> str:
+    # Another byte would change how the library reads the other headers.
+    return text if text.isascii() and text.isprintable() else quote(text, safe="/:#~@[]!$&'()*+,;= ")
+
+
+def _bytes_of(text: str) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:  # of a client that decoded it as UTF-8
+        return text.encode()
+
+
+def _phrase_of(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""
