@@ -25,7 +25,8 @@ from sidecard_client._async.reply_futures import ReplyQueue
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.commands import Command, FinalReply, Give, NextReply, Open, Pull, Raised, Returned
 from sidecard_client.call.conversation import finished
-from sidecard_client.call.streams import END, Leading, Provenance, follow, lead, no_pieces, others_wait
+from sidecard_client.call.leading import lead, others_wait
+from sidecard_client.call.streams import END, Leading, Provenance, follow, no_pieces
 from sidecard_client.call.warn import beside_caller, place_of_caller
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionLost

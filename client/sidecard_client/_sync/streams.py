@@ -23,7 +23,8 @@ from sidecard_client.call.commands import (
     Returned,
 )
 from sidecard_client.call.conversation import finished
-from sidecard_client.call.streams import END, Provenance, no_pieces, stream
+from sidecard_client.call.leading import stream
+from sidecard_client.call.streams import END, Provenance, no_pieces
 from sidecard_client.protocol import wire
 
 

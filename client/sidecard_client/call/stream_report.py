@@ -34,11 +34,13 @@ class StreamReport:
         self._held: list[wire.Append] | None = [] if judged else None
         self._valid = True
 
-    def append(self, piece: Any) -> Sequence[wire.Append]:
-        """Return the messages to send for a piece: its own, or none if that is held back. Raises `UnshareableValue`."""
+    def began(self) -> None:
+        """Record that the function has produced a piece."""
         if self._first_chunk_seconds is None:
             self._first_chunk_seconds = monotonic() - self._opened_at
 
+    def append(self, piece: Any) -> Sequence[wire.Append]:
+        """Return the messages to send for a piece: its own, or none if that is held back. Raises `UnshareableValue`."""
         packed = pack_value(piece, self._call.codec, MAX_PIECE_DEPTH)
         if len(packed) > MAX_VALUE_BYTES:
             raise UnshareableValue(

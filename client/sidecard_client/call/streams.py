@@ -1,11 +1,10 @@
-"""Every decision of a stream, for both clients; its commands are those of `conversation`.
+"""Every decision of a stream before its function runs, for both clients; the commands are those of `conversation`.
 
 ===========  ===========================================================  ============================================
 way          its pieces                                                   it ends in
 ===========  ===========================================================  ============================================
 following    the daemon's: a stored answer, or another caller's stream    `wire.End`, or an exception: never silently
-leading      the function's, which runs here under a lease; the daemon    ``complete``, or ``fail``
-             gets each piece before the caller
+leading      the function's, which runs here under a lease (`leading`)    ``complete``, or ``fail``
 alone        the function's, without the daemon                           its end
 ===========  ===========================================================  ============================================
 
@@ -13,47 +12,42 @@ Before the first piece, a failing call tries other backends like every call. Aft
 failure is the caller's exception, or the followers' `CallFailed`.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from time import monotonic
 from typing import Any, Final
+
+from msgspec import Struct
 
 from sidecard_client.call.acceptance import accepts, accepts_age, refreshed
 from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import Call, check_fallback, remaining_seconds, unshared
-from sidecard_client.call.commands import (
-    Abandon,
-    Ask,
-    BeginCall,
-    Command,
-    Embed,
-    FinalReply,
-    Give,
-    GoOn,
-    Hold,
-    NextReply,
-    Open,
-    Pull,
-    Raised,
-    Release,
-    Returned,
-    Send,
-)
-from sidecard_client.call.completion import reason_of, warn_unshareable
-from sidecard_client.call.conversation import TURNED_AWAY, run_attempts, settle
-from sidecard_client.call.failures import fail, kind_of
+from sidecard_client.call.commands import BeginCall, Command, Embed, FinalReply, Give, NextReply
+from sidecard_client.call.conversation import TURNED_AWAY
 from sidecard_client.call.outcome import NextStep, Outcome, Source, another_call, resolve, value_of
-from sidecard_client.call.stream_report import StreamReport
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
-from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnreadableAnswer, UnshareableValue
+from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnreadableAnswer
 
 END: Final[Any] = object()
 """The value of `Returned` in place of a piece if a stream ends."""
 
-FLUSH_BYTES: Final = 256 * 1024
-"""After so many bytes of pieces that were held back, the daemon's reply is awaited, so that no backlog builds up."""
+ENOUGH: Final[Any] = object()
+"""A function may yield this before the piece that completes its answer. A caller that leaves after that piece has the whole
+answer: it is stored and shared as if the function had ended, and an exception of the function after it changes nothing."""
 
 _STORED: Final = frozenset({"cache", "stale"})
+
+
+class ForOwnCaller(Struct, frozen=True):
+    """A function may yield this: ``piece`` goes to the function's own caller, and is neither shared nor stored."""
+
+    piece: Any
+
+
+class ForOthers(Struct, frozen=True):
+    """A function may yield this: ``piece`` is shared and stored, and does not go to the function's own caller."""
+
+    piece: Any
 
 
 class Provenance:
@@ -127,12 +121,6 @@ class Leading:
     def __init__(self, call: Call, lease: wire.Lease | None = None, source: Source = "upstream") -> None:
         self.attempts = Attempts(call, lease)
         self.source = source
-
-
-def stream(call: Call, facts: Provenance, place: Callable[[], str]) -> Generator[Command, Any, Raised | None]:
-    """Converse for a whole stream. Raises what `follow` does."""
-    leading = yield from follow(call, facts, place)
-    return None if leading is None else (yield from lead(leading, facts))
 
 
 def follow(  # noqa: C901, PLR0912 - one case for each reply
@@ -248,132 +236,6 @@ def _follow_chunks(call: Call, piece: Any, facts: Provenance) -> Generator[Comma
         raise broken(reply, monotonic() - started)
 
     facts.ended(reply, facts.waited_seconds)
-
-
-def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised | None]:
-    """Run the function, and give each piece to the daemon and to the caller. Returns the call's exception."""
-    attempts, dropped = leading.attempts, False
-    try:
-        result: Returned | Raised = yield from run_attempts(attempts, Open)
-        if isinstance(result, Raised):
-            stale = attempts.stale_outcome(result.error, facts.waited_seconds)
-            if stale is None:
-                return result
-
-            for piece in facts.use_stale(stale):
-                yield Give(piece)
-
-            return None
-
-        facts.source = leading.source if attempts.lease is None else "upstream"
-        facts.backend, facts.attempts = attempts.backend, attempts.count
-        return (yield from _lead_pieces(attempts, result.value))
-    except GeneratorExit:
-        dropped = True  # no interpreter executes commands any more
-        raise
-    finally:
-        if attempts.lease is not None and not dropped:
-            yield Abandon()
-
-
-def _lead_pieces(attempts: Attempts, piece: Any) -> Generator[Command, Any, Raised | None]:
-    lease = attempts.lease
-    report = None if lease is None else StreamReport(attempts.call, lease, attempts.opened_at)
-    wanted = True
-    while True:
-        if report is not None and not (yield from _report(attempts, report, piece)):
-            report = None
-
-        if piece is END:
-            return None
-
-        if wanted:
-            wanted = yield Give(piece)
-            if not wanted and not (yield from _may_go_on(attempts)):
-                return None
-
-        result: Returned | Raised = yield Pull()
-        if isinstance(result, Raised):
-            lease = attempts.lease
-            if lease is not None:
-                yield Release(lease)
-                kind = kind_of(result.error, attempts.call.options.classify)
-                yield from settle(attempts, fail(lease.lease, result.error, kind))
-
-            return result
-
-        piece = result.value
-
-
-def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[Command, Any, bool]:
-    """Send a piece, or the end, to the daemon. Returns False once nothing more can be shared."""
-    lease = attempts.lease
-    if lease is None:
-        return False
-
-    unshareable = None
-    try:
-        if piece is not END:
-            return (yield from _append(attempts, lease, report.append(piece)))
-
-        if not (yield from _append(attempts, lease, report.take_held())):
-            return False
-
-        message = report.complete()
-    except UnshareableValue as error:
-        unshareable = reason_of(attempts.call, error)
-        message = report.refuse(error)
-
-    yield Release(lease)
-    yield from settle(attempts, message)
-    if unshareable is not None:
-        warn_unshareable(attempts.call.function_of(attempts.backend), unshareable)
-
-    return False
-
-
-def _append(attempts: Attempts, lease: wire.Lease, messages: Sequence[wire.Append]) -> Generator[Command, Any, bool]:
-    """Send pieces to the daemon; if it does not take them, end the lease and return False."""
-    unread_bytes, taken = 0, True
-    for message in messages:
-        taken = yield Send(message)
-        unread_bytes += len(memoryview(message.chunk))
-        if taken and unread_bytes >= FLUSH_BYTES and len(messages) > 1:
-            unread_bytes = 0
-            yield Release(lease)
-            taken = isinstance((yield Ask(wire.Renew(lease=lease.lease))), wire.Ok)
-            yield Hold(lease)
-
-        if not taken:
-            yield Abandon()
-            attempts.lease = None
-            break
-
-    return taken
-
-
-def _may_go_on(attempts: Attempts) -> Generator[Command, Any, bool]:
-    """After the caller has left, return whether the call goes on because others wait for it; else end it."""
-    lease = attempts.lease
-    if lease is None:
-        return False
-
-    yield Release(lease)
-    reply: FinalReply = yield Ask(wire.Renew(lease=lease.lease))
-    if others_wait(reply):
-        yield Hold(lease)
-        if (yield GoOn()):
-            return True
-
-        yield Release(lease)
-
-    yield from settle(attempts, wire.Fail(lease.lease, "cancelled", "the caller wanted no more of its stream"))
-    return False
-
-
-def others_wait(reply: FinalReply) -> bool:
-    """Return whether the reply to a `wire.Renew` reports waiters."""
-    return isinstance(reply, wire.Ok) and bool(reply.waiters)
 
 
 def broken(reply: FinalReply, waited_seconds: float) -> Exception:

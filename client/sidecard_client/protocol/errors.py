@@ -72,19 +72,21 @@ class SidecardError(Exception):
 
 
 class CallFailed(SidecardError):
-    """The call that this one waited for failed; its holder reported ``kind`` and ``message``."""
+    """The call that this one waited for failed; its holder reported ``kind``, ``message`` and perhaps a ``detail``."""
 
-    def __init__(self, kind: FailureKind, message: str) -> None:
+    def __init__(self, kind: FailureKind, message: str, detail: Any = None) -> None:
         super().__init__(f"The shared call failed ({kind}): {message or 'its holder gave no reason'}")
         self.kind: FailureKind = kind
         self.message = message
+        self.detail = detail
 
 
 class CallRejected(SidecardError):
     """The daemon does not permit the call, for ``reason``, until ``retry_after_seconds`` if that is known.
 
     ``backends`` has the reason of each of the call's backends, and is empty if they are not the cause.
-    Of several reasons, ``reason`` is the one expected to end first.
+    Of several reasons, ``reason`` is the one expected to end first. ``status`` is the HTTP status with which a backend asked
+    for the pause, if its caller reported one.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class CallRejected(SidecardError):
         reason: RejectionReason,
         retry_after_seconds: float | None = None,
         backends: Mapping[str, str] | None = None,
+        status: int | None = None,
     ) -> None:
         backends = dict(backends or {})
         each = ", ".join(f"{name}: {why}" for name, why in backends.items())
@@ -102,6 +105,7 @@ class CallRejected(SidecardError):
         self.reason: RejectionReason = reason
         self.retry_after_seconds = retry_after_seconds
         self.backends: dict[str, str] = backends
+        self.status = status
 
 
 class CallTimeout(SidecardError, TimeoutError):

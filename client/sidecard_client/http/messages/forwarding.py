@@ -81,11 +81,11 @@ async def abody_of(request: "Request") -> bytes | None:
     return _put_back(request, pieces)
 
 
-def read_timeout_of(request: "Request") -> float | None:
-    """Return the request's read timeout in seconds, at most `MAX_SECONDS`: a longer one is no error of the app."""
+def read_timeout_of(request: "Request") -> float:
+    """Return the request's read timeout in seconds. None means no limit, and so does more than `MAX_SECONDS`, which is sent."""
     timeouts = request.extensions.get("timeout")
     seconds = timeouts.get("read") if isinstance(timeouts, dict) else None
-    return max(0.0, float(min(seconds, MAX_SECONDS))) if isinstance(seconds, int | float) else None
+    return max(0.0, float(min(seconds, MAX_SECONDS))) if isinstance(seconds, int | float) else MAX_SECONDS
 
 
 def _small(body: bytes) -> bytes | None:

@@ -9,8 +9,9 @@ from sidecard_client import CallFailed, CallTimeout
 from sidecard_client.call import commands
 from sidecard_client.call.call import prepare
 from sidecard_client.call.commands import Raised, Returned
+from sidecard_client.call.leading import FLUSH_BYTES, stream
 from sidecard_client.call.options import Options
-from sidecard_client.call.streams import END, FLUSH_BYTES, Provenance, stream
+from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Provenance
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
 from sidecard_client.protocol.errors import SidecardWarning
@@ -156,6 +157,19 @@ SCRIPTS: list[Script] = [
     ),
     ("a stale value that is too old by now", {"ttl": 3, "stale": 5}, (lease(**EIGHT), Raised(DOWN), OK), []),
     ("a daemon that restarts", {}, (GONE, lease(), Returned("a"), Returned(END), STORED), ["a"]),
+    (
+        "pieces of the caller alone",
+        {},
+        (lease(), Returned(ForOwnCaller(object)), Returned(ForOthers("all")), Returned(END), STORED),
+        [object],
+    ),
+    ("pieces of others without a daemon", {}, (NotConnected("no"), Returned(ForOthers("a")), Returned(END)), []),
+    (
+        "an answer that is complete before its function fails",
+        {},
+        (lease(), Returned(ENOUGH), Returned("a"), Raised(DOWN), STORED),
+        ["a"],
+    ),
     ("an own call", {}, (wire.Failed(1, "ignored", ""), lease(), Returned("a"), Returned(END), STORED), ["a"]),
 ]
 
@@ -249,6 +263,48 @@ def test_a_caller_that_leaves_ends_the_call_unless_others_wait(renewal: Any, may
     assert drive(converse({}), daemon) is None
     assert daemon.names[daemon.names.index("Give") + 1 :] == names
     assert (daemon.pieces, daemon.held, daemon.renewed) == (["a"], 0, False)
+
+
+def test_a_caller_that_leaves_with_the_whole_answer_has_it_stored() -> None:
+    """The function is not run to its end, and the daemon is not asked whether others wait."""
+    daemon = Daemon(lease(), Returned("a"), Returned(ENOUGH), Returned("b"), STORED, leave_at=1)
+    assert drive(converse({}), daemon) is None
+    assert daemon.names[-3:] == ["Give", "Release", "Ask"]
+    assert isinstance(daemon.commands[-1].message, wire.Complete)  # type: ignore[union-attr]  # an `Ask`
+    assert daemon.pieces == ["a", "b"]
+
+
+def test_a_caller_that_leaves_before_the_last_piece_lacks_a_part() -> None:
+    """`ENOUGH` speaks of the piece that follows it."""
+    daemon = Daemon(lease(), Returned(ENOUGH), Returned(ForOthers("a")), Returned("b"), Returned(END), STORED)
+    drive(converse({}), daemon)
+    sent = [command.message.chunk for command in daemon.commands if isinstance(command, commands.Send)]  # type: ignore[union-attr]
+    assert [bytes(chunk) for chunk in sent] == [b"\xa1a", b"\xa1b"]
+    daemon = Daemon(lease(), Returned("a"), OK, leave_at=0)
+    drive(converse({}), daemon)
+    assert isinstance(daemon.commands[-1].message, wire.Fail)  # type: ignore[union-attr]  # a `Send`
+
+
+def test_the_whole_that_hooks_see_is_what_others_get() -> None:
+    """``store``, ``usage`` and ``valid`` judge the answer that other callers would receive."""
+    seen: list[list[str]] = []
+
+    def is_valid(pieces: list[str]) -> bool:
+        seen.append(pieces)
+        return True
+
+    results = (
+        lease(),
+        Returned(ForOwnCaller("mine")),
+        Returned("a"),
+        Returned(ForOthers("theirs")),
+        Returned(END),
+        STORED,
+    )
+    daemon = Daemon(*results)
+    drive(converse({"store": seen.append, "valid": is_valid}), daemon)
+    assert daemon.pieces == ["mine", "a"]
+    assert seen == [["a", "theirs"]] * 2
 
 
 # Streams that break ------------------------------------------------------------------------------------------------------

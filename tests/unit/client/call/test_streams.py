@@ -7,8 +7,9 @@ import pytest
 
 from sidecard_client.call.call import prepare
 from sidecard_client.call.commands import Ask, BeginCall, Give, Open, Pull, Returned
+from sidecard_client.call.leading import stream
 from sidecard_client.call.options import Options
-from sidecard_client.call.streams import END, Provenance, stream
+from sidecard_client.call.streams import END, Provenance
 from sidecard_client.protocol import wire
 
 
