@@ -1,6 +1,6 @@
 """The asynchronous client: calls, entries, keys and the daemon's state. How it opens and closes is in `lifecycle`."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 
 from msgspec import Raw, structs
@@ -308,6 +308,23 @@ class AsyncClient(AsyncLifecycle):
     ) -> list[Outcome[Any]]:
         """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports."""
         return await self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
+
+    def stream_keyed(
+        self,
+        function: AsyncStreamFunctions[T],
+        args: tuple[Any, ...],
+        policy: Mapping[str, Any],
+        *,
+        context: str = "",
+        not_stored: Callable[[], str] | None = None,
+    ) -> AsyncStream[T]:
+        """Like `stream`, with a ``policy`` that has ``key=``. For transports.
+
+        ``context`` is a digest of what differs between requests of one key. ``not_stored`` returns why ``store=`` did not agree.
+        """
+        options = structs.replace(self._options.changed(policy), context=context, not_stored=not_stored)
+        functions = cast("Functions[Any]", function)
+        return AsyncStream(self._connector, calls.prepare(options, functions, args, {}, stream=True))
 
     async def _outcome_of(self, call: Call) -> Any:
         return renewable(await self._interpreter.run(call), call, self._outcome_of, self._clock)

@@ -2,7 +2,7 @@
 
 """The blocking client: calls, entries, keys and the daemon's state. How it opens and closes is in `lifecycle`."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import Raw, structs
@@ -262,6 +262,23 @@ class Client(Lifecycle):
     ) -> list[Outcome[Any]]:
         """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports."""
         return self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
+
+    def stream_keyed(
+        self,
+        function: StreamFunctions[T],
+        args: tuple[Any, ...],
+        policy: Mapping[str, Any],
+        *,
+        context: str = "",
+        not_stored: Callable[[], str] | None = None,
+    ) -> Stream[T]:
+        """Like `stream`, with a ``policy`` that has ``key=``. For transports.
+
+        ``context`` is a digest of what differs between requests of one key. ``not_stored`` returns why ``store=`` did not agree.
+        """
+        options = structs.replace(self._options.changed(policy), context=context, not_stored=not_stored)
+        functions = cast("Functions[Any]", function)
+        return Stream(self._connector, calls.prepare(options, functions, args, {}, stream=True))
 
     def _outcome_of(self, call: Call) -> Any:
         return renewable(self._interpreter.run(call), call, self._outcome_of, self._clock)

@@ -1,7 +1,6 @@
 """A call: function, arguments, policy and key. Pure.
 
-`prepare` makes a `Call`; `Call.begin` makes its first request.
-`outcome` interprets the reply, and `conversation` decides every step after it.
+`prepare` makes it, `Call.begin` its first request; `outcome` interprets the reply, and `conversation` decides what follows.
 """
 
 import re
@@ -133,13 +132,15 @@ class Call(Struct):
             mode=options.mode,
             route=options.route,
             stream=self.stream,
+            wanted=self.stream,
             trace=self.trace,
+            context=options.context,
         )
-        if self.similar is None:
+        asked = self.similar
+        if asked is None:
             return begin
 
-        if isinstance(self.similar, QueryVector):
-            asked = self.similar
+        if isinstance(asked, QueryVector):
             return msgspec.structs.replace(begin, vector=asked.vector, group=asked.group, signature=asked.signature)
 
         return msgspec.structs.replace(begin, embeds=True)
@@ -393,8 +394,7 @@ def _functions_of(functions: Any) -> tuple[Callable[..., Any], ...]:
 
     for name in functions:
         if not isinstance(name, str) or not 1 <= len(name) <= policies.MAX_NAME_CHARACTERS:
-            raise TypeError(
-                f"A backend's name is a str of 1 to {policies.MAX_NAME_CHARACTERS} characters, not {name!r}."
-            )
+            longest = policies.MAX_NAME_CHARACTERS
+            raise TypeError(f"A backend's name is a str of 1 to {longest} characters, not {name!r}.")
 
     return tuple(functions.values())

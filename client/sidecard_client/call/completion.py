@@ -54,16 +54,18 @@ def complete_packed(call: Call, lease: wire.Lease, packed: Raw, value: Any) -> w
     if call.held is not None:
         _warn_of_changes(call, call.held)
 
+    store = may_be_stored(options, value, call.functions[0])
     logged = lease.log and len(memoryview(packed)) <= MAX_VALUE_BYTES - 2 * MAX_TRANSCRIPT_BYTES
     return wire.Complete(
         lease=lease.lease,
         value=packed,
         usage=None if options.usage is None and call.span is None else usage_of(call, value),
         ttl_seconds=options.ttl_seconds,
-        store=may_be_stored(options, value, call.functions[0]),
+        store=store,
         tags=options.tags,
         deterministic=asks_for_one_answer(call.args, call.kwargs, said=options.deterministic),
         spoken=transcript_of(options, call.args, call.kwargs, value, call.functions[0]) if logged else None,
+        not_stored="" if store or options.not_stored is None else options.not_stored(),
     )
 
 

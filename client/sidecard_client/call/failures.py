@@ -3,12 +3,19 @@
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
-from sidecard_client.protocol.wire import Fail, FailureKind
+from msgspec import Raw
+
+from sidecard_client.protocol.errors import UnshareableValue
+from sidecard_client.protocol.wire import MAX_DETAIL_BYTES, NO_VALUE, Fail, FailureKind
+from sidecard_client.values.packing import pack_value
 
 MAX_MESSAGE_CHARACTERS = 2000
 """Length of a failure's message. The wire allows 4096; nested causes add nothing beyond this."""
 
 MAX_RETRY_AFTER_SECONDS = 86400.0
+
+MIN_STATUS, MAX_STATUS = 100, 999
+"""Range of the HTTP statuses that the wire takes."""
 
 FAILURE_KINDS = frozenset(get_args(FailureKind))
 
@@ -68,9 +75,9 @@ def default_classify(error: BaseException) -> FailureKind:
     if not isinstance(error, Exception) or type(error).__name__ == "CancelledError":
         return "cancelled"
 
-    kind = getattr(error, "kind", None)
-    if isinstance(kind, str) and kind in FAILURE_KINDS:
-        return cast("FailureKind", kind)
+    kind = _own_kind_of(error)
+    if kind is not None:
+        return kind
 
     status = _status_of(error)
     if status is not None and status >= 400:  # noqa: PLR2004 - the HTTP class of client errors
@@ -124,7 +131,12 @@ def fail(
 
     ``another`` asks for the next backend; with ``retry`` that may be one that has failed.
     ``ttl_seconds`` asks the daemon to remember a ``fatal`` failure.
+
+    An exception that has a ``kind`` of its own may also have a ``detail``, a plain value for the waiters; ``answered``, true if
+    the backend did answer; and ``not_stored``, why that answer is neither stored nor shared.
     """
+    own = _own_kind_of(error) is not None
+    status = _status_of(error)
     return Fail(
         lease=lease,
         kind=kind,
@@ -134,7 +146,30 @@ def fail(
         retry=retry,
         timeout=is_timeout(error),
         ttl_seconds=ttl_seconds,
+        detail=_packed_detail(error) if own else NO_VALUE,
+        status=status if status is not None and MIN_STATUS <= status <= MAX_STATUS else None,
+        answered=own and getattr(error, "answered", False) is True,
+        not_stored=getattr(error, "not_stored", "") if own else "",
     )
+
+
+def _own_kind_of(error: BaseException) -> FailureKind | None:
+    kind = getattr(error, "kind", None)
+    return cast("FailureKind", kind) if isinstance(kind, str) and kind in FAILURE_KINDS else None
+
+
+def _packed_detail(error: BaseException) -> Raw:
+    """Return the detail that an exception carries for the waiters; none if they could not get it."""
+    detail = getattr(error, "detail", None)
+    if detail is None:
+        return NO_VALUE
+
+    try:
+        packed = pack_value(detail)
+    except UnshareableValue:
+        return NO_VALUE
+
+    return Raw(packed) if len(packed) <= MAX_DETAIL_BYTES else NO_VALUE
 
 
 def is_timeout(error: BaseException) -> bool:

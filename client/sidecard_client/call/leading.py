@@ -13,6 +13,8 @@ ENOUGH       no: the next piece completes the answer          no
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
+from msgspec import structs
+
 from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import Call
 from sidecard_client.call.commands import (
@@ -115,12 +117,16 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece
                 yield from _end(attempts, report)
             elif lease is not None:
                 yield Release(lease)
-                kind = kind_of(result.error, attempts.call.options.classify)
-                yield from settle(attempts, fail(lease.lease, result.error, kind))
+                yield from settle(attempts, _failure(attempts.call, lease, result.error, report))
 
             return result
 
         piece = result.value
+
+
+def _failure(call: Call, lease: wire.Lease, error: BaseException, report: StreamReport | None) -> wire.Fail:
+    message = fail(lease.lease, error, kind_of(error, call.options.classify))
+    return structs.replace(message, usage=report.usage()) if message.answered and report is not None else message
 
 
 def _end(attempts: Attempts, report: StreamReport | None) -> Generator[Command, Any, None]:

@@ -40,6 +40,8 @@ from sidecard_client.values.codec import ValueCodec
 OnUnavailable = Literal["fallback", "raise"]
 ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
 MayBeStored = Callable[[Any], bool]
+WhyNotStored = Callable[[], str]
+"""Returns why ``store`` did not agree, as one of the daemon's words."""
 IsValid = Callable[[Any], Any]
 """Takes a value, or the list of a stream's pieces; the answer is valid if the result is true."""
 Redact = Callable[[Any, Any], tuple[Any, Any] | None]
@@ -87,6 +89,9 @@ class Options(Struct, frozen=True):
     route: Route | None = None
     retries: int = 0
     sovereign: bool = False
+    context: str = ""
+    """Digest of what differs between equal keys. No keyword: transports set it, and the next one too."""
+    not_stored: WhyNotStored | None = None
 
     def changed(self, policy: Mapping[str, Any]) -> "Options":
         """Return these options with the keywords of ``policy`` applied.

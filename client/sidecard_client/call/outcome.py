@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call.acceptance import accepts, newer, refreshed, renewed
 from sidecard_client.call.call import Call, T, unshared
@@ -138,7 +138,7 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
         case wire.Failed(kind="ignored"):
             return NextStep.OWN_CALL
         case wire.Failed():
-            raise CallFailed(reply.kind, reply.message)
+            raise call_failed(reply)
         case wire.Timeout():
             raise CallTimeout(waited_seconds)
         case wire.Rejected():
@@ -150,7 +150,8 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             if reply.reason in _FALLBACK_REASONS and call.options.on_unavailable == "fallback":
                 return NextStep.WITHOUT_DAEMON
 
-            raise CallRejected(reply.reason, reply.retry_after_seconds, reply.backends)
+            status = None if isinstance(reply.status, UnsetType) else reply.status
+            raise CallRejected(reply.reason, reply.retry_after_seconds, reply.backends, status)
         case wire.Error():
             if call.options.on_unavailable != "fallback":
                 raise RequestRefused(reply.code, reply.message)
@@ -166,6 +167,11 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             return NextStep.SEND_VECTOR
         case _:
             raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
+
+
+def call_failed(reply: wire.Failed, happened: str = "") -> CallFailed:
+    """Return the exception of a caller that waited for a failed call. ``happened`` begins its message."""
+    return CallFailed(reply.kind, happened + reply.message, None if reply.detail is UNSET else reply.detail)
 
 
 def after_refused_hit(call: Call) -> NextStep:

@@ -8,7 +8,7 @@ from msgspec import Raw, structs
 
 from sidecard_client.call.acceptance import is_valid
 from sidecard_client.call.call import Call
-from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, reject
+from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, reject, usage_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnshareableValue
 from sidecard_client.protocol.nesting import MAX_PIECE_DEPTH
@@ -78,6 +78,10 @@ class StreamReport:
             usage = structs.replace(usage, first_chunk_seconds=self._first_chunk_seconds)
 
         return structs.replace(message, usage=usage, deterministic=False)
+
+    def usage(self) -> wire.Usage | None:
+        """Return the usage of the pieces so far."""
+        return usage_of(self._call, self._kept or [])
 
     def refuse(self, error: UnshareableValue) -> wire.Fail:
         """Build the message for a piece that cannot be shared: waiters make their own calls."""

@@ -23,7 +23,7 @@ from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import Call, check_fallback, remaining_seconds, unshared
 from sidecard_client.call.commands import BeginCall, Command, Embed, FinalReply, Give, NextReply
 from sidecard_client.call.conversation import TURNED_AWAY
-from sidecard_client.call.outcome import NextStep, Outcome, Source, another_call, resolve, value_of
+from sidecard_client.call.outcome import NextStep, Outcome, Source, another_call, call_failed, resolve, value_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnreadableAnswer
@@ -242,7 +242,7 @@ def broken(reply: FinalReply, waited_seconds: float) -> Exception:
     """Return the exception of a followed stream that did not end in `wire.End`."""
     match reply:
         case wire.Failed():
-            return CallFailed(reply.kind, f"the stream broke: {reply.message}")
+            return call_failed(reply, "the stream broke: ")
         case wire.Timeout():
             return CallTimeout(waited_seconds)
         case wire.Rejected():

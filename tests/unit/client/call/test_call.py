@@ -180,6 +180,11 @@ def test_resolve_a_rejection_by_policy(reason: str) -> None:
         resolve(wire.Rejected(id=1, reason=reason, retry_after_seconds=3.0, backends={"local": reason}))  # type: ignore[arg-type,dict-item]  # a parameter's str
 
     assert (caught.value.retry_after_seconds, caught.value.backends) == (3.0, {"local": reason})
+    assert caught.value.status is None
+    with pytest.raises(CallRejected) as caught:
+        resolve(wire.Rejected(id=1, reason="breaker_open", status=429))
+
+    assert caught.value.status == 429
 
 
 def test_resolve_a_failure() -> None:
@@ -187,7 +192,11 @@ def test_resolve_a_failure() -> None:
     with pytest.raises(CallFailed) as caught:
         resolve(wire.Failed(id=1, kind="fatal", message="bad prompt"))
 
-    assert (caught.value.kind, caught.value.message) == ("fatal", "bad prompt")
+    assert (caught.value.kind, caught.value.message, caught.value.detail) == ("fatal", "bad prompt", None)
+    with pytest.raises(CallFailed) as caught:
+        resolve(wire.Failed(id=1, kind="fatal", message="bad prompt", detail={"status": 400}))
+
+    assert caught.value.detail == {"status": 400}
     assert resolve(wire.Failed(id=1, kind="ignored", message="")) is NextStep.OWN_CALL
 
 

@@ -25,6 +25,8 @@ from sidecard_client.call.failures import (
     retry_after_seconds_of,
 )
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.values import MAX_DETAIL_BYTES
+from sidecard_client.values.codec import unpack_value
 
 
 class StatusError(Exception):
@@ -226,3 +228,42 @@ def test_retry_after_seconds_of_a_date_without_the_responses_own() -> None:
 def test_retry_after_seconds_of_an_exception_without_a_response() -> None:
     """Most exceptions have none."""
     assert retry_after_seconds_of(ValueError()) is None
+
+
+class Refused(Exception):
+    """An exception that says how it is reported."""
+
+    kind = "ignored"
+
+    def __init__(self, detail: Any, **attributes: Any) -> None:
+        super().__init__("refused")
+        self.detail = detail
+        vars(self).update(attributes)
+
+
+def test_an_exception_with_a_kind_reports_what_else_it_carries() -> None:
+    """The waiters get its detail; the daemon counts the answer, and why it is not stored."""
+    message = fail("l", Refused({"status": 400}, answered=True, not_stored="dialect"), "ignored")
+    assert unpack_value(bytes(message.detail)) == {"status": 400}
+    assert (message.answered, message.not_stored) == (True, "dialect")
+
+
+def test_attributes_of_foreign_exceptions_are_not_reported() -> None:
+    """`detail` is a common name: without a kind of its own, an exception does not mean the waiters."""
+    error = Refused({"secret": 1}, kind="not a kind", answered=True, not_stored="dialect")
+    message = fail("l", error, "transient")
+    assert (bytes(message.detail), message.answered, message.not_stored) == (b"", False, "")
+
+
+@pytest.mark.parametrize("detail", [None, object(), "x" * MAX_DETAIL_BYTES])
+def test_a_detail_that_cannot_be_sent_is_left_out(detail: Any) -> None:
+    """The failure is reported all the same."""
+    assert bytes(fail("l", Refused(detail), "ignored").detail) == b""
+
+
+@pytest.mark.parametrize(("status", "reported"), [(429, 429), (529, 529), (0, None), (1000, None), (True, None)])
+def test_the_http_status_of_a_failure_is_reported(status: int, reported: int | None) -> None:
+    """Callers that are kept away from the backend get the status with which it asked for that."""
+    error = Exception("no")
+    error.status_code = status  # type: ignore[attr-defined]  # as SDKs' exceptions have
+    assert fail("l", error, "transient").status == reported
