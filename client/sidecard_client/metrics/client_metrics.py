@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from sidecard_client.call.option_checks import time_limit
-from sidecard_client.protocol.wire import Aggregate
+from sidecard_client.protocol.wire import DEFAULT_TASK, Aggregate
 
 if TYPE_CHECKING:
     from sidecard_client.metrics.forwarding import PrometheusRegistry
@@ -74,6 +74,10 @@ class ClientMetrics:
         """
         timeout = time_limit("timeout", timeout, may_be_zero=True)
         return self._metrics_sender is None or self._metrics_sender.flush(timeout)
+
+    def count_passed(self, reason: str, family: str = "", task: str = DEFAULT_TASK) -> None:
+        """Count a request that was passed to the upstream unshared. For transports; ``reason`` is a `wire.UnsharedReason`."""
+        self._metric_registry().passed.add(reason, family, task)
 
     def _metric_registry(self) -> "MetricRegistry":
         if self._metrics_sender is None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 from msgspec import Struct
 
 from sidecard_client.metrics.instruments import Counter, Gauge, Histogram, Instrument
+from sidecard_client.metrics.passed import PassedCounts
 from sidecard_client.protocol.wire import Aggregate, Measurement, MetricKind
 
 S = TypeVar("S", bound=Instrument)
@@ -112,6 +113,7 @@ class MetricRegistry:
         self._series_count = 0
         self._dropped = 0
         self._dropping = _DroppingRegistry(self)
+        self.passed = PassedCounts(self.mark_changed)
         self.changed = False
         """Something changed since `take_changes`."""
         self.polls = False
@@ -212,6 +214,7 @@ class MetricRegistry:
         """Start from zero, in the child of a fork: the parent sends everything that was counted before."""
         self._lock = threading.Lock()
         self._dropped = 0
+        self.passed.reset()
         self.changed = False
         parts: list[Instrument | MeasurementSource] = [*self._series(), *self._sources]
         for part in parts:

@@ -23,7 +23,7 @@ from msgspec import Struct
 from sidecard_client.call.availability import Availability
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol.connection import ConnectionLost
-from sidecard_client.protocol.wire import Error, Measurement, Recorded, RecordMetrics
+from sidecard_client.protocol.wire import Error, Measurement, Passed, Recorded, RecordMetrics
 
 FLUSH_SECONDS = 1.0
 """Measurements are collected for so long. Precedent: the clients of the Datadog agent send every 2 s."""
@@ -55,6 +55,7 @@ class _MetricsBatch(Struct, frozen=True):
     sequence: int
     measurements: tuple[Measurement, ...]
     dropped: int
+    passed: tuple[Passed, ...]
 
 
 class _Wakeup:
@@ -256,10 +257,13 @@ class MetricsSender:
             return
 
         measurements, dropped = self.registry.take_changes()
-        for start in range(0, max(len(measurements), bool(dropped)), MAX_BATCH):
+        passed = self.registry.passed.take()
+        for start in range(0, max(len(measurements), bool(dropped or passed)), MAX_BATCH):
             self._sequence += 1
             batch = tuple(measurements[start : start + MAX_BATCH])
-            self._in_flight.append(_MetricsBatch(self._sequence, batch, 0 if start else dropped))
+            self._in_flight.append(
+                _MetricsBatch(self._sequence, batch, 0 if start else dropped, () if start else passed)
+            )
 
     def _send_all(self, deadline: float) -> None:
         if self._send(deadline) and self.registry.changed:
@@ -307,6 +311,7 @@ class MetricsSender:
             session=self._session,
             sequence=batch.sequence,
             dropped=batch.dropped,
+            passed=batch.passed,
         )
         return self._shared.connection.exchange(request)
 

@@ -48,7 +48,10 @@ def shared_headers(
 
 
 def _is_shared(name: bytes) -> bool:
-    return name not in _OF_ONE_EXCHANGE and not any(part in name for part in _RATE_LIMIT)
+    if name in _OF_ONE_EXCHANGE or name.startswith(_OWN_PREFIX.encode()):
+        return False
+
+    return not any(part in name for part in _RATE_LIMIT)
 
 
 def head_of(response: "Response", *, decoded: bool = False) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""Content encodings: what is decoded, what travels as received, and what a caller takes."""
+
+import gzip
+import zlib
+from collections.abc import Callable
+
+import pytest
+import zstandard
+
+from sidecard_client.http.messages import encodings
+from sidecard_client.http.messages.encodings import (
+    MAX_PIECE_BYTES,
+    UndecodableAnswer,
+    admits,
+    decoded_whole,
+    decoder_for,
+    encodings_in,
+)
+
+TEXT = b"hello " * 5_000
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Encode as servers do that leave out the header of zlib."""
+    encoder = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return encoder.compress(data) + encoder.flush()
+
+
+ENCODERS: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("", bytes),
+    ("identity", bytes),
+    ("gzip", gzip.compress),
+    ("deflate", zlib.compress),
+    ("deflate", raw_deflate),
+    ("zstd", zstandard.compress),
+    ("zstd", lambda data: zstandard.compress(data[:9]) + zstandard.compress(data[9:])),
+    ("gzip, zstd", lambda data: zstandard.compress(gzip.compress(data))),
+    ("identity, Gzip ", gzip.compress),
+]
+
+
+@pytest.mark.parametrize(("header", "encode"), ENCODERS)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_an_answer_is_decoded_however_it_arrives(header: str, encode: Callable[[bytes], bytes], size: int) -> None:
+    """Encodings are undone in the reverse order of the header."""
+    sent = encode(TEXT)
+    decoder = decoder_for(encodings_in(header))
+    assert decoder is not None
+    parts = [part for start in range(0, len(sent), size) for part in decoder.decode(sent[start : start + size])]
+    assert b"".join(parts) == TEXT
+
+
+@pytest.mark.parametrize("header", ["x-gzip", "compress", "gzip, exi"])
+def test_an_unknown_encoding_has_no_decoder(header: str) -> None:
+    """The HTTP libraries leave it as it is too."""
+    assert decoder_for(encodings_in(header)) is None
+    assert decoded_whole(encodings_in(header), [b"x"]) is None
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
+def test_damaged_bytes_raise(name: str) -> None:
+    """Its own caller gets the library's exception for them."""
+    decoder = decoder_for([name])
+    assert decoder is not None
+    with pytest.raises(UndecodableAnswer, match="cannot be decoded"):
+        list(decoder.decode(b"\x00nothing of this kind\xff" * 20))
+
+    assert decoded_whole([name], [b"\x00nothing of this kind\xff" * 20]) is None
+
+
+def test_a_few_bytes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are bounded, and so is their sum."""
+    monkeypatch.setattr(encodings, "MAX_DECODED_BYTES", 4 * MAX_PIECE_BYTES)
+    decoder = decoder_for(["gzip"])
+    assert decoder is not None
+    parts = []
+    with pytest.raises(UndecodableAnswer, match="decoded bytes"):
+        parts += decoder.decode(gzip.compress(bytes(5 * MAX_PIECE_BYTES)))
+
+    bomb = decoder_for(["gzip"])
+    assert bomb is not None
+    assert max(map(len, bomb.decode(gzip.compress(bytes(3 * MAX_PIECE_BYTES))))) <= MAX_PIECE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("accepts", "encoding", "admitted"),
+    [
+        ("gzip, deflate", ["gzip"], True),
+        ("GZIP;q=0.5", ["gzip"], True),
+        ("gzip;q=0", ["gzip"], False),
+        ("gzip; q=0.000", ["gzip"], False),
+        ("br", ["gzip"], False),
+        ("*", ["gzip"], True),
+        ("*;q=0", ["gzip"], False),
+        ("gzip;q=0, *", ["gzip"], False),
+        ("identity", ["gzip"], False),
+        ("", ["gzip"], False),
+        (None, ["gzip"], False),
+        (None, [], True),
+        ("gzip", ["gzip", "deflate"], False),
+    ],
+)
+def test_a_caller_takes_what_its_header_admits(accepts: str | None, encoding: list[str], admitted: bool) -> None:
+    """Without the header it takes no encoding."""
+    assert admits(accepts, encoding) is admitted
