@@ -9,15 +9,16 @@ from sidecard.observe.call_log.redaction_process import redacted_json
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import HostNames
 from sidecard.observe.push.target import Postponed, Refused, Sent, result_of
-from sidecard_client.http.request import ENDPOINTS, parse_request
-from sidecard_client.http.response import AnswerParser
+from sidecard_client.http.family import ApiRequest
+from sidecard_client.http.recognition import families
+from sidecard_client.http.request import parse_request
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 from tests.fuzz.target import Target, fields, pieces
 from tests.readers import WholeReader
 
-FAMILIES = sorted(set(ENDPOINTS.values()))
+FAMILIES = list(families().values())
 URL = b"https://api.openai.com/v1/chat/completions"
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0,"n":2,"stream":true,"user":"u"}'
 
@@ -41,7 +42,7 @@ def asked(data: bytes) -> None:
     if request is None:
         return
 
-    key = fingerprint("general", request.model or None, "http", (), request.parts, ())
+    key = fingerprint("general", request.asked.model or None, request.key_name, (), request.parts, ())
     begin = wire.Begin(key, id=1, backends=(request.backend,))
     assert WholeReader().feed(frame(wire.pack(begin))) == [begin]
 
@@ -51,8 +52,9 @@ def answered(data: bytes) -> None:
     which, cut, body = data[:1], data[1:2], data[2:]
     number = which[0] if which else 0
     read = []
+    wanted = ApiRequest("m", {}, stream=number >= 128, choices=1 + number % 2)
     for parts in ([body], pieces(body, cut[0] if cut else 1)):
-        reader = AnswerParser(FAMILIES[number % len(FAMILIES)], stream=number >= 128, choices=1 + number % 2)
+        reader = FAMILIES[number % len(FAMILIES)].reader(wanted, content_type="")
         for part in parts:
             reader.feed(part)
 
@@ -60,7 +62,7 @@ def answered(data: bytes) -> None:
 
     whole, cut_up = read
     assert whole == cut_up
-    assert whole.complete or not whole.keep
+    assert whole.complete or whole.not_stored
     complete = wire.Complete("boot-1", msgspec.Raw(b"\xc0"), id=1, usage=whole.usage)
     assert WholeReader().feed(frame(wire.pack(complete))) == [complete]
 

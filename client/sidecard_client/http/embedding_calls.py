@@ -49,9 +49,10 @@ class EmbeddingCall:
 
     def keys(self, forms: tuple[NormalForm, ...]) -> list[str]:
         """Return the key of each text, which is that of a request for this text alone."""
-        asked, task = self.call.asked, self.call.task
-        named = [parts_of_text(asked, text) for text in self._wanted.inputs]
-        return [fingerprint(task, asked.model or None, name, (), parts, normalize=forms) for name, parts in named]
+        request, task = self.call.asked, self.call.task
+        model = request.asked.model or None
+        named = [parts_of_text(request, self._wanted.layout, text) for text in self._wanted.inputs]
+        return [fingerprint(task, model, name, (), parts, normalize=forms) for name, parts in named]
 
     def request_for(self, texts: Sequence[str]) -> "Request":
         """Return the upstream request for some of the texts; for all of them it is the app's own."""
@@ -65,7 +66,7 @@ class EmbeddingCall:
             raise UpstreamRefused(response, kind, content)
 
         try:
-            embedded = texts_of_answer(self._wanted.family, content, texts)
+            embedded = texts_of_answer(self._wanted.layout, content, texts)
         except UnusableAnswer:
             if self._whole:
                 raise UpstreamRefused(response, "ignored", content) from None
@@ -87,14 +88,14 @@ class EmbeddingCall:
         texts = [_text_of(outcome.value) for outcome in outcomes]
         kept = summary.value
         head = {"status": kept["status"], "headers": list(filter(_describes_any_body, kept["headers"]))}
-        content = answer_of_texts(self._wanted.family, kept["head"], texts)
+        content = answer_of_texts(self._wanted.layout, kept["head"], texts)
         return response_from(library, head, summary, content=content)
 
     def _usage(self, answers: Sequence[Any]) -> Usage | None:
         return usage_of([_text_of(answer) for answer in answers])
 
     def _transcript(self, prompt: Any, answer: Any) -> tuple[Any, Any] | None:
-        body = self.call.asked.parts["body"] | {"input": msgspec.json.decode(prompt["args"][0])}
+        body = self.call.asked.asked.body | {self._wanted.layout.inputs: msgspec.json.decode(prompt["args"][0])}
         return self.call.redacted({"args": [body], "kwargs": {}}, msgspec.json.decode(answer["item"]))
 
 

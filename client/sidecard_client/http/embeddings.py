@@ -16,29 +16,20 @@ has the sum over all of its texts, stored ones and duplicates included, as a ser
 The answer has the items in the order of the request, each with the ``index`` of its place, whatever order the server chose.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sidecard_client.batches.batch import LARGEST_BATCH, divided
-from sidecard_client.http.request import KEY_NAME_PREFIX, ApiFamily, LlmRequest
+from sidecard_client.http.family import EmbeddingLayout
+from sidecard_client.http.request import LlmRequest
 from sidecard_client.protocol.wire import Usage
 
-_INPUT: Final = "input"
 _EACH: Final = " each"
 """Ends the name in the key of one text, whose entry is a part of an answer."""
 _NULL: Final = Raw(b"null")
-
-_LISTS: Final[Mapping[ApiFamily, str]] = {"openai_embeddings": "data", "ollama_embed": "embeddings"}
-"""The field of an answer that has the vectors."""
-
-_USED: Final[Mapping[ApiFamily, frozenset[str]]] = {
-    "openai_embeddings": frozenset({"usage"}),
-    "ollama_embed": frozenset({"prompt_eval_count", "total_duration", "load_duration"}),
-}
-"""Its fields with numbers to add up, in nested objects too."""
 
 _to_json = msgspec.json.encode
 _from_json = msgspec.json.Decoder().decode
@@ -62,14 +53,14 @@ class TextInput(Struct, frozen=True):
 class EmbeddingRequest(Struct, frozen=True):
     """A request for embeddings. ``fields`` are those of its body, in order."""
 
-    family: ApiFamily
+    layout: EmbeddingLayout
     fields: dict[str, Raw]
     inputs: list[TextInput]
 
     def body_for(self, texts: Sequence[str]) -> bytes:
         """Return the body of a request for these texts, which is otherwise the same."""
         joined = Raw(f"[{','.join(texts)}]".encode())
-        return _to_json({name: joined if name == _INPUT else raw for name, raw in self.fields.items()})
+        return _to_json({name: joined if name == self.layout.inputs else raw for name, raw in self.fields.items()})
 
 
 class EmbeddedText(Struct, frozen=True):
@@ -80,50 +71,50 @@ class EmbeddedText(Struct, frozen=True):
     used: dict[str, Any]
 
 
-def parts_of_text(asked: LlmRequest, text: TextInput) -> tuple[str, dict[str, Any]]:
+def parts_of_text(request: LlmRequest, layout: EmbeddingLayout, text: TextInput) -> tuple[str, dict[str, Any]]:
     """Return the name and the parts in the key of one text: those of a request for this text alone."""
-    body = {**asked.parts["body"], _INPUT: text.value}
-    return f"{KEY_NAME_PREFIX}{asked.family}{_EACH}", {**asked.parts, "body": body}
+    body = {**request.asked.body, layout.inputs: text.value}
+    return f"{request.key_name}{_EACH}", {**request.parts, "body": body}
 
 
-def embedding_request(family: ApiFamily, body: bytes) -> EmbeddingRequest | None:
+def embedding_request(layout: EmbeddingLayout | None, body: bytes) -> EmbeddingRequest | None:
     """Return a request whose texts can be separated; None for any other."""
-    if family not in _LISTS:
+    if layout is None:
         return None
 
     try:
         fields = _fields_of(body)
-        given = fields[_INPUT]
+        given = fields[layout.inputs]
         value = _from_json(given)
-        values, texts = ([value], [given]) if _is_one(family, value) else (value, _items_of(given))
+        values, texts = ([value], [given]) if _is_one(layout, value) else (value, _items_of(given))
     except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, KeyError):
         return None
 
-    if not 1 <= len(values) <= LARGEST_BATCH or not all(_is_one(family, one) for one in values):
+    if not 1 <= len(values) <= LARGEST_BATCH or not all(_is_one(layout, one) for one in values):
         return None
 
     inputs = [TextInput(one, bytes(text).decode()) for one, text in zip(values, texts, strict=True)]
-    return EmbeddingRequest(family, fields, inputs)
+    return EmbeddingRequest(layout, fields, inputs)
 
 
-def _is_one(family: ApiFamily, value: Any) -> bool:
-    """Return whether a value is one text; OpenAI's interface takes lists of token ids, too."""
+def _is_one(layout: EmbeddingLayout, value: Any) -> bool:
+    """Return whether a value is one text, or a list of token ids where the API takes such."""
     if isinstance(value, str):
         return True
 
-    tokens = isinstance(value, list) and family == "openai_embeddings" and value
+    tokens = isinstance(value, list) and layout.token_lists and value
     return bool(tokens) and all(type(token) is int for token in value)
 
 
-def texts_of_answer(family: ApiFamily, body: bytes, texts: Sequence[str]) -> list[EmbeddedText]:
+def texts_of_answer(layout: EmbeddingLayout, body: bytes, texts: Sequence[str]) -> list[EmbeddedText]:
     """Take an answer to a request for ``texts`` apart. Raises `UnusableAnswer`."""
     try:
         fields = _fields_of(body)
-        items = _items_of(fields.get(_LISTS[family], _NULL))
-        if family == "openai_embeddings":
+        items = _items_of(fields.get(layout.vectors, _NULL))
+        if layout.member:
             items = _in_order(items)
 
-        used = {name: _from_json(fields[name]) for name in _USED[family] if name in fields}
+        used = {name: _from_json(fields[name]) for name in layout.used if name in fields}
         fault = _from_json(fields.get("error", _NULL))
     except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError) as error:
         raise UnusableAnswer(f"the answer has no list of vectors ({error})") from None
@@ -131,25 +122,25 @@ def texts_of_answer(family: ApiFamily, body: bytes, texts: Sequence[str]) -> lis
     if fault:
         raise UnusableAnswer("the answer contains an error")
 
-    vectors = sum(_has_vector(family, item) for item in items)
+    vectors = sum(_has_vector(layout, item) for item in items)
     if not vectors == len(items) == len(texts):
         raise UnusableAnswer(f"the answer has {vectors} vectors in {len(items)} items for {len(texts)} texts")
 
-    replaced = {_LISTS[family], *used}
+    replaced = {layout.vectors, *used}
     head = _to_json({name: _NULL if name in replaced else raw for name, raw in fields.items()})
     shares = _shares(used, [max(1, len(_from_json(text))) for text in texts])
     return [EmbeddedText(head, bytes(item), share) for item, share in zip(items, shares, strict=True)]
 
 
-def answer_of_texts(family: ApiFamily, head: bytes, texts: Sequence[EmbeddedText]) -> bytes:
+def answer_of_texts(layout: EmbeddingLayout, head: bytes, texts: Sequence[EmbeddedText]) -> bytes:
     """Put an answer together, from the ``head`` of one and the items of all."""
     items = [Raw(text.item) for text in texts]
-    if family == "openai_embeddings":
+    if layout.member:
         items = [_with_index(item, index) for index, item in enumerate(items)]
 
     fields: dict[str, Any] = dict(_fields_of(head))
     fields |= _sum([text.used for text in texts])
-    fields[_LISTS[family]] = items
+    fields[layout.vectors] = items
     return _to_json(fields)
 
 
@@ -166,7 +157,7 @@ def usage_of(texts: Sequence[EmbeddedText]) -> Usage | None:
 
 
 def _in_order(items: list[Raw]) -> list[Raw]:
-    """Return OpenAI's items in the order of their ``index``; as they are if none has one. Raises `ValueError` for a wrong index."""
+    """Return items in the order of their ``index``; as they are if none has one. Raises `ValueError` for a wrong index."""
     indices = [_from_json(_fields_of(item).get("index", _NULL)) for item in items]
     if all(index is None for index in indices):
         return items
@@ -177,9 +168,9 @@ def _in_order(items: list[Raw]) -> list[Raw]:
     return [item for _, item in sorted(zip(indices, items, strict=True), key=lambda pair: pair[0])]
 
 
-def _has_vector(family: ApiFamily, item: Raw) -> bool:
+def _has_vector(layout: EmbeddingLayout, item: Raw) -> bool:
     """Return whether an item has a vector that is not empty, in numbers or base64."""
-    vector = bytes(_fields_of(item).get("embedding", _NULL) if family == "openai_embeddings" else item)
+    vector = bytes(_fields_of(item).get(layout.member, _NULL) if layout.member else item)
     return vector[:1] in {b"[", b'"'} and bool(vector[1:-1].strip())
 
 

@@ -11,10 +11,11 @@ from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options, Redact
 from sidecard_client.http.clients import Clients
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import embedding_request
+from sidecard_client.http.family import AnswerReader, AnswerSummary, RequestTarget
 from sidecard_client.http.messages.forwarding import read_timeout_of
 from sidecard_client.http.question import question_of
-from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, ApiFamily, LlmRequest, family_of, parse_request
-from sidecard_client.http.response import AnswerParser, AnswerSummary
+from sidecard_client.http.recognition import claimants, families
+from sidecard_client.http.request import LlmRequest, parse_request
 from sidecard_client.http.translation import UpstreamRefused, head_of
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
@@ -33,8 +34,7 @@ not shared either, because a repetition asks for another answer. ``never``: none
 
 _from_json = msgspec.json.Decoder().decode
 
-_CONTROLS: Final = frozenset({"", "refresh", "off", "only"})
-_STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson", "application/jsonl", "application/stream+json")
+_CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
 
 
 class IncompleteAnswer(Exception):
@@ -42,7 +42,7 @@ class IncompleteAnswer(Exception):
 
     def __init__(self, summary: AnswerSummary) -> None:
         self.kind: FailureKind = summary.failure or "transient"
-        super().__init__(f"the answer is incomplete: {summary.reason}")
+        super().__init__(f"the answer is incomplete: {summary.detail}")
 
 
 class InterceptedCall:
@@ -72,7 +72,7 @@ class InterceptedCall:
         self._keep = keep
         self._keep_length = keep_length
         self._redact = redact
-        self._parser: AnswerParser | None = None
+        self._parser: AnswerReader | None = None
         self._summary: AnswerSummary | None = None
 
     @property
@@ -82,16 +82,13 @@ class InterceptedCall:
 
     def set_key(self, forms: tuple[NormalForm, ...]) -> None:
         """Make the key from texts in these normal forms."""
-        asked = self.asked
-        name = f"{KEY_NAME_PREFIX}{asked.family}"
-        self.policy["key"] = fingerprint(self.task, asked.model or None, name, (), asked.parts, normalize=forms)
+        request, model = self.asked, self.asked.asked.model or None
+        self.policy["key"] = fingerprint(self.task, model, request.key_name, (), request.parts, normalize=forms)
 
-    def parser_of(self, response: "Response") -> AnswerParser:
-        """Return the parser of the answer, as a stream if it is one, whatever was requested."""
-        stream = response.headers.get("content-type", "").lower().startswith(_STREAM_TYPES)
-        self._parser = AnswerParser(
-            self.asked.family, stream=stream, keep_length=self._keep_length, choices=self.asked.choices
-        )
+    def parser_of(self, response: "Response") -> AnswerReader:
+        """Return the reader of the answer."""
+        content_type = response.headers.get("content-type", "")
+        self._parser = self.asked.family.reader(self.asked.asked, content_type=content_type, headers=response.headers)
         return self._parser
 
     @property
@@ -105,12 +102,16 @@ class InterceptedCall:
 
     def embedding(self, body: bytes) -> EmbeddingCall | None:
         """Return the batch of a request for embeddings; None for other requests, and if nothing is shared."""
-        wanted = None if self.policy["key"] is None else embedding_request(self.asked.family, body)
+        wanted = None if self.policy["key"] is None else embedding_request(self.asked.family.layout, body)
         return None if wanted is None else EmbeddingCall(self, wanted)
 
     def may_be_stored(self, _pieces: Any) -> bool:
         """The ``store`` hook."""
-        return self._keep and self._summary is not None and self._summary.keep
+        summary = self._summary
+        if not self._keep or summary is None or not summary.complete:
+            return False
+
+        return not summary.not_stored or (self._keep_length and summary.not_stored == "length")
 
     def usage(self, _pieces: Any) -> Usage | None:
         """The ``usage`` hook."""
@@ -131,7 +132,7 @@ class InterceptedCall:
         """Return prompt and answer after the app's own redaction."""
         return (arguments, answer) if self._redact is None else self._redact(arguments, answer)
 
-    def single_piece(self, parser: AnswerParser, response: "Response") -> dict[str, Any]:
+    def single_piece(self, parser: AnswerReader, response: "Response") -> dict[str, Any]:
         """Return an answer that is not a stream. Raises `UpstreamRefused` if it is incomplete."""
         self._summary = summary = parser.finish()
         if not summary.complete:
@@ -139,7 +140,7 @@ class InterceptedCall:
 
         return head_of(response) | {"body": response.content}
 
-    def end_stream(self, parser: AnswerParser) -> None:
+    def end_stream(self, parser: AnswerReader) -> None:
         """Judge a stream that has ended. Raises `IncompleteAnswer`."""
         self._summary = summary = parser.finish()
         if not summary.complete:
@@ -163,7 +164,7 @@ class Interception:
         backend: str | None = None,
         keep_length: bool = False,
         share_credentials: bool = False,
-        endpoints: Mapping[str, ApiFamily] = ENDPOINTS,
+        endpoints: Mapping[str, str] | None = None,
         normalize: Collection[NormalForm] | Literal["task"] = (),
         embed: Embedder | None = None,
     ) -> None:
@@ -171,6 +172,10 @@ class Interception:
         wrong = [rule for rule in by_task.values() if rule not in get_args(Keep)]
         if wrong:
             raise ValueError(f"keep= must be {' or '.join(map(repr, get_args(Keep)))}, not {wrong[0]!r}.")
+
+        unknown = sorted(set((endpoints or {}).values()) - families().keys())
+        if unknown:
+            raise ValueError(f"endpoints= has {unknown[0]!r}, which is none of {', '.join(families())}.")
 
         self._task = task
         self._keep = by_task
@@ -188,7 +193,8 @@ class Interception:
 
     def may_be_call(self, request: "Request") -> bool:
         """Return whether a request may be an LLM call, as far as its head tells. The body of any other is not read."""
-        return family_of(request.method, request.url.path, self._endpoints) is not None
+        target = RequestTarget.of(request.method, str(request.url), request.headers.get("content-type", ""))
+        return target is not None and bool(claimants(target, self._endpoints)[1])
 
     def intercept(self, request: "Request", body: bytes) -> InterceptedCall | None:
         """Return the call that a request becomes; None if it must pass through. Raises `ValueError` for a wrong header."""
@@ -204,9 +210,13 @@ class Interception:
         if asked is None:
             return None
 
+        wanted = asked.asked
         control = request.headers.get("x-sidecard-cache", "").lower()
         if control not in _CONTROLS:
-            raise ValueError(f"x-sidecard-cache must be refresh, off or only, not {control!r}.")
+            raise ValueError(f"x-sidecard-cache must be on, refresh, off or only, not {control!r}.")
+
+        if wanted.passes and not control:
+            return None
 
         task = request.headers.get("x-sidecard-task", self._task)
         rule = self._keep.get(task, self._keep.get("", "always"))
@@ -220,12 +230,12 @@ class Interception:
             embed=self._embedding,
         )
         call.policy |= self._policy | {
-            "deterministic": asked.deterministic,
+            "deterministic": wanted.deterministic,
             "backend": self._backend or asked.backend,
             "ttl": self._ttl_of(request),
             "wait": self._wait if self._wait is not None else read_timeout_of(request),
         }
-        shared = control != "off" and (rule != "deterministic" or asked.deterministic)
+        shared = control != "off" and (rule != "deterministic" or wanted.deterministic)
         if not shared:
             call.policy["key"] = None
         elif self._normalize == BY_TASK:
@@ -238,8 +248,8 @@ class Interception:
         elif shared and (control == "refresh" or rule == "never"):
             call.policy["mode"] = "refresh"
 
-        if asked.model:
-            call.policy["model"] = asked.model[:MAX_NAME_CHARACTERS]
+        if wanted.model:
+            call.policy["model"] = wanted.model[:MAX_NAME_CHARACTERS]
 
         return call
 

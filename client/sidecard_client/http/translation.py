@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecard_client.http.answers.errors import kind_of_status
 from sidecard_client.http.messages.libraries import library_of
-from sidecard_client.http.response import kind_of_status
 from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout
 from sidecard_client.protocol.wire import FailureKind, RejectionReason
 

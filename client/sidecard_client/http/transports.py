@@ -56,7 +56,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
     ``task``, ``ttl``, ``stale``, ``wait`` and ``pace`` apply to every call; ``wait`` defaults to the request's read timeout.
     ``keep`` selects the answers that are stored (`Keep`), for all tasks or by task. ``keep_length`` also stores answers that
     were cut at their maximum length. ``backend`` replaces the computed name. ``share_credentials`` lets all API keys share
-    answers. ``endpoints`` replaces the table of paths. ``normalize`` sets the form of the body's texts in keys (`normal_form`).
+    answers. ``endpoints`` maps endings of paths to names of
+    families, and replaces the recognition of requests. ``normalize`` sets the form of the body's texts in keys (`normal_form`).
     With ``embed``, as of `Client`, a request may get the answer to one with a similar last message (`question`); that answer's
     ids and usage are the other request's. The embedder of the client is not used.
 
@@ -148,7 +149,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if call.needs_normal_forms:
             call.set_key(sidecard.normal_forms(call.task))
 
-        stream = sidecard.stream(self._fetch, call.asked.parts["body"], call, **call.policy)
+        stream = sidecard.stream(self._fetch, call.asked.asked.body, call, **call.policy)
         try:
             head = next(stream)
         except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
@@ -200,7 +201,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
                 raise UpstreamRefused(response, kind, response.read())
 
             parser = call.parser_of(response)
-            if not call.asked.stream:
+            if not call.asked.asked.stream:
                 parser.feed(response.read())
                 yield call.single_piece(parser, response)
                 return
@@ -237,7 +238,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if call.needs_normal_forms:
             call.set_key(await sidecard.normal_forms(call.task))
 
-        stream = sidecard.stream(self._afetch, call.asked.parts["body"], call, **call.policy)
+        stream = sidecard.stream(self._afetch, call.asked.asked.body, call, **call.policy)
         try:
             head = await anext(stream)
         except Exception as error:  # noqa: BLE001 - as above
@@ -289,7 +290,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
                 raise UpstreamRefused(response, kind, await response.aread())
 
             parser = call.parser_of(response)
-            if not call.asked.stream:
+            if not call.asked.asked.stream:
                 parser.feed(await response.aread())
                 yield call.single_piece(parser, response)
                 return

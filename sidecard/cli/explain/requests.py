@@ -20,7 +20,8 @@ from sidecard_client.call.call import STREAM_SUFFIX
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.options import Options
 from sidecard_client.http.embeddings import embedding_request, parts_of_text
-from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, parse_request
+from sidecard_client.http.recognition import families
+from sidecard_client.http.request import parse_request
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
@@ -202,13 +203,13 @@ def _of_call(form: _CallForm, flags: Flags) -> Question:
 def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, flags: Flags) -> Question:
     request = parse_request(method, url, headers, body, share_credentials=flags.share_credentials)
     if request is None:
-        ends = ", ".join(sorted(ENDPOINTS))
+        ends = ", ".join(sorted({end for family in families().values() for end in family.paths}))
         raise ValueError(
-            f"{method} {url} is not shared; only POSTs of a JSON object are, to a path that ends in {ends}"
+            f"{method} {url} is not shared: its body is not that of a known API, or its path ends in none of {ends}"
         )
 
-    key_name, parts = f"{KEY_NAME_PREFIX}{request.family}", request.parts
-    embedding = embedding_request(request.family, body)
+    key_name, parts = request.key_name, request.parts
+    embedding = embedding_request(request.family.layout, body)
     if embedding is not None:
         if len(embedding.inputs) > 1:
             raise ValueError(
@@ -216,7 +217,7 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
                 "explain a request with one of them as input"
             )
 
-        key_name, parts = parts_of_text(request, embedding.inputs[0])
+        key_name, parts = parts_of_text(request, embedding.layout, embedding.inputs[0])
 
     own = {name.lower(): value for name, value in headers}
     policy: dict[str, tuple[Any, str]] = {"backends": ([request.backend or DEFAULT_BACKEND], f"{FROM_CALL}: its url")}
@@ -226,11 +227,11 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
     off = own.get("x-sidecard-cache", "").lower() == "off"
     return Question(
         _options(own.get("x-sidecard-task"), None, None, flags),
-        request.model or None,
+        request.asked.model or None,
         key_name,
         (),
         parts,
-        request.deterministic,
+        request.asked.deterministic,
         policy,
         "its header x-sidecard-cache is off" if off else "",
     )

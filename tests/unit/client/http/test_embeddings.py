@@ -15,9 +15,12 @@ from sidecard_client.http.embeddings import (
     texts_of_answer,
     usage_of,
 )
+from sidecard_client.http.family import EmbeddingLayout
+from sidecard_client.http.recognition import families
 from sidecard_client.protocol.wire import Usage
 
-OPENAI: Final = "openai_embeddings"
+OPENAI: Final = families()["openai_embeddings"].layout or EmbeddingLayout("", frozenset())
+OLLAMA: Final = families()["ollama_embed"].layout
 
 
 def answer(*vectors: str, tokens: int = 0, **more: Any) -> bytes:
@@ -61,9 +64,9 @@ def test_other_forms_are_no_list_of_texts(body: bytes) -> None:
 
 def test_only_known_apis_are_taken_apart() -> None:
     """Ollama's older interface has a prompt, and Ollama takes no token ids."""
-    assert embedding_request("ollama_embed", b'{"prompt": "a", "model": "m"}') is None
-    assert embedding_request("ollama_embed", b'{"input": [1], "model": "m"}') is None
-    assert embedding_request("openai_chat", b'{"input": "a"}') is None
+    assert embedding_request(OLLAMA, b'{"prompt": "a", "model": "m"}') is None
+    assert embedding_request(OLLAMA, b'{"input": [1], "model": "m"}') is None
+    assert embedding_request(families()["openai_chat"].layout, b'{"input": "a"}') is None
 
 
 def test_the_request_for_some_texts_is_otherwise_the_same() -> None:

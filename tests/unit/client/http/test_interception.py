@@ -118,7 +118,7 @@ def test_an_incomplete_answer_raises() -> None:
 
     stream = httpx2.Response(200, headers={"content-type": "text/event-stream"})
     parser = call.parser_of(stream)
-    parser.feed(b"data: [DONE]\n\n")
+    parser.feed(b'data: {"choices": []}\n\ndata: [DONE]\n\n')
     assert call.is_over
     with pytest.raises(IncompleteAnswer, match="choice 0 has no finish reason"):
         call.end_stream(parser)

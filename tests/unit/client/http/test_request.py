@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from sidecard_client.http.request import MAX_BACKEND_CHARACTERS, LlmRequest, family_of, parse_request
+from sidecard_client.http.family import RequestTarget
+from sidecard_client.http.recognition import claimants
+from sidecard_client.http.request import MAX_BACKEND_CHARACTERS, LlmRequest, parse_request
 from sidecard_client.keys.fingerprint import fingerprint
 
 URL = "https://api.example.com/v1/chat/completions"
@@ -13,11 +15,29 @@ BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
 KEY = ("Authorization", "Bearer sk-canary")
 
 
+OWN: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "p", "messages": None},
+    "/v1/embeddings": {"input": "p"},
+    "/v1/messages": {"max_tokens": 5},
+    "/api/generate": {"prompt": "p"},
+}
+"""Fields that an API's requests must have."""
+
+
 def read(url: str = URL, headers: list[tuple[str, str]] | None = None, **changes: Any) -> LlmRequest:
     """Read a request whose body differs from `BODY` by ``changes``."""
-    asked = parse_request("POST", url, [KEY] if headers is None else headers, json.dumps(BODY | changes).encode())
+    own = next((own for path, own in OWN.items() if path in url), {})
+    fields = {name: value for name, value in (BODY | own | changes).items() if value is not None}
+    asked = parse_request("POST", url, [KEY] if headers is None else headers, json.dumps(fields).encode())
     assert asked is not None
     return asked
+
+
+def first_claimant(method: str, path: str) -> str | None:
+    """Return the name of the family that would read a request first."""
+    target = RequestTarget.of(method, f"http://h{path}", "application/json")
+    assert target is not None
+    return next((family.name for family in claimants(target)[1]), None)
 
 
 def key(asked: LlmRequest) -> str:
@@ -46,9 +66,9 @@ def key(asked: LlmRequest) -> str:
     ],
 )
 def test_the_path_names_the_api(path: str, family: str | None) -> None:
-    """The longest matching ending of a POST path decides."""
-    assert family_of("POST", path) == family
-    assert family_of("GET", path) is None
+    """The longest matching ending of a POST path comes first."""
+    assert first_claimant("POST", path) == family
+    assert first_claimant("GET", path) is None
 
 
 def test_what_cannot_change_an_answer_does_not_change_the_key() -> None:
@@ -69,7 +89,7 @@ def test_what_cannot_change_an_answer_does_not_change_the_key() -> None:
         ("Idempotency-Key", "i"),
     ]
     assert key(read(headers=headers)) == key(same)
-    assert key(read(user="u", metadata={"a": "b"})) == key(same)
+    assert key(read(user="u", safety_identifier="s")) == key(same)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +102,7 @@ def test_what_cannot_change_an_answer_does_not_change_the_key() -> None:
         {"tools": []},
         {"messages": [{"role": "user", "content": "h"}]},
         {"unheard_of": 1},
-        {"max_tokens": None},
+        {"max_tokens": 5},
     ],
 )
 def test_everything_else_in_the_body_counts(changes: dict[str, Any]) -> None:
@@ -135,8 +155,8 @@ def test_a_parsed_request_contains_no_credential() -> None:
         ("http://127.0.0.1:8080/v1/chat/completions", "m", "127.0.0.1:8080/m"),
         ("http://[::1]:8080/v1/chat/completions", "m", "[::1]:8080/m"),
         ("https://x.azure.com/openai/deployments/gpt/chat/completions", None, "x.azure.com/gpt"),
-        (URL, None, "api.example.com"),
-        (URL, 5, "api.example.com"),
+        ("https://api.openai.com/v1/chat/completions", None, "api.openai.com"),
+        ("https://api.openai.com/v1/chat/completions", 5, "api.openai.com"),
     ],
 )
 def test_the_backend_is_named_by_host_model_and_account(url: str, model: Any, name: str) -> None:
@@ -173,7 +193,8 @@ def test_streams_determinism_and_choices_are_read(
 ) -> None:
     """Each API has its own fields for them."""
     asked = read(family_url, **changes)
-    assert (asked.stream, asked.deterministic, asked.choices) == (stream, deterministic, choices)
+    read_body = asked.asked
+    assert (read_body.stream, read_body.deterministic, read_body.choices) == (stream, deterministic, choices)
 
 
 @pytest.mark.parametrize(

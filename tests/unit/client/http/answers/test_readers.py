@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sidecard_client.http.request import ApiFamily
-from sidecard_client.http.response import MAX_BODY_BYTES, MAX_LINE_BYTES, AnswerParser, AnswerSummary, kind_of_status
+from sidecard_client.http.answers.errors import kind_of_status
+from sidecard_client.http.answers.events import MAX_EVENT_BYTES
+from sidecard_client.http.answers.readers import MAX_BODY_BYTES
+from sidecard_client.http.family import AnswerReader, AnswerSummary, ApiRequest
+from sidecard_client.http.recognition import families
 from sidecard_client.protocol.wire import Usage
 from tests.thoroughness import cases
 
@@ -66,13 +69,13 @@ OLLAMA = b"".join(
         {"model": "m", "done": True, "done_reason": "stop", "prompt_eval_count": 7, "eval_count": 2},
     )
 )
-STREAMS: dict[ApiFamily, bytes] = {
+STREAMS: dict[str, bytes] = {
     "openai_chat": CHAT,
     "openai_responses": RESPONSES,
     "anthropic_messages": MESSAGES,
     "ollama_chat": OLLAMA,
 }
-WHOLE: dict[ApiFamily, dict[str, Any]] = {
+WHOLE: dict[str, dict[str, Any]] = {
     "openai_chat": {
         "model": "m",
         "choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}],
@@ -84,12 +87,18 @@ WHOLE: dict[ApiFamily, dict[str, Any]] = {
         "usage": {"prompt_tokens": 7, "completion_tokens": 2},
     },
     "openai_responses": {
+        "object": "response",
         "model": "m",
         "status": "completed",
         "error": None,
         "usage": {"input_tokens": 7, "output_tokens": 2},
     },
-    "anthropic_messages": {"model": "m", "stop_reason": "end_turn", "usage": {"input_tokens": 7, "output_tokens": 2}},
+    "anthropic_messages": {
+        "type": "message",
+        "model": "m",
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 7, "output_tokens": 2},
+    },
     "ollama_generate": {"model": "m", "response": "x", "done": True, "prompt_eval_count": 7, "eval_count": 2},
 }
 USED = Usage("m", 7, 2)
@@ -97,14 +106,23 @@ _NAMES = [
     "choices", "index", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "model", "error", "type", "response",
     "status", "incomplete_details", "reason", "message", "delta", "stop_reason", "data", "done", "done_reason", "embeddings",
 ]  # fmt: skip
-KEPT = AnswerSummary(complete=True, keep=True, reason="", usage=USED)
+KEPT = AnswerSummary("complete", usage=USED)
 SUMMARIES = {"anthropic_messages": structs.replace(KEPT, usage=structs.replace(USED, cached_prompt_tokens=4))}
 """Of the answers that report what the provider's cache served."""
 
 
-def read(family: ApiFamily, *pieces: bytes, stream: bool = True, **fields: Any) -> AnswerSummary:
+def reader_of(family: str, *, stream: bool = True, choices: int = 1) -> AnswerReader:
+    """Return the reader of an answer in the family's own form."""
+    content_type = "application/json"
+    if stream:
+        content_type = "application/x-ndjson" if family.startswith("ollama") else "text/event-stream; charset=utf-8"
+
+    return families()[family].reader(ApiRequest("m", {}, stream, choices=choices), content_type=content_type)
+
+
+def read(family: str, *pieces: bytes, stream: bool = True, choices: int = 1) -> AnswerSummary:
     """Read an answer in these pieces."""
-    reader = AnswerParser(family, stream=stream, **fields)
+    reader = reader_of(family, stream=stream, choices=choices)
     for piece in pieces:
         reader.feed(piece)
 
@@ -112,7 +130,7 @@ def read(family: ApiFamily, *pieces: bytes, stream: bool = True, **fields: Any) 
 
 
 @pytest.mark.parametrize("family", STREAMS)
-def test_a_stream_is_parsed_however_it_is_split(family: ApiFamily) -> None:
+def test_a_stream_is_parsed_however_it_is_split(family: str) -> None:
     """The result is the same for every split, line end, byte order mark and comment."""
     data, summary = STREAMS[family], SUMMARIES.get(family, KEPT)
     assert read(family, data) == summary
@@ -129,7 +147,7 @@ def test_a_stream_is_parsed_however_it_is_split(family: ApiFamily) -> None:
 
 
 @pytest.mark.parametrize("family", STREAMS)
-def test_a_truncated_stream_is_incomplete(family: ApiFamily) -> None:
+def test_a_truncated_stream_is_incomplete(family: str) -> None:
     """A stream cut at any byte is incomplete; only its meaningless tail may be missing."""
     data = STREAMS[family]
     finished = data.find(b'"finish_reason": "stop"}]}')
@@ -141,7 +159,7 @@ def test_a_truncated_stream_is_incomplete(family: ApiFamily) -> None:
 
 
 @pytest.mark.parametrize("family", WHOLE)
-def test_a_truncated_body_is_incomplete(family: ApiFamily) -> None:
+def test_a_truncated_body_is_incomplete(family: str) -> None:
     """A body that is not a stream is complete as a whole, and incomplete if cut at any byte."""
     data = json.dumps(WHOLE[family]).encode()
     assert read(family, data, stream=False) == KEPT
@@ -154,7 +172,8 @@ def test_done_alone_does_not_complete_an_answer() -> None:
     """Proxies send ``[DONE]`` after a truncated answer too."""
     reading = read("openai_chat", events(chunk("hel"), done=True))
     assert not reading.complete
-    assert reading.reason == "choice 0 has no finish reason"
+    assert reading.verdict == "unproven"
+    assert reading.detail == "choice 0 has no finish reason"
 
 
 def test_an_answer_is_complete_when_all_choices_have_ended() -> None:
@@ -162,114 +181,117 @@ def test_an_answer_is_complete_when_all_choices_have_ended() -> None:
     one = events(chunk("a", index=0), chunk("b", index=1), chunk("", "stop", 0), done=True)
     two = events(chunk("a", index=0), chunk("", "stop", 1), chunk("", "stop", 0))
     assert not read("openai_chat", one, choices=2).complete
-    assert read("openai_chat", two, choices=2).keep
+    assert read("openai_chat", two, choices=2).not_stored == ""
     assert not read("openai_chat", two, choices=3).complete
 
 
 @pytest.mark.parametrize(
-    ("finish", "kept", "kept_with_length"),
+    ("finish", "not_stored"),
     [
-        ("stop", True, True),
-        ("tool_calls", True, True),
-        ("function_call", True, True),
-        ("length", False, True),
-        ("content_filter", False, False),
-        ("never_heard_of", False, False),
+        ("stop", ""),
+        ("eos", ""),
+        ("STOP", ""),
+        ("tool_calls", ""),
+        ("function_call", ""),
+        ("length", "length"),
+        ("content_filter", "filter"),
+        ("abort", "incomplete"),
+        ("never_heard_of", "dialect"),
     ],
 )
-def test_the_finish_reason_decides_what_is_stored(finish: str, kept: bool, kept_with_length: bool) -> None:
+def test_the_finish_reason_decides_what_is_stored(finish: str, not_stored: str) -> None:
     """An answer with any finish reason is complete, and some reasons allow to store it."""
-    data = events(chunk("a"), chunk("", finish))
-    assert read("openai_chat", data).complete
-    assert read("openai_chat", data).keep is kept
-    assert read("openai_chat", data, keep_length=True).keep is kept_with_length
+    reading = read("openai_chat", events(chunk("a"), chunk("", finish)))
+    assert (reading.verdict, reading.not_stored) == ("complete", not_stored)
+    assert bool(reading.detail) is bool(not_stored)
 
 
 @pytest.mark.parametrize(
-    ("family", "reason", "complete", "keep"),
+    ("reason", "verdict", "not_stored"),
     [
-        ("anthropic_messages", "tool_use", True, True),
-        ("anthropic_messages", "max_tokens", True, False),
-        ("anthropic_messages", "refusal", True, False),
-        ("anthropic_messages", "pause_turn", True, False),
-        ("anthropic_messages", None, False, False),
+        ("tool_use", "complete", ""),
+        ("max_tokens", "complete", "length"),
+        ("model_context_window_exceeded", "complete", "length"),
+        ("refusal", "complete", "refusal"),
+        ("pause_turn", "complete", "pause"),
+        (None, "unproven", "incomplete"),
     ],
 )
-def test_the_stop_reasons_of_anthropic(family: ApiFamily, reason: str | None, complete: bool, keep: bool) -> None:
+def test_the_stop_reasons_of_anthropic(reason: str | None, verdict: str, not_stored: str) -> None:
     """Anthropic's stop reasons follow the same rules."""
-    body = json.dumps({"model": "m", "stop_reason": reason}).encode()
-    reading = read(family, body, stream=False)
-    assert (reading.complete, reading.keep) == (complete, keep)
+    body = json.dumps({"type": "message", "model": "m", "stop_reason": reason}).encode()
+    reading = read("anthropic_messages", body, stream=False)
+    assert (reading.verdict, reading.not_stored) == (verdict, not_stored)
 
 
 @pytest.mark.parametrize(
-    ("status", "details", "complete", "keep"),
+    ("status", "details", "verdict", "not_stored"),
     [
-        ("incomplete", {"reason": "max_output_tokens"}, True, False),
-        ("incomplete", {"reason": "content_filter"}, True, False),
-        ("incomplete", None, True, False),
-        ("failed", None, False, False),
-        ("queued", None, False, False),
-        ("in_progress", None, False, False),
+        ("incomplete", {"reason": "max_output_tokens"}, "complete", "length"),
+        ("incomplete", {"reason": "content_filter"}, "complete", "filter"),
+        ("incomplete", None, "complete", "incomplete"),
+        ("failed", None, "server_error", "error"),
+        ("cancelled", None, "unproven", "incomplete"),
+        ("queued", None, "unproven", "incomplete"),
+        ("in_progress", None, "unproven", "incomplete"),
     ],
 )
-def test_responses_of_other_statuses(status: str, details: Any, complete: bool, keep: bool) -> None:
+def test_responses_of_other_statuses(status: str, details: Any, verdict: str, not_stored: str) -> None:
     """An ``incomplete`` response is final and not stored; other statuses are not answers."""
-    body = {"model": "m", "status": status, "incomplete_details": details, "error": None}
+    body = {"object": "response", "model": "m", "status": status, "incomplete_details": details, "error": None}
     reading = read("openai_responses", json.dumps(body).encode(), stream=False)
-    assert (reading.complete, reading.keep) == (complete, keep)
+    assert (reading.verdict, reading.not_stored) == (verdict, not_stored)
 
 
 @pytest.mark.parametrize(
-    ("family", "data", "failure"),
+    ("family", "data", "verdict"),
     [
-        ("openai_chat", events(chunk("a"), {"error": {"type": "server_error", "message": "x"}}), "transient"),
-        ("openai_chat", events(chunk("", "stop"), {"error": {"type": "invalid_request_error"}}), "fatal"),
+        ("openai_chat", events(chunk("a"), {"error": {"type": "server_error", "message": "x"}}), "server_error"),
+        ("openai_chat", events(chunk("", "stop"), {"error": {"type": "invalid_request_error"}}), "request_error"),
         (
             "anthropic_messages",
             events({"type": "error", "error": {"type": "overloaded_error"}}, named=True),
-            "transient",
+            "server_error",
         ),
-        ("openai_responses", events({"type": "error", "code": "server_error"}, named=True), "transient"),
-        ("ollama_chat", b'{"message":{"content":"x"},"done":false}\n{"error":"unexpected EOF"}\n', "transient"),
+        ("openai_responses", events({"type": "error", "code": "server_error"}, named=True), "server_error"),
+        ("ollama_chat", b'{"message":{"content":"x"},"done":false}\n{"error":"unexpected EOF"}\n', "server_error"),
     ],
 )
-def test_an_error_inside_an_answer_makes_it_incomplete(family: ApiFamily, data: bytes, failure: str) -> None:
+def test_an_error_inside_an_answer_decides_it(family: str, data: bytes, verdict: str) -> None:
     """An error event counts as a failure, although the status was 200."""
-    reading = read(family, data)
-    assert not reading.complete
-    assert reading.failure == failure
+    assert read(family, data).verdict == verdict
 
 
 def test_embeddings_need_no_finish_reason() -> None:
-    """An answer with an embedding is complete."""
+    """An answer with a vector for each text is complete."""
     data = {"data": [{"embedding": [1.0]}], "model": "m", "usage": {"prompt_tokens": 3}}
     reading = read("openai_embeddings", json.dumps(data).encode(), stream=False)
-    assert (reading.keep, reading.usage) == (True, Usage("m", 3))
-    assert read("ollama_embed", b'{"embeddings":[[1]],"model":"m"}', stream=False).keep
-    assert not read("openai_embeddings", b'{"data":[]}', stream=False).complete
-    assert not read("ollama_embed", b"{}", stream=False).complete
+    assert reading == AnswerSummary("complete", usage=Usage("m", 3))
+    assert read("openai_embeddings", json.dumps(data).encode(), stream=False, choices=2).verdict == "unproven"
+    assert read("ollama_embed", b'{"embeddings":[[1]],"model":"m"}', stream=False).complete
+    assert read("ollama_embed", b'{"embedding":[1]}', stream=False).complete
+    assert read("openai_embeddings", b'{"data":[]}', stream=False).verdict == "unproven"
+    assert read("ollama_embed", b"{}", stream=False).verdict == "unclassifiable"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_oversized_answer_is_incomplete(stream: bool) -> None:
-    """It stays incomplete, whatever follows."""
-    reader = AnswerParser("openai_chat", stream=stream)
+def test_an_oversized_answer_is_unclassifiable(stream: bool) -> None:
+    """It stays so, whatever follows."""
+    reader = reader_of("openai_chat", stream=stream)
     piece = b"data: " + b"x" * 1_000_000
-    for _ in range(1 + max(MAX_LINE_BYTES, MAX_BODY_BYTES) // len(piece)):
+    for _ in range(1 + max(MAX_EVENT_BYTES, MAX_BODY_BYTES) // len(piece)):
         reader.feed(piece)
 
     reader.feed(b"\n" + CHAT)
     reading = reader.finish()
-    assert not reading.complete
-    assert "cannot be read" in reading.reason
+    assert (reading.verdict, reading.not_stored) == ("unclassifiable", "size")
 
 
 @settings(max_examples=cases(70))
 @given(st.sampled_from([*STREAMS, *WHOLE]), st.lists(st.binary(max_size=60), max_size=6), st.booleans())
-def test_random_bytes_raise_nothing(family: ApiFamily, pieces: list[bytes], stream: bool) -> None:
+def test_random_bytes_raise_nothing(family: str, pieces: list[bytes], stream: bool) -> None:
     """Random bytes are not an answer, and do not raise."""
-    assert not read(family, *pieces, stream=stream).complete
+    assert read(family, *pieces, stream=stream).verdict == "unclassifiable"
 
 
 @settings(max_examples=cases(70))
@@ -282,7 +304,7 @@ def test_random_bytes_raise_nothing(family: ApiFamily, pieces: list[bytes], stre
     ),
     st.booleans(),
 )
-def test_random_json_raises_nothing(family: ApiFamily, value: Any, stream: bool) -> None:
+def test_random_json_raises_nothing(family: str, value: Any, stream: bool) -> None:
     """Known fields may hold any JSON value."""
     data = json.dumps(value).encode()
     read(family, b"data: " + data + b"\n\n" if stream and not family.startswith("ollama") else data, stream=stream)
@@ -320,9 +342,7 @@ def test_token_counts_above_the_protocols_limit_are_left_out() -> None:
     """Each count is valid but their sum is not; the daemon would reject the whole answer for it."""
     most = 2**53
     body = b'{"usage":{"input_tokens":%d,"cache_read_input_tokens":%d,"output_tokens":5}}' % (most, most)
-    reader = AnswerParser("anthropic_messages", stream=False)
-    reader.feed(body)
-    usage = reader.finish().usage
+    usage = read("anthropic_messages", body, stream=False).usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (None, 5)
 
@@ -330,9 +350,4 @@ def test_token_counts_above_the_protocols_limit_are_left_out() -> None:
 def test_nothing_counts_after_an_unreadable_event() -> None:
     """The summary is the same for a stream in one piece and byte by byte."""
     body = b'{"done": fal\n{"done":true,"done_reason":"stop","eval_count":5}\n'
-    whole, cut_up = (AnswerParser("ollama_chat", stream=True) for _ in range(2))
-    whole.feed(body)
-    for at in range(len(body)):
-        cut_up.feed(body[at : at + 1])
-
-    assert whole.finish() == cut_up.finish()
+    assert read("ollama_chat", body) == read("ollama_chat", *(body[at : at + 1] for at in range(len(body))))

@@ -1,0 +1,46 @@
+"""OpenAI's chat completions, which most other servers speak too."""
+
+from typing import Any, ClassVar
+
+from sidecard_client.http.answers.json_answer import JsonAnswer
+from sidecard_client.http.answers.openai_choices import ChoicesAnswer
+from sidecard_client.http.family import SideEffect
+from sidecard_client.http.request_bodies.json_family import JsonFamily
+from sidecard_client.http.request_bodies.openai import CACHE_HINTS, HOSTS, effect_of, number_of_choices
+from sidecard_client.http.request_bodies.shapes import are_messages
+
+
+class OpenAIChat(JsonFamily):
+    """``POST /chat/completions``."""
+
+    name: ClassVar[str] = "openai_chat"
+    paths: ClassVar[tuple[str, ...]] = ("/chat/completions",)
+    hosts: ClassVar[tuple[str, ...]] = HOSTS
+    outside: ClassVar[tuple[str, ...]] = (
+        "user",
+        "safety_identifier",
+        *CACHE_HINTS,
+        # OpenRouter's and LiteLLM's, at the places of Anthropic's.
+        "cache_control",
+        "messages[].cache_control",
+        "messages[].content[].cache_control",
+        "messages[].content[].prompt_cache_breakpoint",
+        "tools[].cache_control",
+    )
+    answer: ClassVar[type[JsonAnswer]] = ChoicesAnswer
+    text_field: ClassVar[str] = "messages"
+
+    def fits(self, fields: dict[str, Any]) -> bool:
+        """Return whether it has messages."""
+        return are_messages(fields.get("messages"))
+
+    def choices(self, fields: dict[str, Any]) -> int:
+        """Return ``n``."""
+        return number_of_choices(fields)
+
+    def effect(self, fields: dict[str, Any]) -> SideEffect:
+        """Stored completions are the server's state; its own tools may act."""
+        return effect_of(fields)
+
+
+FAMILY = OpenAIChat()

@@ -1,0 +1,102 @@
+"""OpenAI's Responses API."""
+
+from typing import Any, ClassVar, Final
+
+from msgspec import structs
+
+from sidecard_client.http.answers.json_answer import JsonAnswer
+from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
+from sidecard_client.http.request_bodies.json_family import JsonFamily
+from sidecard_client.http.request_bodies.openai import CACHE_HINTS, HOSTS, effect_of
+from sidecard_client.http.request_bodies.shapes import has_only
+
+_FINAL_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+"""A tuple, because a hostile ``type`` may be unhashable."""
+
+
+class ResponsesAnswer(JsonAnswer):
+    """A response: an object with a status, which each event of a stream may carry."""
+
+    has_end: ClassVar[bool] = True
+
+    def read(self, event: dict[str, Any]) -> None:
+        """Read a response or an event; the last event has the whole response."""
+        kind = event.get("type")
+        if not self.streamed:
+            self._read_end(event)
+        elif isinstance(kind, str) and kind.startswith("response."):
+            self.fits = True
+            response = event.get("response")
+            if isinstance(response, dict) and kind in _FINAL_EVENTS:
+                self.ended = True
+                self._read_end(response)
+            elif isinstance(response, dict):
+                self.use(response, response.get("usage"))
+
+    def _read_end(self, response: dict[str, Any]) -> None:
+        status, output = response.get("status"), response.get("output")
+        if not isinstance(status, str):
+            return
+
+        self.fits = self.fits or response.get("object") == "response" or isinstance(output, list)
+        self.use(response, response.get("usage"))
+        if status == "completed":
+            self.reasons[0] = status
+            self.refused = any(map(_is_refusal, output if isinstance(output, list) else ()))
+        elif status == "incomplete":
+            details = response.get("incomplete_details")
+            reason = details.get("reason") if isinstance(details, dict) else None
+            self.reasons[0] = reason if isinstance(reason, str) else status
+        elif status == "failed":
+            self.fail(response.get("error") or status)
+
+
+def _is_refusal(item: Any) -> bool:
+    content = item.get("content") if isinstance(item, dict) else None
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "refusal" for part in content
+    )
+
+
+class OpenAIResponses(JsonFamily):
+    """``POST /responses``. The answer carries back ``metadata``, ``user``, ``safety_identifier`` and more: they are in the key."""
+
+    name: ClassVar[str] = "openai_responses"
+    paths: ClassVar[tuple[str, ...]] = ("/responses",)
+    hosts: ClassVar[tuple[str, ...]] = HOSTS
+    outside: ClassVar[tuple[str, ...]] = (
+        *CACHE_HINTS,
+        "input[].prompt_cache_breakpoint",
+        "input[].content[].prompt_cache_breakpoint",
+        "input[].output[].prompt_cache_breakpoint",
+    )
+    answer: ClassVar[type[JsonAnswer]] = ResponsesAnswer
+    text_field: ClassVar[str] = "input"
+
+    def fits(self, fields: dict[str, Any]) -> bool:
+        """Return whether it has an input, or a stored prompt, which may have none."""
+        given = fields.get("input")
+        items = isinstance(given, list) and all(
+            isinstance(item, dict) and isinstance(item.get("type", item.get("role")), str) for item in given
+        )
+        has_input = isinstance(given, str) or items or (given is None and isinstance(fields.get("prompt"), dict))
+        return has_input and has_only(fields, instructions=str, tools=list, text=dict, reasoning=dict, stream=bool)
+
+    def read(self, target: RequestTarget, body: bytes) -> ApiRequest | None:
+        """As `JsonFamily.read`. What only fills the provider's cache has no output, so it has a key of its own."""
+        asked = super().read(target, body)
+        options = None if asked is None else asked.outside.get("prompt_cache_options")
+        if asked is None or not isinstance(options, dict) or not options.get("prewarm"):
+            return asked
+
+        return structs.replace(asked, body=asked.body | {"prompt_cache_options": {"prewarm": True}}, passes="state")
+
+    def effect(self, fields: dict[str, Any]) -> SideEffect:
+        """Conversations, background and stored responses, containers are the server's state; its own tools may act."""
+        if fields.get("conversation") is not None or fields.get("background"):
+            return "state"
+
+        return effect_of(fields)
+
+
+FAMILY = OpenAIResponses()

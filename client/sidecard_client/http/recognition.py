@@ -1,0 +1,54 @@
+"""Find the family of a request."""
+
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+
+from msgspec import structs
+
+from sidecard_client.http import families as _package
+from sidecard_client.http.family import ApiFamily, ApiRequest, RequestTarget
+
+
+@cache
+def families() -> Mapping[str, ApiFamily]:
+    """Return all families by name: those of the modules in ``families/``."""
+    modules = (import_module(f"{_package.__name__}.{found.name}") for found in pkgutil.iter_modules(_package.__path__))
+    found = sorted((module.FAMILY for module in modules), key=lambda family: family.name)
+    return {family.name: family for family in found}
+
+
+def claimants(
+    target: RequestTarget, endpoints: Mapping[str, str] | None = None
+) -> tuple[RequestTarget, tuple[ApiFamily, ...]]:
+    """Return the families that may read a request's body, in this order, and the target that they are to be given.
+
+    ``endpoints`` maps endings of paths to names of families; if given, no other path is claimed.
+    """
+    known = families()
+    if endpoints is None:
+        claiming = [family for family in known.values() if family.claims(target)]
+        return target, tuple(sorted(claiming, key=lambda family: -len(family.ending(target))))
+
+    path = target.path.rstrip("/")
+    end = max((end for end in endpoints if path.endswith(end)), key=len, default=None)
+    if end is None:
+        return target, ()
+
+    declared = structs.replace(target, declared=endpoints[end])
+    family = known[endpoints[end]]
+    return declared, (family,) if family.claims(declared) else ()
+
+
+def recognize(
+    target: RequestTarget, body: bytes, endpoints: Mapping[str, str] | None = None
+) -> tuple[ApiFamily, ApiRequest] | None:
+    """Return a request's family and what it asks for; None if it must pass through, because its meaning is unknown."""
+    target, claiming = claimants(target, endpoints)
+    for family in claiming:
+        asked = family.read(target, body)
+        if asked is not None:
+            return family, asked
+
+    return None

@@ -1,0 +1,111 @@
+"""Families whose requests are JSON objects. Pure."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from sidecard_client.call.determinism import is_deterministic
+from sidecard_client.http.answers.json_answer import JsonAnswer
+from sidecard_client.http.answers.readers import StreamForm, is_json, json_reader
+from sidecard_client.http.family import (
+    NO_HEADERS,
+    AnswerReader,
+    ApiFamily,
+    ApiRequest,
+    RequestTarget,
+    SideEffect,
+    VaryingText,
+)
+from sidecard_client.http.request_bodies.json_fields import fields_of_json
+from sidecard_client.http.request_bodies.outside import Places, divided_at, places
+from sidecard_client.http.request_bodies.questions import last_text
+from sidecard_client.http.request_bodies.shapes import deployment_in, is_below_an_item
+
+
+class JsonFamily(ApiFamily):
+    """A family described by tables. A request is its own if its host is known, or names a model; and if `fits` says so."""
+
+    hosts: ClassVar[tuple[str, ...]] = ()
+    """Hosts of this API, on which a request needs no model; ``.example.com`` stands for all hosts below it."""
+
+    outside: ClassVar[tuple[str, ...]] = ()
+    """Fields that neither change the answer nor come back in it, such as ``tools[].cache_control``."""
+
+    answer: ClassVar[type[JsonAnswer]]
+    """How its answers are assessed."""
+
+    form: ClassVar[StreamForm] = "events"
+    streams_by_default: ClassVar[bool] = False
+    always_deterministic: ClassVar[bool] = False
+
+    text_field: ClassVar[str] = ""
+    """The field whose last text may differ in similar requests; empty if there is none."""
+
+    @abstractmethod
+    def fits(self, fields: dict[str, Any]) -> bool:
+        """Return whether the API's own fields have their types."""
+
+    def effect(self, fields: dict[str, Any]) -> SideEffect:  # noqa: ARG002 - for families that have any
+        """Return what the request changes."""
+        return ""
+
+    def choices(self, fields: dict[str, Any]) -> int:  # noqa: ARG002 - for families that have several
+        """Return how many answers the request asks for."""
+        return 1
+
+    def model_of(self, target: RequestTarget, fields: dict[str, Any]) -> str | None:
+        """Return the model that a request names; None if it names none."""
+        model = fields.get("model")
+        return model if isinstance(model, str) else deployment_in(target.path) or None
+
+    def claims(self, target: RequestTarget) -> bool:
+        """As `ApiFamily.claims`. An ending below an item's id is another API's on any host."""
+        media_type = target.media_type
+        if media_type and not is_json(media_type) and media_type != "text/plain":
+            return False
+
+        return super().claims(target) and (
+            target.declared == self.name or not is_below_an_item(target.path, self.ending(target))
+        )
+
+    def read(self, target: RequestTarget, body: bytes) -> ApiRequest | None:
+        """As `ApiFamily.read`."""
+        fields = fields_of_json(body)
+        if fields is None or not self.fits(fields):
+            return None
+
+        model = self.model_of(target, fields)
+        if model is None and target.declared != self.name and not target.is_at(self.hosts):
+            return None
+
+        kept, outside = divided_at(fields, self._places)
+        return ApiRequest(
+            model or "",
+            kept,
+            fields.get("stream", self.streams_by_default) is True,
+            self.always_deterministic or is_deterministic(fields),
+            self.choices(fields),
+            outside,
+            self.effect(fields),
+        )
+
+    def reader(
+        self,
+        asked: ApiRequest,
+        *,
+        content_type: str,
+        headers: Mapping[str, str] = NO_HEADERS,  # noqa: ARG002 - not needed
+    ) -> AnswerReader:
+        """As `ApiFamily.reader`."""
+        return json_reader(
+            self.answer, content_type=content_type, form=self.form, stream=asked.stream, choices=asked.choices
+        )
+
+    def question(self, asked: ApiRequest) -> VaryingText | None:
+        """As `ApiFamily.question`."""
+        return last_text(asked.body, self.text_field) if self.text_field else None
+
+    @cached_property
+    def _places(self) -> Places:
+        return places(self.outside)

@@ -1,0 +1,65 @@
+"""What the families of OpenAI share about requests: hosts, hints, tools. Pure."""
+
+from typing import Any, Final
+
+from sidecard_client.http.family import SideEffect
+
+HOSTS: Final = (
+    "api.openai.com",
+    ".api.openai.com",
+    ".openai.azure.com",
+    ".services.ai.azure.com",
+    ".cognitiveservices.azure.com",
+)
+"""Hosts on which a request needs no model to be OpenAI's. Servers that speak the API on other hosts are recognized by shape."""
+
+CACHE_HINTS: Final = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
+"""For the provider's own cache, which changes costs and no answer."""
+
+_HARMLESS: Final = frozenset(
+    {
+        # Carried out by the app.
+        "function", "custom", "computer", "computer_use_preview", "local_shell", "apply_patch",
+        # They read, or make an image in the answer.
+        "web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11", "file_search",
+        "tool_search", "image_generation", "browser_search", "x_search",
+    }
+)  # fmt: skip
+
+
+def effect_of(fields: dict[str, Any]) -> SideEffect:
+    """Return what stored answers, and tools of the server, change. A tool that is not known to be harmless acts."""
+    if fields.get("store") is True:
+        return "state"
+
+    tools = fields.get("tools")
+    return _effect_of_tools(tools) if isinstance(tools, list) else "tool" if tools else ""
+
+
+def _effect_of_tools(tools: list[Any]) -> SideEffect:
+    effects = {_effect_of_tool(tool) for tool in tools}
+    return "tool" if "tool" in effects else "state" if "state" in effects else ""
+
+
+def _effect_of_tool(tool: Any) -> SideEffect:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if not isinstance(kind, str):
+        return "tool"
+
+    if kind == "namespace" and isinstance(tool.get("tools"), list):
+        return _effect_of_tools(tool["tools"])
+
+    environment = tool.get("environment")
+    if kind == "shell" and isinstance(environment, dict) and environment.get("type") == "local":
+        return ""
+
+    if kind in {"code_interpreter", "shell"}:
+        return "state"  # they make or use a container
+
+    return "" if kind in _HARMLESS else "tool"
+
+
+def number_of_choices(fields: dict[str, Any]) -> int:
+    """Return ``n``, or 1."""
+    number = fields.get("n")
+    return number if type(number) is int and number > 0 else 1
