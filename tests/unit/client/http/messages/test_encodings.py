@@ -73,7 +73,7 @@ def test_a_few_bytes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(encodings, "MAX_DECODED_BYTES", 4 * MAX_PIECE_BYTES)
     decoder = decoder_for(["gzip"])
     assert decoder is not None
-    parts = []
+    parts: list[bytes] = []
     with pytest.raises(UndecodableAnswer, match="decoded bytes"):
         parts += decoder.decode(gzip.compress(bytes(5 * MAX_PIECE_BYTES)))
 
