@@ -37,9 +37,9 @@ def families() -> list[wire.Family]:
     # The server counts and times requests.
     engine.metrics.requests[wire.Begin, wire.Lease] += 1
     engine.metrics.handled[wire.Begin].observe(0.001)
-    (lease,) = _replies(engine, wire.Begin(None, backends=("local",), id=1))
+    (lease,) = _replies(engine, wire.Begin("refreshed", mode="refresh", backends=("local",), id=1))
     assert isinstance(lease, wire.Lease)
-    _replies(engine, wire.Complete(lease.lease, value, wire.Usage(model="model", cost_dollars=0.1), id=2))
+    _replies(engine, wire.Complete(lease.lease, value, wire.Usage(model="model", cost_dollars=0.1), store=False, id=2))
     for label in ("one", "two"):
         metric = wire.Measurement(name="app_metric", kind="counter", labels={"label": label})
         _replies(engine, wire.RecordMetrics(metrics=(metric,)))

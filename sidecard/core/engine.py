@@ -169,9 +169,7 @@ class Engine:
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
         self._jobs = Jobs([EntryRemoval(cache, writes), self._disconnect])
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
-        self._reports = ReportOperations(
-            status, flights, limits, store, backends, billing, hung_calls, metrics.problems_of
-        )
+        self._reports = ReportOperations(status, flights, limits, store, backends, billing, hung_calls, metrics)
         self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
         self._settings = SettingsOperations(

@@ -236,7 +236,9 @@ class EventChecker:
             direct.append(reply)
 
         asked = self.asked.get(who)
-        if asked is None or (is_direct and not self._may_end(asked, request, reply)):
+        if isinstance(reply, wire.Wanted):
+            self._inform(effect.peer_id, reply)
+        elif asked is None or (is_direct and not self._may_end(asked, request, reply)):
             assert is_direct or who in self._deferred, f"a reply that nobody waits for: {reply}"
             assert not is_direct or not isinstance(request, wire.Begin) or isinstance(reply, wire.Error)
             if is_direct and isinstance(reply, wire.Hit) and isinstance(request, wire.Get):
@@ -257,6 +259,14 @@ class EventChecker:
             assert isinstance(reply, _FINAL), f"not a final reply: {reply}"
             del self.asked[who]
             self._check_end(asked, reply, request, presented, now)
+
+    def _inform(self, peer_id: int, reply: wire.Wanted) -> None:
+        """A holder is told of its first waiter."""
+        held = self.held[reply.lease]
+        assert (held.peer.id, held.begin.id) == (peer_id, reply.id), "another peer is told of a holder's waiters"
+        assert held.begin.wanted, "a holder is told of its waiters that did not ask for it"
+        assert not held.informed, "a holder is told twice of its waiters"
+        held.informed = True
 
     @staticmethod
     def _may_end(asked: Asked, request: wire.Request | None, reply: wire.AnyReply) -> bool:
@@ -288,7 +298,12 @@ class EventChecker:
             case wire.Rejected(reason="draining"):
                 assert self.draining
             case wire.Failed() if isinstance(request, wire.Fail) and ours:
-                assert (reply.kind, reply.message) == (request.kind, request.message), "another failure"
+                assert presented is not None
+                if request.kind != "fatal" or asked.begin.context == presented.begin.context:
+                    assert (reply.kind, reply.message) == (request.kind, request.message), "another failure"
+                else:
+                    assert reply.kind != "fatal", "a failure of another context"
+                    assert reply.detail is UNSET, "the response to a request of another context"
             case wire.Hit():
                 self._check_served(asked.place, reply, now)
             case wire.Shared() if isinstance(request, wire.Complete) and presented is not None:
@@ -312,7 +327,7 @@ class EventChecker:
                 held.asked.course.replaced |= held.asked.course.voided and not asked.course.voided
 
         self._holders[reply.lease] = asked.peer.id
-        held = Held(asked, reply.backend, now, now + self.settings.lease_seconds)
+        held = Held(asked, reply.backend, now, now + self.settings.lease_seconds, informed=reply.waiters > 0)
         self.held[reply.lease] = held
         if place is not None:
             course = asked.course
@@ -354,6 +369,9 @@ class EventChecker:
                 assert len(replies) == 1, f"{request} was answered {replies}"
                 if isinstance(replies[0], wire.Stored):
                     self._completed(request, presented, replies[0], now)
+            case wire.Renew() if isinstance(replies[0], wire.Ok):
+                assert presented is not None
+                presented.informed = replies[0].waiters > 0
             case wire.Begin():
                 asked = self.asked.get(who)
                 assert asked is None or asked.pending or asked.chunks or self._stores, "neither an end nor pending"
@@ -367,10 +385,12 @@ class EventChecker:
         match request:
             case wire.Fail(kind="fatal" | "ignored", invalid=False) if isinstance(replies[0], wire.Ok):
                 assert presented is not None
-                stream = presented.begin.stream
-                assert stream or presented.place is None or not self._waiting(presented.asked.course), (
-                    "a waiter outlived the end of its flight"
-                )
+                stream, context = presented.begin.stream, presented.begin.context
+                waiting = self._waiting(presented.asked.course)
+                if request.kind == "fatal":
+                    waiting = [asked for asked in waiting if asked.begin.context == context]
+
+                assert stream or presented.place is None or not waiting, "a waiter outlived the end of its flight"
             case wire.Delete():
                 place = self._place(asker, request)
                 self._remove(lambda other: other == place, None)
@@ -432,6 +452,11 @@ class EventChecker:
         busy = {held.asked.course for held in self.held.values()} | {asked.course for asked in self.asked.values()}
         for place in [place for place, course in self._courses.items() if course not in busy]:
             del self._courses[place]
+
+        for held in self.held.values():
+            assert held.informed or not held.begin.wanted or not self._waiting(held.asked.course), (
+                "a holder does not know that callers wait"
+            )
 
         if isinstance(event, Tick):
             assert all(now < asked.deadline for asked in self.asked.values()), "a waiter outlived its deadline"

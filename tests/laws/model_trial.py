@@ -51,7 +51,7 @@ class ModelTrial(EngineTrial):
         assert actual == expected, f"the engine replies {actual}, the model {expected}"
         for peer_id, reply in sent:
             if isinstance(reply, wire.Lease):
-                self.model.name_lease(peer_id, reply.id, reply.lease)
+                self.model.granted(peer_id, reply)
 
         if self.observer.id in self.checker.peers:
             self.check_stats()
@@ -188,7 +188,7 @@ def _by_request(sent: list[Sent]) -> dict[tuple[int, int], list[wire.AnyReply]]:
 def _plain(reply: wire.AnyReply) -> wire.AnyReply:
     match reply:
         case wire.Lease():
-            return msgspec.structs.replace(reply, lease=UNKNOWN)
+            return msgspec.structs.replace(reply, lease=UNKNOWN, waiters=0)
         case wire.Error() | wire.Failed():
             return msgspec.structs.replace(reply, message=UNKNOWN)
         case _:

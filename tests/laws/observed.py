@@ -50,6 +50,8 @@ class Held:
     expires: float
     chunks: list[bytes] = field(default_factory=list)
     last_chunk: float | None = None
+    informed: bool = False
+    """Its holder was last told that callers wait."""
     generation: int = 0
     """Of the backend's breaker, at the grant."""
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from math import inf, log
+from typing import NamedTuple
+
+from msgspec import UNSET
 
 from sidecard.core.cache.memory import SHARING_ONLY_BYTES
 from sidecard.core.events import Peer
@@ -126,6 +129,19 @@ class Answer:
         return now < until and self.early > 0 and self.seconds * self.early * log(2) >= until - now
 
 
+class Refusal(NamedTuple):
+    """A failed call."""
+
+    kind: wire.FailureKind
+    message: str = UNKNOWN
+    detail: object = UNSET
+    context: str = ""
+
+    def concerns(self, begin: wire.Begin) -> bool:
+        """Return whether the caller of a begin fails alike."""
+        return self.kind != "fatal" or self.context == begin.context
+
+
 @dataclass(eq=False)
 class Waiter:
     """A waiting begin."""
@@ -166,6 +182,8 @@ class Lease:
     flight: Flight | None
     turn: int = 0
     attempt: int = 1
+    knows_waiters: bool = False
+    """Its holder was last told that callers wait."""
     name: str = UNKNOWN
 
     @property
@@ -195,6 +213,7 @@ class Sums:
     saved_by_sharing_dollars: float = 0.0
     waited_seconds: float = 0.0
     failed: int = 0
+    not_stored: int = 0
     rejected: int = 0
     timeouts: int = 0
 

@@ -6,7 +6,13 @@ From the engine it learns only that the state changed (a note). It checks that t
 from dataclasses import dataclass, field
 
 from sidecard.core import notes
-from sidecard.core.backends.breaker import JITTER, MAX_RETRY_AFTER_SECONDS, UNPROBED_SECONDS, CallResult
+from sidecard.core.backends.breaker import (
+    JITTER,
+    MAX_ABANDONED_PROBES,
+    MAX_RETRY_AFTER_SECONDS,
+    UNPROBED_SECONDS,
+    CallResult,
+)
 from sidecard.core.settings import BreakerSettings
 from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
@@ -27,6 +33,8 @@ class ReferenceBreaker:
     probes_done: list[CallResult] = field(default_factory=list)
     neutral: int = 0
     """While half-open: probes that ended without deciding."""
+    abandoned: int = 0
+    """While half-open: probes whose callers died or gave up."""
     since: float = 0.0
     """While half-open: since when."""
     due: str | None = None
@@ -90,11 +98,12 @@ class ReferenceBreaker:
         elif pause_seconds and self.state in {"closed", "half_open"}:
             self.due = "retry_after"
             self.until = now + min(pause_seconds, MAX_RETRY_AFTER_SECONDS)
-        elif pause_seconds or result == "nothing":
+        elif pause_seconds:
             pass
-        elif result == "neutral":
-            self.neutral += 1
-            if self.state == "half_open" and self.neutral >= self.settings.probes:
+        elif result in {"neutral", "nothing"}:
+            self.neutral += probing and result == "neutral"
+            self.abandoned += probing and result == "nothing"
+            if self.neutral >= self.settings.probes or self.abandoned == MAX_ABANDONED_PROBES:
                 self.due = "closed"
         elif self.state == "half_open":
             self.probes_done.append(result)
@@ -115,7 +124,7 @@ class ReferenceBreaker:
         switched = settings.enabled != self.settings.enabled
         self.settings = settings
         self.probes_done = []
-        self.neutral = 0
+        self.neutral = self.abandoned = 0
         if switched and self.state != "forced_open":
             self.act("auto" if settings.enabled else "disable")
 
@@ -158,7 +167,7 @@ class ReferenceBreaker:
                 self.state = "disabled"
 
         self.allowed = {"closed"} if self.unprobed(now) else set()
-        self.probes_out, self.probes_done, self.neutral = {}, [], 0
+        self.probes_out, self.probes_done, self.neutral, self.abandoned = {}, [], 0, 0
 
     def _check(self, change: str, in_time: bool) -> None:
         assert self.due == change or in_time, f"the breaker changed ({change}) while {self.due} is due"

@@ -9,7 +9,17 @@ from msgspec import Raw
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.laws.records import UNKNOWN, Answer, Place, Sent, Sums, purge_covers, stale_seconds_of, ttl_seconds_of
+from tests.laws.records import (
+    UNKNOWN,
+    Answer,
+    Place,
+    Refusal,
+    Sent,
+    Sums,
+    purge_covers,
+    stale_seconds_of,
+    ttl_seconds_of,
+)
 
 
 class ReferenceEntries(ABC):
@@ -20,8 +30,8 @@ class ReferenceEntries(ABC):
         self.entries: dict[Place, Answer] = {}
         self.counts: Counter[str] = Counter()
         self.books: dict[str, Sums] = {}
-        self.failures: dict[Place, tuple[str, float]] = {}
-        """The remembered ones: message and end of each."""
+        self.failures: dict[tuple[Place, str], tuple[Refusal, float]] = {}
+        """The remembered ones and the end of each, by place and context."""
         self.out: list[Sent] = []
         self.too_large = False
         """The next event stores an answer that is larger than an entry may be: only the cache knows the charge of an entry."""
@@ -55,16 +65,20 @@ class ReferenceEntries(ABC):
         answer = None if place is None else self.entries.get(place)
         return answer if answer is not None and answer.old_for(begin, now) else None
 
-    def remembered(self, place: Place, now: float) -> str | None:
-        """Return the message of the last failure, if it is remembered."""
-        message, until = self.failures.get(place, ("", now))
-        return message if now < until else None
+    def remembered(self, place: Place, context: str, now: float) -> Refusal | None:
+        """Return the last failure of a context, if it is remembered."""
+        failure, until = self.failures.get((place, context), (None, now))
+        return failure if now < until else None
+
+    def forget_failures(self, reaches: Callable[[Place], bool]) -> None:
+        """Forget the failures of some places."""
+        self.failures = {where: failure for where, failure in self.failures.items() if not reaches(where[0])}
 
     def store(self, place: Place, answer: Answer, now: float) -> bool:
         """Store an answer; return whether there is an entry now."""
         # An answer that may not be stored still replaces the entry: the meaning of the key has changed.
         self.entries.pop(place, None)
-        self.failures.pop(place, None)
+        self.forget_failures(place.__eq__)
         if not answer.is_there(now):
             return False
 
@@ -95,7 +109,7 @@ class ReferenceEntries(ABC):
                 self.say(peer, wire.Stored(request.id, self.store(place, answer, now)))
             case wire.Delete():
                 self.forbid(place.__eq__)
-                self.failures.pop(place, None)
+                self.forget_failures(place.__eq__)
                 self.say(peer, wire.Deleted(request.id, self._remove([place], now)))
 
     def purge(self, peer: Peer, request: wire.Purge, now: float) -> None:
@@ -106,10 +120,7 @@ class ReferenceEntries(ABC):
 
         # The tags of a flight's answer are known when it arrives.
         self.forbid(lambda place: purge_covers(request.namespace, place[0]), request.tag)
-        self.failures = {
-            place: failure for place, failure in self.failures.items() if not purge_covers(request.namespace, place[0])
-        }
-
+        self.forget_failures(lambda place: purge_covers(request.namespace, place[0]))
         meant = [
             place
             for place, answer in self.entries.items()

@@ -1,14 +1,14 @@
 """The laws of flights as a second, simplest implementation: lists and linear searches, no timers, no eviction.
 
 It is written from the design and `sidecard/docs/protocol.md`, not from the engine, so a disagreement is a finding.
-It knows neither the names of leases (`ReferenceModel.name_lease`) nor what the engine evicts (`ReferenceModel.forget`).
+It knows neither the names of leases (`ReferenceModel.granted`) nor what the engine evicts (`ReferenceModel.forget`).
 It covers worlds whose backends take every call, without streams and stores.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Raw, structs
+from msgspec import UNSET, Raw, structs
 
 from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
@@ -19,6 +19,7 @@ from tests.laws.records import (
     Flight,
     Lease,
     Place,
+    Refusal,
     Sent,
     Waiter,
     same_process,
@@ -66,14 +67,18 @@ class ReferenceModel(ReferenceEntries):
 
         return self.out
 
-    def name_lease(self, peer_id: int, reply_id: int, name: str) -> None:
-        """Name a lease that was just predicted."""
+    def granted(self, peer_id: int, reply: wire.Lease) -> None:
+        """Learn from the engine's reply the name of a predicted lease, and whether its holder knows of waiters.
+
+        Some of them may leave in the same tick, before the grant or after it.
+        """
         (lease,) = [
             lease
             for lease in self.leases
-            if (lease.peer.id, lease.reply_id, lease.name) == (peer_id, reply_id, UNKNOWN)
+            if (lease.peer.id, lease.reply_id, lease.name) == (peer_id, reply.id, UNKNOWN)
         ]
-        lease.name = name
+        lease.name = reply.lease
+        lease.knows_waiters = reply.waiters > 0
 
     def waiters(self) -> list[Waiter]:
         """Return all waiters."""
@@ -159,11 +164,11 @@ class ReferenceModel(ReferenceEntries):
             self.serve(answer, peer, begin, now)
             return True, None
 
-        failure = self.remembered(place, now)
+        failure = self.remembered(place, begin.context, now)
         if failure is not None:
             self.counts["failed"] += 1
             self.counts["failed_again"] += 1
-            self.say(peer, wire.Failed(begin.id, "fatal", failure))
+            self.say(peer, wire.Failed(begin.id, "fatal", failure.message, failure.detail))
             return True, None
 
         old = self.old(place, begin, now)
@@ -189,6 +194,10 @@ class ReferenceModel(ReferenceEntries):
         else:
             flight.waiters.append(waiter)
             self.say(peer, wire.Pending(begin.id))
+            for lease in self.leases:
+                if lease.flight is flight and lease.begin.wanted and not lease.knows_waiters:
+                    lease.knows_waiters = True
+                    self.say(lease.peer, wire.Wanted(lease.begin.id, lease.name))
 
     def _present(self, peer: Peer, request: wire.Complete | wire.Fail | wire.Renew, now: float) -> None:
         lease = next((lease for lease in self.leases if lease.name == request.lease and lease.peer == peer), None)
@@ -201,7 +210,9 @@ class ReferenceModel(ReferenceEntries):
                     self.book(late.begin).bill(now - late.granted, _cost(request))
         elif isinstance(request, wire.Renew):
             lease.expires = now + self.settings.lease_seconds
-            self.say(peer, wire.Ok(request.id, 0 if lease.flight is None else len(lease.flight.waiters)))
+            waiters = 0 if lease.flight is None else len(lease.flight.waiters)
+            lease.knows_waiters = waiters > 0
+            self.say(peer, wire.Ok(request.id, waiters))
         elif isinstance(request, wire.Complete):
             self._complete(lease, request, now)
         elif request.next and request.kind != "cancelled" and lease.has_next and not self.draining:
@@ -212,7 +223,7 @@ class ReferenceModel(ReferenceEntries):
             self.say(peer, wire.Ok(request.id))
             self._fail(lease, request, now)
             invalid = request.invalid and request.answered and request.kind == "ignored"
-            self._lease_ended(lease.flight, request.kind, request.message, now, invalid=invalid)
+            self._lease_ended(lease.flight, _refusal(lease, request), now, invalid=invalid)
 
     def _fail(self, lease: Lease, request: wire.Fail, now: float) -> None:
         """End a lease with a failure; a backend that has answered is paid."""
@@ -221,6 +232,7 @@ class ReferenceModel(ReferenceEntries):
         if request.answered and request.kind == "ignored":
             self.ended.remove(lease)
             self.book(lease.begin).bill(now - lease.granted, _cost(request))
+            self.book(lease.begin).not_stored += lease.begin.key is not None
 
     def _remember(self, lease: Lease, request: wire.Fail, now: float) -> None:
         """Remember a fatal failure, if its holder or its task asks for that."""
@@ -231,7 +243,7 @@ class ReferenceModel(ReferenceEntries):
         flight = lease.flight
         unvoided = flight is not None and flight.may_store and not flight.purged_tags
         if flight is not None and unvoided and request.kind == "fatal" and seconds:
-            self.failures[flight.place] = (request.message, now + seconds)
+            self.failures[flight.place, lease.begin.context] = (_refusal(lease, request), now + seconds)
 
     def _complete(self, lease: Lease, request: wire.Complete, now: float) -> None:
         self.leases.remove(lease)
@@ -245,23 +257,34 @@ class ReferenceModel(ReferenceEntries):
         answer.early = self.settings.task(lease.begin.task).early_refresh
         self.book(lease.begin).bill(seconds, answer.dollars)
         flight = lease.flight
-        if flight is not None and request.store and flight.may_store and flight.purged_tags.isdisjoint(request.tags):
-            self.failures.pop(flight.place, None)
-
-        asked = lease.begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
-        stored = (
-            flight is not None
-            and (asked != 0 or bool(lease.begin.stale_seconds))
-            and (request.store and flight.may_store and flight.purged_tags.isdisjoint(request.tags))
-            and self.store(flight.place, answer, now)
-        )
-        self.say(lease.peer, wire.Stored(request.id, stored))
+        obstacle = "" if flight is None else self._store(flight, lease, request, answer, now)
+        self.book(lease.begin).not_stored += bool(obstacle)
+        self.say(lease.peer, wire.Stored(request.id, flight is not None and not obstacle, obstacle))
         if flight is not None:
             self.flights.remove(flight)
             for waiter in flight.waiters:
                 self.counts["shared"] += 1
                 saved_seconds = self.book(waiter.begin).share(answer, now - waiter.since)
                 self.tell(wire.Shared, waiter.peer, waiter.begin, answer, now, saved_seconds)
+
+    def _store(self, flight: Flight, lease: Lease, request: wire.Complete, answer: Answer, now: float) -> str:
+        """Store an answer, or return why not."""
+        if not request.store:
+            reason = request.not_stored or "policy"
+            return reason if reason in wire.NOT_STORED_REASONS else "other"
+
+        if not flight.may_store or flight.purged_tags.intersection(request.tags):
+            return "removed"
+
+        self.forget_failures(flight.place.__eq__)
+        asked = lease.begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
+        if asked == 0 and not lease.begin.stale_seconds:
+            return "policy"
+
+        if self.store(flight.place, answer, now):
+            return ""
+
+        return "size" if answer.is_there(now) else "policy"
 
     def _end(self, lease: Lease, outcome: str) -> None:
         self.leases.remove(lease)
@@ -273,8 +296,7 @@ class ReferenceModel(ReferenceEntries):
     def _lease_ended(
         self,
         flight: Flight | None,
-        kind: wire.FailureKind,
-        message: str,
+        failure: Refusal,
         now: float,
         unresponsive: Peer | None = None,
         *,
@@ -284,7 +306,14 @@ class ReferenceModel(ReferenceEntries):
         if flight is None:
             return
 
-        continues = invalid or kind not in {"fatal", "ignored"}
+        differ = [waiter for waiter in flight.waiters if not failure.concerns(waiter.begin)]
+        if differ:
+            alike = [waiter for waiter in flight.waiters if waiter not in differ]
+            flight.waiters = differ
+            self._refuse(alike, failure, now)
+            failure = Refusal("ignored")
+
+        continues = bool(invalid or differ or failure.kind not in {"fatal", "ignored"})
         may_elect = continues and not self.draining
         willing = [waiter for waiter in flight.waiters if now < waiter.deadline]
         if may_elect and willing and flight.elections < self.settings.max_elections:
@@ -300,15 +329,23 @@ class ReferenceModel(ReferenceEntries):
             return
 
         self.flights.remove(flight)
-        for waiter in flight.waiters:
-            if waiter not in willing:
+        if self.draining and continues:
+            for waiter in flight.waiters:
+                if waiter in willing:
+                    self._reject(waiter.peer, waiter.begin, "draining")
+                else:
+                    self._time_out(waiter, now)
+        else:
+            self._refuse(flight.waiters, failure, now)
+
+    def _refuse(self, waiters: list[Waiter], failure: Refusal, now: float) -> None:
+        for waiter in waiters:
+            if now >= waiter.deadline:
                 self._time_out(waiter, now)
-            elif self.draining and continues:
-                self._reject(waiter.peer, waiter.begin, "draining")
             else:
                 self.counts["failed"] += 1
                 self.book(waiter.begin)
-                self.say(waiter.peer, wire.Failed(waiter.begin.id, kind, message))
+                self.say(waiter.peer, wire.Failed(waiter.begin.id, failure.kind, failure.message, failure.detail))
 
     def _cancel(self, peer: Peer, request: wire.Cancel, now: float) -> None:
         self.say(peer, wire.Ok(request.id))
@@ -321,7 +358,7 @@ class ReferenceModel(ReferenceEntries):
 
         for lease in [lease for lease in self.leases if lease.peer == peer and lease.begin.id == request.target]:
             self._end(lease, "failed_cancelled")
-            self._lease_ended(lease.flight, "cancelled", UNKNOWN, now)
+            self._lease_ended(lease.flight, Refusal("cancelled"), now)
 
     def _tick(self, now: float) -> None:
         for flight in self.flights:
@@ -333,7 +370,7 @@ class ReferenceModel(ReferenceEntries):
             lease for lease in self.leases if now >= min(lease.expires, lease.granted + self.settings.max_call_seconds)
         ]:
             self._end(lease, "expired")
-            self._lease_ended(lease.flight, "transient", UNKNOWN, now, lease.peer)
+            self._lease_ended(lease.flight, Refusal("transient"), now, lease.peer)
 
         self.entries = self.live(now)
 
@@ -345,7 +382,7 @@ class ReferenceModel(ReferenceEntries):
 
         for lease in [lease for lease in self.leases if lease.peer == peer]:
             self._end(lease, "lost")
-            self._lease_ended(lease.flight, "transient", UNKNOWN, now)
+            self._lease_ended(lease.flight, Refusal("transient"), now)
 
     def _grant(
         self,
@@ -406,6 +443,12 @@ class ReferenceModel(ReferenceEntries):
 def _stale_fields(old: Answer, now: float) -> dict[str, Any]:
     """Return the fields with which a lease or a rejection carries a stale answer."""
     return {"stale_value": Raw(old.value), "stale_age_seconds": now - old.made, "stale_backend": old.backend}
+
+
+def _refusal(lease: Lease, request: wire.Fail) -> Refusal:
+    """Return what the waiters of a failed lease receive."""
+    detail = Raw(request.detail) if bytes(request.detail) else UNSET
+    return Refusal(request.kind, request.message, detail, lease.begin.context)
 
 
 def _cost(request: wire.Complete | wire.Fail) -> float:

@@ -3,8 +3,9 @@
 from collections import Counter
 from math import inf
 
-from sidecard.core.accounts.charges import begin_bytes, failure_bytes, flight_bytes, question_bytes, removal_bytes
+from sidecard.core.accounts.charges import begin_bytes, flight_bytes, question_bytes, removal_bytes
 from sidecard.core.engine import Engine
+from sidecard.core.flights.failures import charge_of
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LEASED, LOOKING_UP, QUEUED, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, FOLLOWER_BYTES, STREAM_OVERHEAD_BYTES
@@ -69,7 +70,7 @@ class TableChecker:
     def _of_failures(self) -> int:
         """Return the memory of remembered failures, which outlive their peers."""
         known = self._engine._failures.known.items()
-        return sum(failure_bytes(scope, key, failure.message) for (scope, key), failure in known)
+        return sum(charge_of(place, failure.call) for place, failure in known)
 
     def _check_backends(self) -> None:
         flights, backends = self._engine._flights, self._engine._backends.all()
@@ -118,8 +119,8 @@ class TableChecker:
         for removal in engine._writes.removals.values():
             charged[removal.peer.uid] += removal_bytes(removal.request)
 
-        for (scope, key), failure in engine._failures.known.items():
-            charged[failure.uid] += failure_bytes(scope, key, failure.message)
+        for place, failure in engine._failures.known.items():
+            charged[failure.uid] += charge_of(place, failure.call)
 
         return charged
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
+from msgspec import Raw
 
 from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
@@ -34,6 +35,8 @@ BEGINS = st.builds(
     stale_seconds=st.sampled_from([None, None, None, 0.0, 6.0]),
     max_age_seconds=st.sampled_from([None, None, None, 0.0, 5.0]),
     mode=st.sampled_from(["use"] * 6 + ["refresh", "only_if_cached"]),
+    context=st.sampled_from(["", "", "a", "b"]),
+    wanted=st.booleans(),
 )
 
 
@@ -86,6 +89,7 @@ class EngineMachine(TrialMachine):
         dollars=st.sampled_from([None, 0.25]),
         ttl_seconds=TTLS,
         store=st.booleans(),
+        not_stored=st.sampled_from(["", "length", "a new word"]),
         tags=TAGS,
     )
     def complete(self, pick: int, who: str, size: int, dollars: float | None, **fields: Any) -> None:
@@ -104,6 +108,7 @@ class EngineMachine(TrialMachine):
         ttl_seconds=st.sampled_from([None, None, 0.0, 12.0]),
         answered=st.booleans(),
         invalid=st.booleans(),
+        detail=st.sampled_from([wire.NO_VALUE, Raw(b"\xa7refused")]),
     )
     def fail(self, pick: int, who: str, kind: wire.FailureKind, **fields: Any) -> None:
         """Fail a lease, in time or late, as its holder or not."""

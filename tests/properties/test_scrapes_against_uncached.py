@@ -157,7 +157,7 @@ def test_large_families_are_built_in_pieces(series: int, form: TextFormat) -> No
         world.own = 1
         counted = (Measurement(name="docs", kind="counter", labels={"n": str(number)}) for number in range(series))
         request = RecordMetrics(metrics=tuple(counted))
-        while world.apps.record_part(Peer(1, 1, 1, 1, operator=False), request, 0.0) is None:
+        while world.apps.record_part(Peer(1, 1, 1, 1, operator=False), request, 0.0).dropped is None:
             pass
 
         page = asyncio.get_running_loop().create_task(world.scrapes.page(form, 0))

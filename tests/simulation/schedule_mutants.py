@@ -24,7 +24,8 @@ from sidecard.core.cache.memory import Insertion, MemoryCache
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.events import Answer, ClaimedRemotely, KeyChanged, Peer
 from sidecard.core.flights.election import Election
-from sidecard.core.flights.failures import Failure, Failures
+from sidecard.core.flights.endings import CallFailure
+from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
@@ -174,10 +175,10 @@ def _void_without_tags(void: Original) -> Original:
 
 
 def _remember_for_ever(_: Original) -> Original:
-    def mutant(self: Failures, scope: str, key: str, now: float) -> Failure | None:
+    def mutant(self: Failures, scope: str, key: str, context: str, now: float) -> CallFailure | None:
         del now
-        failure: Failure | None = self.known.get((scope, key))
-        return failure
+        failure = self.known.get((scope, key, context))
+        return None if failure is None else failure.call
 
     return mutant
 

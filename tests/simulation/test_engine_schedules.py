@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec import Raw
 
 from sidecard_client.protocol import wire
 from tests.laws.model_trial import ModelTrial
@@ -63,6 +64,8 @@ class Schedule(EngineSchedule[ModelTrial]):
             stale_seconds=chance.choice([None, None, None, 0.0, 6.5]),
             max_age_seconds=chance.choice(self.max_ages),
             mode=chance.choices(_MODES, [10, 2, 1])[0],
+            context=chance.choice(["", "", "", "a", "b"]),
+            wanted=chance.random() < 0.5,
         )
         self.trial.ask(self.peer(), request)
 
@@ -94,6 +97,7 @@ class Schedule(EngineSchedule[ModelTrial]):
                 usage=usage,
                 ttl_seconds=chance.choice([None, None, None, 0.0, 2.5, 100.0]),
                 store=chance.random() < 0.8,
+                not_stored=chance.choice(["", "", "length", "a new word"]),
                 tags=chance.choice([(), (), ("red",), ("red", "blue")]),
             )
         elif kind == "fail":
@@ -108,6 +112,7 @@ class Schedule(EngineSchedule[ModelTrial]):
                 ttl_seconds=chance.choice([None, None, None, 4.5, 60.0]),
                 answered=chance.random() < 0.5,
                 invalid=chance.random() < 0.7,
+                detail=chance.choice([wire.NO_VALUE, Raw(b"\xa7refused")]),
                 usage=wire.Usage(cost_dollars=chance.choice([None, 0.125])),
             )
         else:

@@ -150,7 +150,7 @@ class Stored(Reply, frozen=True, tag="stored", omit_defaults=True):
 
     stored: bool
     not_stored: str = ""
-    """In reply to `Complete`: why no entry was made, as one of `UNSHARED_REASONS`."""
+    """In reply to `Complete`: why no entry was made, as one of `NOT_STORED_REASONS`."""
 
 
 class StaleLease(Reply, frozen=True, tag="stale_lease"):
@@ -176,6 +176,14 @@ class Deleted(Reply, frozen=True, tag="deleted"):
 
     count: int
     in_progress: bool = False
+
+
+class Recorded(Reply, frozen=True, tag="recorded"):
+    """The measurements were accepted, except for ``dropped`` of them (invalid name or value, too many series)."""
+
+    dropped: int
+    problem: str = ""
+    """What is wrong with the latest number that was out of range: its field, its value and the range."""
 
 
 class PolicyValue(Struct, frozen=True):
@@ -234,7 +242,7 @@ class Error(Reply, frozen=True, tag="error"):
 
 CallReply = (
     Pong | Pending | VectorWanted | Hit | Shared | Chunk | End | Lease | Wanted | Rejected | Failed | Timeout
-    | Stored | StaleLease | Ok | Miss | Deleted | Explained | Error
+    | Stored | StaleLease | Ok | Miss | Deleted | Recorded | Explained | Error
 )  # fmt: skip
 
 FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, Error)

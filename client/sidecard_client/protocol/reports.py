@@ -213,6 +213,14 @@ class Ledger(Struct, frozen=True):
     """Leases whose call failed (transient or fatal), or whose holder was lost or hung. Their begins are in ``calls``."""
     timeouts: int = 0
     """Begins that ended in `Timeout`; not in ``calls``."""
+    passed: int = 0
+    """Requests that intercepting clients passed to the upstream without a begin; not in ``calls``."""
+    passed_by_reason: dict[str, int] = {}
+    """The same by reason, without reasons that have not occurred."""
+    not_stored: int = 0
+    """Of ``upstream_calls`` with a key, those whose answer was not stored."""
+    not_stored_by_reason: dict[str, int] = {}
+    """The same by reason, without reasons that have not occurred."""
 
 
 class BackendSpending(Struct, frozen=True):
@@ -259,6 +267,8 @@ class Report(Reply, frozen=True, tag="report"):
     """Current state, by backend."""
     reasons: list[str] = []
     """The daemon's problems, as in `Health`."""
+    passed: dict[str, dict[str, int]] = {}
+    """Passed requests since the daemon started, by API family (empty: none recognized them) and reason."""
 
 
 class BackendState(Struct, frozen=True):
@@ -351,14 +361,6 @@ class Note(Reply, frozen=True, tag="note"):
     fields: dict[str, Any]
 
 
-class Recorded(Reply, frozen=True, tag="recorded"):
-    """The measurements were accepted, except for ``dropped`` of them (invalid name or value, too many series)."""
-
-    dropped: int
-    problem: str = ""
-    """What is wrong with the latest number that was out of range: its field, its value and the range."""
-
-
 class Exemplar(Struct, frozen=True):
     """One traced observation of a histogram bucket."""
 
@@ -393,5 +395,5 @@ class Metrics(Reply, frozen=True, tag="metrics"):
 
 
 StateReply = (
-    Note | Stats | Report | Health | Settings | Breakers | Reloaded | Recorded | Metrics
+    Note | Stats | Report | Health | Settings | Breakers | Reloaded | Metrics
 )  # fmt: skip

@@ -191,7 +191,7 @@ class Complete(Request, frozen=True, tag="complete"):
     deterministic: bool = False
     """The same request is meant to get the same answer (temperature 0, a seed, an embedding)."""
     not_stored: Word = ""
-    """Without ``store``: why, for the counters: one of `UNSHARED_REASONS`."""
+    """Without ``store``: why, for the counters: one of `NOT_STORED_REASONS`."""
 
 
 class Fail(Request, frozen=True, tag="fail"):
@@ -323,7 +323,7 @@ class Passed(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Requests that an intercepting client passed to the upstream without asking the daemon, since its last report."""
 
     reason: Word
-    """Why, such as ``dialect`` or ``state``: one of `UNSHARED_REASONS`."""
+    """Why, one of `PASSED_REASONS`."""
     family: Word = ""
     """The API family that recognized them; empty if none did."""
     task: Name = DEFAULT_TASK

@@ -117,27 +117,33 @@ NO_VALUE = Raw(b"")
 Mode = Literal["use", "refresh", "only_if_cached"]
 FailureKind = Literal["transient", "fatal", "ignored", "cancelled"]
 RejectionReason = Literal["breaker_open", "saturated", "busy", "sovereign", "budget", "draining", "not_cached"]
-UnsharedReason = Literal[
-    "dialect",  # no family recognizes the request or its answer
+PassedReason = Literal[
+    "dialect",  # no family recognizes the request
     "state",  # the request changes the state of its server
-    "tool",  # a tool that the server runs acts
-    "size",  # the request or the answer is too large
-    "policy",  # a setting, an option or a header of the app or of the upstream forbids it
+    "tool",  # a tool that acts runs on the server
+    "size",  # the body is too large to be read
+    "policy",  # an option or a header of the app forbids sharing
+    "other",
+]
+"""Why an intercepting client passed a request to the upstream without asking the daemon."""
+
+NotStoredReason = Literal[
+    PassedReason,
     "length",  # the answer was cut at its limit of tokens
     "refusal",  # the model refused
     "filter",  # a content filter cut the answer
-    "pause",  # the model paused and is to be asked to go on
-    "incomplete",  # the answer's end is not proven
+    "pause",  # the model paused, to be asked to go on
+    "incomplete",  # the end of the answer is not proven
     "error",  # the answer reports an error
     "invalid",  # the caller's ``valid=`` rejected the answer
     "unshareable",  # other processes would not receive the same value
-    "removed",  # its key or a tag was removed during the call
-    "other",
+    "removed",  # the key or a tag was removed during the call
 ]
-"""Why a request was passed to the upstream unshared, or its answer not stored."""
+"""Why the answer of a call was not stored; ``policy`` includes the daemon's settings and the upstream's ``no-store``."""
 
-UNSHARED_REASONS: Final = frozenset(get_args(UnsharedReason))
-"""The daemon counts every other word as ``other``."""
+PASSED_REASONS: Final = get_args(PassedReason)
+NOT_STORED_REASONS: Final = get_args(NotStoredReason)
+"""The daemon counts any other word as ``other``."""
 
 Route = Literal["order", "cheapest", "fastest", "least_busy", "weighted"]
 StreamSource = Literal["", "cache", "stale", "shared"]

@@ -68,6 +68,15 @@ class FamilySource(NamedTuple):
     pieces: Iterator[Family]
 
 
+class RecordedPart(NamedTuple):
+    """A part of a batch of measurements that has been recorded."""
+
+    new: bool
+    """It is the first part of a batch that was not sent before."""
+    dropped: int | None = None
+    """After the last part: how many measurements of the batch were dropped."""
+
+
 class AppMetrics:
     """All metrics of all apps, within bounds (`sidecard.core.accounts.app_metric_room`).
 
@@ -102,8 +111,8 @@ class AppMetrics:
         """At most so many bytes would all samples be, encoded."""
         return self._room.exposed.total
 
-    def record_part(self, peer: Peer, request: RecordMetrics, now: float) -> int | None:
-        """Record the next measurements of a batch, for about 1 ms; after the last ones, return how many of all were dropped.
+    def record_part(self, peer: Peer, request: RecordMetrics, now: float) -> RecordedPart:
+        """Record the next measurements of a batch, for about 1 ms.
 
         A batch that is sent again because its acknowledgement was lost with the connection changes nothing. If only some of it
         was recorded by then, the rest is.
@@ -112,16 +121,16 @@ class AppMetrics:
         if progress is None or progress.request is not request:
             progress = self._progress[peer.id] = _Progress(request)
 
-        session = (peer.uid, request.session)
+        session, new = (peer.uid, request.session), not progress.recorded
         if request.session:
             sequence, recorded = self._sessions.get(session, (-1, 0))
+            new = request.sequence > sequence
             if request.sequence == sequence:
                 progress.recorded = recorded
-            elif request.sequence < sequence:
+            elif not new:
                 progress.recorded = len(request.metrics)
-            elif request.dropped:
-                self._dropped["client"] += request.dropped
-        elif request.dropped and not progress.recorded:
+
+        if new and request.dropped:
             self._dropped["client"] += request.dropped
 
         self._record_some(peer, progress, now)
@@ -129,10 +138,10 @@ class AppMetrics:
             self._remember(session, (request.sequence, progress.recorded))
 
         if progress.recorded < len(request.metrics):
-            return None
+            return RecordedPart(new)
 
         del self._progress[peer.id]
-        return progress.dropped
+        return RecordedPart(new, progress.dropped)
 
     def _record_some(self, peer: Peer, progress: "_Progress", now: float) -> None:
         self.problem = progress.problem

@@ -10,7 +10,7 @@ from typing import Final
 from sidecard.core.cache.entry import text_bytes
 from sidecard_client.protocol.wire import Begin, Delete, Purge
 
-BEGIN_BYTES: Final = 730
+BEGIN_BYTES: Final = 770
 """A begin that waits or has led to a lease, without its texts: the decoded request, the waiter, applicant or lease, its places in
 the tables, and its timer."""
 
@@ -39,6 +39,7 @@ def begin_bytes(request: Begin) -> int:
         + text_bytes(request.trace)
         + text_bytes(request.key or "")
         + text_bytes(request.group or "")
+        + text_bytes(request.context)
     )
     if request.vector is not None:
         size += len(request.vector)
@@ -74,6 +75,6 @@ def removal_bytes(request: Delete | Purge) -> int:
     return QUESTION_BYTES + sum(text_bytes(text) for text in texts if text is not None)
 
 
-def failure_bytes(scope: str, key: str, message: str) -> int:
-    """Return the charge for a remembered failure."""
-    return FAILURE_BYTES + text_bytes(scope) + text_bytes(key) + text_bytes(message)
+def failure_bytes(scope: str, key: str, context: str, message: str) -> int:
+    """Return the charge for a remembered failure without its detail."""
+    return FAILURE_BYTES + sum(map(text_bytes, (scope, key, context, message)))

@@ -7,8 +7,9 @@ from sidecard.core.accounts.backend_ledger import MAX_MODELS
 from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Buckets
 from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable, NameUse, never
 from sidecard.core.notes import Outcome
+from sidecard.core.sums import saturated
 from sidecard.core.wall_clock import WallClock
-from sidecard_client.protocol.wire import Exemplar
+from sidecard_client.protocol.wire import PASSED_REASONS, Exemplar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 _OTHER_MODEL = (OTHER, OTHER)
 
 _OUTCOMES = ("done", *get_args(Outcome))
+
+OTHER_REASON = "other"
+
+MAX_PASSED_LABELS = 256
+"""Pairs of a family and a reason; further families count as `OTHER`."""
 
 _TRACE_ID = slice(3, 35)
 """The trace id within a W3C ``traceparent``."""
@@ -44,6 +50,8 @@ class DaemonMetrics:
         """Dropped items by kind."""
         self.limited: Counter[str] = Counter()
         """Rejections and closed connections by the limit that caused them."""
+        self.passed: Counter[tuple[str, str]] = Counter()
+        """Requests that clients passed to the upstream, by API family and reason."""
         self.gauges: dict[str, Callable[[], float]] = {}
         """Gauges of the daemon's parts around the engine, by name."""
         self.problems_of: dict[str, Callable[[], str]] = {}
@@ -59,6 +67,22 @@ class DaemonMetrics:
     def count_lease(self, backend: str, outcome: str, uid: int = UNKNOWN_UID, now: float = 0.0) -> None:
         """Count an ended lease."""
         self.leases[self._label(backend, uid, now), outcome] += 1
+
+    def count_passed(self, family: str, reason: str, count: int) -> None:
+        """Count requests that a client passed to the upstream."""
+        place = family, reason if reason in PASSED_REASONS else OTHER_REASON
+        if place not in self.passed and len(self.passed) >= MAX_PASSED_LABELS:
+            place = OTHER, place[1]
+
+        self.passed[place] += count
+
+    def passed_by_family(self) -> dict[str, dict[str, int]]:
+        """Return the passed requests by API family and reason."""
+        families: dict[str, dict[str, int]] = {}
+        for (family, reason), count in sorted(self.passed.items()):
+            families.setdefault(family, {})[reason] = saturated(count)
+
+        return families
 
     def observe_call(self, backend: str, seconds: float, trace: str, uid: int, now: float) -> None:
         """Record how long a call took; ``trace`` is the caller's ``traceparent`` or empty."""

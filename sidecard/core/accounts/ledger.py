@@ -5,7 +5,7 @@ and saved by sharing are separate sums.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from msgspec import Struct
 
@@ -15,12 +15,22 @@ from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.cache.entry import Entry
 from sidecard.core.names import OTHER, UNKNOWN_UID, Hold, NameMemory, NameTable, never
 from sidecard.core.sums import MAX_SUM, repaired, saturated
-from sidecard_client.protocol.wire import BackendSpending, Ledger, RejectionReason
+from sidecard_client.protocol.wire import (
+    NOT_STORED_REASONS,
+    PASSED_REASONS,
+    BackendSpending,
+    Ledger,
+    NotStoredReason,
+    RejectionReason,
+)
 
 LEDGER_VERSION = 1
 
 REJECTED: dict[RejectionReason, str] = {reason: f"rejected_{reason}" for reason in get_args(RejectionReason)}
 """By reason, the name of its sum."""
+
+PASSED: dict[str, str] = {reason: f"passed_{reason}" for reason in PASSED_REASONS}
+NOT_STORED: dict[str, str] = {reason: f"not_stored_{reason}" for reason in NOT_STORED_REASONS}
 
 FAILURES = frozenset({"transient", "fatal", "lost", "expired"})
 """Outcomes of leases that count as failed calls."""
@@ -85,6 +95,7 @@ class TaskLedger:
         self.saved_by_sharing_seconds = 0.0
         self.saved_by_sharing_dollars = 0.0
         self.waited_seconds = 0.0
+        vars(self).update(dict.fromkeys((*PASSED.values(), *NOT_STORED.values()), 0))
 
     def sums(self) -> dict[str, float]:
         """Return the sums of all runs by name."""
@@ -127,8 +138,18 @@ class TaskLedger:
 
     def count_rejection(self, reason: RejectionReason) -> None:
         """Book a begin that ended in a rejection."""
-        name = REJECTED[reason]
-        setattr(self, name, getattr(self, name) + 1)
+        self._count(REJECTED[reason])
+
+    def count_passed(self, reason: str, count: int) -> None:
+        """Book requests that a client passed to the upstream."""
+        self._count(PASSED.get(reason) or PASSED["other"], count)
+
+    def count_not_stored(self, reason: str) -> None:
+        """Book an answer that was not stored."""
+        self._count(NOT_STORED[known_reason(reason)])
+
+    def _count(self, name: str, count: int = 1) -> None:
+        setattr(self, name, getattr(self, name) + count)
 
     def count_hit(self, entry: Entry) -> None:
         """Book a hit: the cache saved all of the entry's call."""
@@ -243,10 +264,15 @@ class _TaskSummary(NamedTuple):
     sums: dict[str, float]
     ledger: Ledger
     used: bool
-    """Any begin had an answer, a lease, or an end without one."""
+    """Any begin had an answer, a lease, or an end without one, or any request was passed."""
 
 
-_OF_BEGINS = ("hits", "shared", "led", "upstream_calls", "timeouts", *REJECTED.values())
+_OF_BEGINS = ("hits", "shared", "led", "upstream_calls", "timeouts", *REJECTED.values(), *PASSED.values())
+
+
+def known_reason(reason: str) -> NotStoredReason:
+    """Return why an answer was not stored as one of the known reasons."""
+    return cast("NotStoredReason", reason) if reason in NOT_STORED else "other"
 
 
 def _saturated_all(sums: dict[str, float]) -> dict[str, float]:
@@ -264,12 +290,18 @@ def summarize(sums: Mapping[str, float]) -> Ledger:
     saved_seconds = sums["saved_by_cache_seconds"] + sums["saved_by_sharing_seconds"]
     served_seconds = saturated(sums["billed_seconds"] + saved_seconds + sums["waited_seconds"])
     rejected = {reason: int(sums[name]) for reason, name in REJECTED.items() if sums[name]}
+    passed = {reason: int(sums[name]) for reason, name in PASSED.items() if sums[name]}
+    not_stored = {reason: int(sums[name]) for reason, name in NOT_STORED.items() if sums[name]}
     own: dict[str, Any] = {name: value for name, value in sums.items() if name in Ledger.__struct_fields__}
     return Ledger(
         **own,
         calls=calls,
         rejected=saturated(sum(rejected.values())),
         rejected_by_reason=rejected,
+        passed=saturated(sum(passed.values())),
+        passed_by_reason=passed,
+        not_stored=saturated(sum(not_stored.values())),
+        not_stored_by_reason=not_stored,
         hit_rate=_ratio(sums["hits"], calls),
         deduplication_rate=_ratio(sums["shared"], calls),
         average_latency_reduction=_ratio(saved_seconds, served_seconds),

@@ -102,6 +102,7 @@ def _breaker(where: str, item: dict[str, Any]) -> Iterator[str | BreakerMemory]:
     cause: Any = item.get("cause")
     until: Any = item.get("until")
     doublings: Any = item.get("doublings")
+    status: Any = item.get("status")
     if state not in get_args(BreakerState):
         yield f"{where}.state is {_shown(state)}"
         return
@@ -118,7 +119,11 @@ def _breaker(where: str, item: dict[str, Any]) -> Iterator[str | BreakerMemory]:
         yield f"{where}.doublings is {_shown(doublings)}"
         doublings = -1
 
-    yield BreakerMemory(state, cause, float(until), int(doublings))
+    if status is not None and type(status) is not int:
+        yield f"{where}.status is {_shown(status)}"
+        status = None
+
+    yield BreakerMemory(state, cause, float(until), int(doublings), status)
 
 
 def _names(where: str, item: dict[str, Any]) -> Iterator[str | dict[str, NameMemory]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from msgspec import Struct
 
 from sidecard.core.backends.backend import Backend, Permit
+from sidecard.core.backends.breaker import Breaker
 from sidecard.core.backends.budgets import Budget, Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote
@@ -41,11 +42,24 @@ class Decision(Struct):
     queues: tuple[Choice, ...] = ()
     obstacles: dict[str, RejectionReason] = _NO_OBSTACLES
     retry_after_seconds: float | None = None
+    status: int | None = None
+    """The HTTP status with which the backend that reopens first requested its pause."""
 
     @property
     def reason(self) -> RejectionReason:
         """Of several reasons, the one expected to end first."""
         return next(reason for reason in _SOONEST if reason in self.obstacles.values())
+
+
+def _status_of_pause(choices: list[Choice], obstacles: dict[str, RejectionReason], now: float) -> int | None:
+    """Return the status with which the backend that reopens first requested its pause, if it did."""
+
+    def seconds_until(breaker: Breaker) -> float:
+        seconds = breaker.retry_after_seconds(now)
+        return math.inf if seconds is None else seconds
+
+    open_breakers = [backend.breaker for name, backend in choices if obstacles[name] == "breaker_open"]
+    return min(open_breakers, key=seconds_until).status
 
 
 def queue_place(request: Begin, flow: tuple[int, int]) -> Hashable:
@@ -137,8 +151,7 @@ class Admission:
             decision.obstacles = obstacles
             decision.queues = tuple(waits)
             if decision.chosen is None and not waits:
-                decision.retry_after_seconds = self._retry_after_seconds(request.task, choices, obstacles, now)
-                self._count_rejecting_budgets(request.task, choices, obstacles, now)
+                self._explain(decision, request.task, choices, now)
 
         return decision, effects
 
@@ -181,6 +194,15 @@ class Admission:
             budget.release(dollars)
 
         permit.reserved = ()
+
+    def _explain(self, decision: Decision, task: str, choices: list[Choice], now: float) -> None:
+        """Add to a rejection when to ask again, and with which status a backend requested its pause."""
+        obstacles = decision.obstacles
+        decision.retry_after_seconds = self._retry_after_seconds(task, choices, obstacles, now)
+        if decision.reason == "breaker_open":
+            decision.status = _status_of_pause(choices, obstacles, now)
+
+        self._count_rejecting_budgets(task, choices, obstacles, now)
 
     def _retry_after_seconds(
         self, task: str, choices: list[Choice], obstacles: dict[str, RejectionReason], now: float

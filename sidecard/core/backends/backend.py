@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from msgspec import Struct, structs
 
-from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
+from sidecard.core.backends.breaker import NO_PAUSE, Breaker, BreakerPass, CallResult, Pause
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.backends.queue import FairQueue
@@ -63,7 +63,7 @@ class Permit(Struct, eq=False):
     """Duration of the latest of them."""
     result: CallResult = "nothing"
     """Of the leases that have ended, of a batch."""
-    pause_seconds: float = 0.0
+    pause: Pause = NO_PAUSE
     """The longest pause that the backend requested, of a batch."""
 
     @property
@@ -85,11 +85,12 @@ class Permit(Struct, eq=False):
 
         return 1 if self.answered == 1 else 0
 
-    def lease_ended(self, result: CallResult, pause_seconds: float) -> None:
+    def lease_ended(self, result: CallResult, pause: Pause) -> None:
         """Record the end of one of several leases."""
         self.leases -= 1
         self.result = max(self.result, result, key=_WEIGHTS.__getitem__)
-        self.pause_seconds = max(self.pause_seconds, pause_seconds)
+        if pause.seconds > self.pause.seconds:
+            self.pause = pause
 
 
 def _added(one: Usage, other: Usage) -> Usage:
@@ -212,20 +213,20 @@ class Backend:
 
         return Permit(self, self.breaker.admit(now))
 
-    def release(self, permit: Permit, result: CallResult, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:
+    def release(self, permit: Permit, result: CallResult, now: float, pause: Pause = NO_PAUSE) -> list[BreakerNote]:
         """Return a lease's permit, with its call's result or with the pause that the backend requested."""
         if permit.granted > 1:
-            permit.lease_ended(result, pause_seconds)
+            permit.lease_ended(result, pause)
             if permit.leases:
                 return []
 
-            result, pause_seconds = permit.result, permit.pause_seconds
+            result, pause = permit.result, permit.pause
 
         self.permits -= 1
         breaker = self.breaker
         notes = [] if breaker.state == "closed" else breaker.advance(now)
-        if pause_seconds:
-            return notes + breaker.honor_retry_after(permit.breaker_pass, pause_seconds, now)
+        if pause.seconds:
+            return notes + breaker.honor_retry_after(permit.breaker_pass, pause, now)
 
         return notes + breaker.record(permit.breaker_pass, result, now)
 

@@ -5,7 +5,8 @@
     closed        paused          open          the backend, or another host's breaker, requested a pause
     open          cooled_down     half_open     its open time has passed
     half_open     probes_passed   closed        all probes have ended, and few enough failed or were slow
-    half_open     probes_neutral  closed        as many probes have ended in answers that cannot be classified
+    half_open     probes_neutral  closed        as many probes have ended in answers that cannot be classified, or
+                                                `MAX_ABANDONED_PROBES` have been given up by their callers
     half_open     unprobed        closed        no call has come for `UNPROBED_SECONDS`
     half_open     probes_failed   open          all have ended, and too many failed or were slow; or one is overdue
     half_open     paused          open
@@ -21,8 +22,9 @@ generations, 3 closes the breaker. Published breakers have this fault, and its r
 
 A probe's pass that is returned without a result (its holder died or gave up, or the answer says nothing about the backend)
 is free again immediately, so probing cannot get stuck on it; one that is never returned is overdue after `probe_seconds`.
-Half-open never lasts: after as many neutral probes as there should be results, or without any call, the breaker closes, and
-the window judges again. So a backend that no one calls any more is in its initial state, and may be forgotten.
+Half-open never lasts: after as many neutral probes as there should be results, after many that their callers gave up, or
+without any call, the breaker closes, and the window judges again. So a backend that no one calls any more is in its initial
+state, and may be forgotten.
 
 Windows and rates as in resilience4j; a minimum of calls as in every breaker that survived low traffic; probes judged by all
 of their results as in resilience4j; an open time that doubles with each opening and is reset once the breaker has stayed
@@ -31,7 +33,7 @@ closed for one window, as in Envoy's outlier ejection.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -49,6 +51,10 @@ JITTER = 0.1
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """Maximum ``retry_after`` that is honored: any worker reports it, and a mistake must not last a week."""
+
+MAX_ABANDONED_PROBES = 10
+"""A half-open breaker closes after so many probes without a result. One dead or impatient caller proves nothing; if all of them
+leave, as readers of a stream may that need only its beginning, the other callers must not be rejected for ever."""
 
 UNPROBED_SECONDS = 3600.0
 """A half-open breaker to which no call has come for so long since its open time passed is closed: what it knew is outdated."""
@@ -80,6 +86,16 @@ _BY_OPERATOR: dict[BreakerAction, dict[BreakerState, BreakerState]] = {
 }
 
 
+class Pause(NamedTuple):
+    """A pause that a backend requested, and the HTTP status with which it did, if that is known."""
+
+    seconds: float
+    status: int | None = None
+
+
+NO_PAUSE = Pause(0.0)
+
+
 class BreakerPass(Struct, frozen=True, gc=False):
     """A breaker's permission for one call; returned exactly once, by `Breaker.record`."""
 
@@ -94,6 +110,7 @@ class BreakerMemory(Struct, frozen=True):
     cause: OpenCause | None
     until: float
     doublings: int
+    status: int | None = None
 
 
 class Breaker:
@@ -105,6 +122,8 @@ class Breaker:
         self.opened = 0
         """How often it has opened."""
         self.cause: OpenCause | None = None
+        self.status: int | None = None
+        """While open by a backend's request: its HTTP status, if known."""
         self.failures = 0
         self.slow = 0
         self._name = name
@@ -120,6 +139,7 @@ class Breaker:
         """While half-open: when each probe without a result was admitted."""
         self._probe_results: list[CallResult] = []
         self._neutral_probes = 0
+        self._abandoned_probes = 0
 
     @property
     def calls(self) -> int:
@@ -189,15 +209,17 @@ class Breaker:
         self._trim()
         return self._judge_window(now) if self.failures or self.slow else []
 
-    def honor_retry_after(self, breaker_pass: BreakerPass, seconds: float, now: float) -> list[BreakerNote]:
-        """Return a pass whose backend requested a pause: no calls for ``seconds``. This is not a failure.
+    def honor_retry_after(self, breaker_pass: BreakerPass, pause: Pause, now: float) -> list[BreakerNote]:
+        """Return a pass whose backend requested a pause: no calls until it is over. This is not a failure.
 
         A disabled breaker stays as it is.
         """
         if breaker_pass.generation != self.generation or self.state not in {"closed", "half_open"}:
             return []
 
-        return [self._pause(seconds, "retry_after", now)]
+        note = self._pause(pause.seconds, "retry_after", now)
+        self.status = pause.status
+        return [note]
 
     def open_as_remote(self, seconds: float, now: float) -> list[BreakerNote]:
         """Open as another host's breaker has, for ``seconds``.
@@ -243,7 +265,7 @@ class Breaker:
         if self.state == ("closed" if self._settings.enabled else "disabled"):
             return None
 
-        return BreakerMemory(self.state, self.cause, self._until + wall_offset_seconds, self._doublings)
+        return BreakerMemory(self.state, self.cause, self._until + wall_offset_seconds, self._doublings, self.status)
 
     def restore(self, memory: BreakerMemory, now: float, wall_offset_seconds: float) -> None:
         """Continue from an earlier run's state: a restart closes no open breaker and ends no operator's hold.
@@ -252,6 +274,7 @@ class Breaker:
         """
         self.state = memory.state
         self.cause = memory.cause
+        self.status = memory.status
         self.generation = 1
         # The wall clock may have been set meanwhile.
         longest_seconds = max(MAX_RETRY_AFTER_SECONDS, (1 + JITTER) * self._settings.max_open_seconds)
@@ -260,12 +283,10 @@ class Breaker:
 
     def _record_probe(self, breaker_pass: BreakerPass, result: CallResult, now: float) -> list[BreakerNote]:
         self._probes_out.remove(breaker_pass.issued_at)
-        if result == "nothing":
-            return []
-
-        if result == "neutral":
-            self._neutral_probes += 1
-            enough = self._neutral_probes >= self._settings.probes
+        if result in {"neutral", "nothing"}:
+            self._neutral_probes += result == "neutral"
+            self._abandoned_probes += result == "nothing"
+            enough = self._neutral_probes >= self._settings.probes or self._abandoned_probes >= MAX_ABANDONED_PROBES
             return [self._apply("probes_neutral", now)] if enough else []
 
         self._probe_results.append(result)
@@ -283,7 +304,7 @@ class Breaker:
 
     def _forget_probe_results(self) -> None:
         self._probe_results.clear()
-        self._neutral_probes = 0
+        self._neutral_probes = self._abandoned_probes = 0
 
     def _judge_window(self, now: float) -> list[BreakerNote]:
         calls, settings = len(self._window), self._settings
@@ -336,6 +357,7 @@ class Breaker:
         self.state = state
         self.generation += 1
         self.cause = cause if state in {"open", "forced_open"} else None
+        self.status = None
         self._probes_out.clear()
         self._forget_probe_results()
         match state:

@@ -8,6 +8,7 @@ from sidecard.core import notes
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect
 from sidecard.core.flights.election import Election
+from sidecard.core.flights.endings import CallFailure
 from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
@@ -59,8 +60,9 @@ class Departures(Struct, frozen=True, eq=False):
         for applicant in applicants:
             effects += self.election.promote_next(applicant, now)
 
+        failure = CallFailure(kind, message)
         for lease in leases:
             unresponsive = lease.peer if outcome == "expired" else None
-            effects += self.election.continue_flight(lease.flight, kind, message, now, unresponsive)
+            effects += self.election.continue_flight(lease.flight, failure, now, unresponsive)
 
         return effects

@@ -1,11 +1,13 @@
 """Elect the next holder of a flight that has lost its lease or its applicant, or end the flight."""
 
-from msgspec import Struct
+from typing import TypeGuard
+
+from msgspec import UNSET, Struct
 
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
-from sidecard.core.flights.endings import DRAINING, Endings, Rejection
+from sidecard.core.flights.endings import DRAINING, CallFailure, Endings, Rejection
 from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.grants import Grants
 from sidecard.core.flights.participants import Applicant, Waiter
@@ -13,7 +15,13 @@ from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
 from sidecard.core.settings import LiveSettings
-from sidecard_client.protocol.wire import FailureKind
+
+_BROKEN_STREAM = CallFailure("transient", "the stream broke: its call failed")
+
+
+def _is_complete(failure: CallFailure | None) -> TypeGuard[CallFailure]:
+    """Return whether a failure that may pass carries the upstream's response."""
+    return failure is not None and failure.kind == "transient" and failure.detail is not UNSET
 
 
 class Election(Struct, frozen=True, eq=False):
@@ -30,8 +38,7 @@ class Election(Struct, frozen=True, eq=False):
     def continue_flight(
         self,
         flight: Flight | None,
-        kind: FailureKind,
-        message: str,
+        failure: CallFailure,
         now: float,
         unresponsive: Peer | None = None,
         *,
@@ -40,12 +47,21 @@ class Election(Struct, frozen=True, eq=False):
         """Continue a flight whose lease ended without an answer: with the next holder, or by its end.
 
         ``unresponsive`` is the last holder, if its lease expired. ``invalid``: its answer was rejected by its own caller.
+        A ``fatal`` failure is final for the callers that it concerns; the others go on.
         """
         if flight is None:
             return []
 
-        effects = self.interrupt_stream(flight, kind, message, now)
-        may_continue = invalid or kind in {"transient", "cancelled"}
+        effects = self.interrupt_stream(flight, failure, now)
+        differ = any(not failure.concerns(waiter.request) for waiter in flight.waiters.values())
+        if differ:
+            concerned = [waiter for waiter in flight.waiters.values() if failure.concerns(waiter.request)]
+            for waiter in concerned:
+                self.flights.leave(waiter)
+
+            effects += self.endings.fail_waiters(flight.key, concerned, failure, now)
+
+        may_continue = invalid or differ or failure.kind in {"transient", "cancelled"}
         if may_continue and self.flights.draining:
             return effects + self._dismiss(flight, now)
 
@@ -55,17 +71,26 @@ class Election(Struct, frozen=True, eq=False):
             and self.flights.next_candidate(flight, now) is not None
         ):
             flight.count_election()
-            return effects + self.elect_next(flight, now, elected=True, unresponsive=unresponsive)
+            return effects + self.elect_next(flight, now, elected=True, unresponsive=unresponsive, failure=failure)
 
-        flight.keep_answer(unshared=kind == "ignored")
-        return effects + self.endings.fail_waiters(flight.key, self.flights.finish(flight), kind, message, now)
+        flight.keep_answer(unshared=failure.kind == "ignored")
+        if differ:
+            failure = CallFailure("ignored", "the requests that failed differ from this one outside the key")
+
+        return effects + self.endings.fail_waiters(flight.key, self.flights.finish(flight), failure, now)
 
     def elect_next(
-        self, flight: Flight, now: float, *, elected: bool, unresponsive: Peer | None = None
+        self,
+        flight: Flight,
+        now: float,
+        *,
+        elected: bool,
+        unresponsive: Peer | None = None,
+        failure: CallFailure | None = None,
     ) -> list[Effect]:
         """Admit the longest-waiting caller that can be admitted; without one, end the flight.
 
-        ``elected``: a failed holder is replaced. See `Flights.next_candidate` for ``unresponsive``.
+        ``elected``: a holder that failed by ``failure`` is replaced. See `Flights.next_candidate` for ``unresponsive``.
         """
         if self.flights.draining:
             return self._dismiss(flight, now)
@@ -90,7 +115,11 @@ class Election(Struct, frozen=True, eq=False):
             if rejection is None:
                 return effects
 
-            effects += self.serving.without_lease(applicant, rejection, now)
+            if rejection.reason == "breaker_open" and applicant.previous is None and _is_complete(failure):
+                # The failure has closed the backend: its waiters get the response that says so.
+                effects += self.endings.fail_waiters(flight.key, [waiter], failure, now)
+            else:
+                effects += self.serving.without_lease(applicant, rejection, now)
 
         return effects + self.endings.time_out_waiters(self.flights.finish(flight), now)
 
@@ -102,7 +131,7 @@ class Election(Struct, frozen=True, eq=False):
         if applicant.first:
             return self.elect_next(applicant.flight, now, elected=applicant.elected)
 
-        return self.continue_flight(applicant.flight, "transient", applicant.failure, now)
+        return self.continue_flight(applicant.flight, CallFailure("transient", applicant.failure), now)
 
     def admit_again(self, applicant: Applicant, now: float) -> list[Effect]:
         """Admit an applicant that has waited, or reject it and continue its flight."""
@@ -120,10 +149,11 @@ class Election(Struct, frozen=True, eq=False):
 
         return [reply, *self.promote_next(applicant, now)]
 
-    def interrupt_stream(self, flight: Flight, kind: FailureKind, message: str, now: float) -> list[Effect]:
+    def interrupt_stream(self, flight: Flight, failure: CallFailure, now: float) -> list[Effect]:
         """Discard a failed holder's stream and fail its followers.
 
-        They have seen some of its chunks, and another holder's stream would not continue them.
+        They have seen some of its chunks, and another holder's stream would not continue them. Those that the failure does not
+        concern get one that may pass: if they ask again, they may get an answer.
         """
         if flight.stream is None:
             return []
@@ -136,7 +166,10 @@ class Election(Struct, frozen=True, eq=False):
             self.streams.close(waiter.follower)
 
         self.streams.broken += len(waiters)
-        return self.endings.fail_waiters(flight.key, waiters, kind, message, now)
+        concerned = [waiter for waiter in waiters if failure.concerns(waiter.request)]
+        others = [waiter for waiter in waiters if not failure.concerns(waiter.request)]
+        effects = self.endings.fail_waiters(flight.key, concerned, failure, now)
+        return effects + self.endings.fail_waiters(flight.key, others, _BROKEN_STREAM, now)
 
     def serve_stale(self, flight: Flight, now: float, exclude: Waiter | None = None) -> list[Effect]:
         """Serve the stale entry to all waiters that accept it, except ``exclude``, the next holder."""

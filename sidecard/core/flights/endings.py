@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
@@ -19,16 +19,35 @@ from sidecard_client.protocol import wire
 _NO_BACKENDS: dict[str, wire.RejectionReason] = {}
 
 
+class CallFailure(NamedTuple):
+    """Why a call has no answer, as its waiters receive it."""
+
+    kind: wire.FailureKind
+    message: str
+    context: str = ""
+    """Of the call's request."""
+    detail: Raw | UnsetType = UNSET
+
+    def concerns(self, request: wire.Begin) -> bool:
+        """Return whether the caller of ``request`` would fail alike: a ``fatal`` failure may be caused by the context."""
+        return self.kind != "fatal" or request.context == self.context
+
+
 class Rejection(NamedTuple):
     """Why a caller gets no lease."""
 
     reason: wire.RejectionReason
     retry_after_seconds: float | None = None
     backends: dict[str, wire.RejectionReason] = _NO_BACKENDS
+    status: int | None = None
+    """As `sidecard_client.protocol.wire.Rejected.status`."""
 
     def reply(self, peer: Peer, request_id: int, *stale_answer: object) -> SendReply:
         """Return the reply; ``stale_answer`` is its value, its age and its backend, if the caller may have one."""
         rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *stale_answer)  # type: ignore[arg-type]  # mypy cannot check these
+        if self.status is not None:
+            rejected = structs.replace(rejected, status=self.status)
+
         return SendReply(peer.id, rejected)
 
 
@@ -82,13 +101,12 @@ class Endings(Struct, frozen=True, eq=False):
             for waiter in waiters
         ]
 
-    def fail_waiters(
-        self, key: str, waiters: list[Waiter], kind: wire.FailureKind, message: str, now: float
-    ) -> list[Effect]:
+    def fail_waiters(self, key: str, waiters: list[Waiter], failure: CallFailure, now: float) -> list[Effect]:
         """End the begins of waiters whose flight, or whose stream, has failed."""
         if not waiters:
             return []
 
+        kind, message, _, detail = failure
         effects: list[Effect] = [EmitNote(FlightFailed(key, kind, message, len(waiters)))]
         for waiter in waiters:
             if waiter.deadline <= now:
@@ -96,7 +114,7 @@ class Endings(Struct, frozen=True, eq=False):
             else:
                 self.counters.failed += 1
                 self.count_wait(waiter.request, now - waiter.joined_at)
-                effects.append(SendReply(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
+                effects.append(SendReply(waiter.peer.id, wire.Failed(waiter.request.id, kind, message, detail)))
 
         return effects
 

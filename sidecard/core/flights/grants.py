@@ -74,6 +74,7 @@ class LeaseReplies(Struct, frozen=True, eq=False):
             decision.route,
             decision.obstacles,
             self.recorder.prompts,
+            waiters=lease.report_waiters() if lease.request.wanted else 0,
         )
         if previous is not None:
             counters.early_refreshes += lease.early_refresh
@@ -124,7 +125,7 @@ class Grants(Struct, frozen=True, eq=False):
         for name in decision.obstacles:
             effects += self._note_full_queue(self.backends.of(name))
 
-        return Rejection(decision.reason, decision.retry_after_seconds, decision.obstacles), effects
+        return Rejection(decision.reason, decision.retry_after_seconds, decision.obstacles, decision.status), effects
 
     def grant(self, applicant: Applicant, choice: Choice, decision: Decision, now: float) -> list[Effect]:
         """Give an applicant a lease on a backend that admits; so do others of its batch that wait."""

@@ -12,7 +12,7 @@ from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import FAILURES
 from sidecard.core.backends.admission import Admission
-from sidecard.core.backends.breaker import CallResult
+from sidecard.core.backends.breaker import NO_PAUSE, CallResult, Pause
 from sidecard.core.backends.registry import Backends
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, SendReply
@@ -152,17 +152,25 @@ class Leases(Struct, frozen=True, eq=False):
         message: str,
         result: CallResult,
         now: float,
-        pause_seconds: float = 0.0,
+        pause: Pause = NO_PAUSE,
     ) -> list[Effect]:
-        """End a lease whose call has no answer. ``pause_seconds`` is the pause that the backend requested."""
+        """End a lease whose call has no answer. ``pause`` is the one that the backend requested."""
         permit = lease.permit
         if permit.answered and permit.leases == 1:  # others of its batch have one
             self.backends.learn(permit.backend, permit.seconds, permit.used, now)
 
+        if result == "nothing" and lease.last_chunk_at is not None:
+            result = "neutral"  # the backend has begun to answer
+
         effects = [_ended_note(lease, outcome, message)]
-        effects += self._end(lease, outcome, result, now, pause_seconds=pause_seconds)
+        effects += self._end(lease, outcome, result, now, pause=pause)
         self.recorder.record_failure(lease, outcome, message, now - lease.granted_at)
         return effects
+
+    def count_not_stored(self, lease: HeldLease, reason: str) -> None:
+        """Count an answer that is not stored. Answers to calls without a key are never to be."""
+        if lease.request.key is not None:
+            self.billing.tasks.of(lease.request.task).count_not_stored(reason)
 
     def bill_late(self, name: str, peer: Peer, usage: wire.Usage | None, now: float) -> list[Effect]:
         """Bill the answer of a lease that has ended: its backend did the work."""
@@ -190,7 +198,7 @@ class Leases(Struct, frozen=True, eq=False):
         now: float,
         *,
         answered: bool = False,
-        pause_seconds: float = 0.0,
+        pause: Pause = NO_PAUSE,
     ) -> Iterable[Effect]:
         self.flights.end_lease(lease, answered=answered)
         if outcome == "done":
@@ -205,7 +213,7 @@ class Leases(Struct, frozen=True, eq=False):
             self.admission.release_reservation(permit)
 
         self.metrics.count_lease(permit.backend.name, outcome, lease.peer.uid, now)
-        return map(EmitNote, permit.backend.release(permit, result, now, pause_seconds))
+        return map(EmitNote, permit.backend.release(permit, result, now, pause))
 
 
 def _ended_note(lease: HeldLease, outcome: notes.Outcome, message: str) -> Effect:

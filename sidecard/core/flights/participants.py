@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from sidecard.core.backends.admission import queue_place
+from sidecard.core.effects import SendReply
 from sidecard.core.events import Peer
-from sidecard_client.protocol.wire import Begin
+from sidecard_client.protocol.wire import Begin, Wanted
 
 if TYPE_CHECKING:
     from sidecard.core.backends.admission import Choice
@@ -158,6 +159,8 @@ class HeldLease(Struct, eq=False):
     early_refresh: bool
     """The answer that it replaces is still fresh."""
     renewed_until: float
+    knows_waiters: bool = False
+    """Its holder was last informed that callers wait."""
     last_chunk_at: float | None = None
     """When its stream last produced a chunk."""
     slept_seconds: float = 0.0
@@ -166,6 +169,22 @@ class HeldLease(Struct, eq=False):
     def renew(self, until: float) -> None:
         """Keep the lease until an instant, if its work makes progress (`overdue_at`)."""
         self.renewed_until = until
+
+    @property
+    def wants_notice(self) -> bool:
+        """Its holder asked to be informed of the first waiter, and does not know of any."""
+        return self.request.wanted and not self.knows_waiters
+
+    def notify(self) -> SendReply:
+        """Inform the holder that the first caller waits."""
+        self.knows_waiters = True
+        return SendReply(self.peer.id, Wanted(self.request.id, self.name))
+
+    def report_waiters(self) -> int:
+        """Return how many callers wait, for a reply that informs the holder."""
+        waiters = 0 if self.flight is None else len(self.flight.waiters)
+        self.knows_waiters = waiters > 0
+        return waiters
 
     def record_chunk(self, now: float) -> None:
         """Record that the stream has made progress. Only the work produces chunks, so an empty one is progress too."""

@@ -42,7 +42,7 @@ class ExplainOperation(Struct, frozen=True, eq=False):
 
         entry = self.policy.cache.peek(scope, request.key)
         flight = self.flights.find(scope, request.key)
-        failure = self.failures.find(scope, request.key, now)
+        failure = self.failures.latest(scope, request.key, now)
         explained = wire.Explained(
             request.id,
             request.task,

@@ -15,6 +15,7 @@ from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.histogram import Buckets
+from sidecard.core.accounts.ledger import NOT_STORED, PASSED
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, SendMetrics, SendReply, ServeAgain
 from sidecard.core.events import Peer
@@ -86,11 +87,16 @@ class MetricsOperations(Struct, frozen=True, eq=False):
 
     def record(self, peer: Peer, request: wire.RecordMetrics, now: float) -> list[Effect]:
         """Record measurements of an app, in parts."""
-        dropped = self.apps.record_part(peer, request, now)
-        if dropped is None:
+        part = self.apps.record_part(peer, request, now)
+        if part.new:
+            for passed in request.passed:
+                self.billing.tasks.of(passed.task, peer.uid, now).count_passed(passed.reason, passed.count)
+                self.daemon.count_passed(passed.family, passed.reason, passed.count)
+
+        if part.dropped is None:
             return [ServeAgain()]
 
-        reply = wire.Recorded(request.id, dropped, self.apps.problem)
+        reply = wire.Recorded(request.id, part.dropped, self.apps.problem)
         return [SendReply(peer.id, reply)] if request.acknowledge else []
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
@@ -152,6 +158,21 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         ):
             yield _counter(name, text, _by("task", {task: of[field] for task, of in sums}))
 
+        yield _counter(
+            "passed",
+            "Requests that intercepting clients passed to the upstream without asking the daemon.",
+            _by("reason", {reason: sum(of[PASSED[reason]] for _, of in sums) for reason in PASSED}),
+        )
+        yield _counter(
+            "not_stored",
+            "Answers of calls with a key that were not stored.",
+            (
+                ({"task": task, "reason": reason}, of[name])
+                for task, of in sums
+                for reason, name in NOT_STORED.items()
+                if of[name]
+            ),
+        )
         yield _counter(
             "leases",
             "Ended leases by outcome.",

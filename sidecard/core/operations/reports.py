@@ -1,10 +1,9 @@
 """The `report` and `health` operations: savings and spending, and problems."""
 
-from collections.abc import Callable
-
 from msgspec import Struct
 
 from sidecard.core.accounts.billing import Billing
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
@@ -26,8 +25,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
     backends: Backends
     billing: Billing
     hung_calls: HungCalls
-    problems_of: dict[str, Callable[[], str]]
-    """By part of the daemon, a callable that returns its problem as a sentence, or an empty text."""
+    metrics: DaemonMetrics
 
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
         """Report rates, savings and spending."""
@@ -44,6 +42,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
             billing.ledger_seconds(now),
             self.backends.states(),
             self._problems(now),
+            self.metrics.passed_by_family(),
         )
         return [*effects, SendReply(peer.id, report)]
 
@@ -86,4 +85,4 @@ class ReportOperations(Struct, frozen=True, eq=False):
         ]
         problems += self.store.problems()
         problems += self.hung_calls.problems(now)
-        return problems + [problem for problem_of in self.problems_of.values() if (problem := problem_of())]
+        return problems + [problem for problem_of in self.metrics.problems_of.values() if (problem := problem_of())]

@@ -448,7 +448,7 @@ def test_delete_during_flight_prevents_storing() -> None:
     assert bob.receives() == [wire.Deleted(8, 0)]
     alice.asks(Complete(lease, packed("answer"), id=9))
 
-    assert alice.receives() == [wire.Stored(9, stored=False)]
+    assert alice.receives() == [wire.Stored(9, stored=False, not_stored="removed")]
     assert unpacked(bob.receives()[0]) == "answer"
     assert alice.leads("key") == "boot-2"
 

@@ -5,6 +5,7 @@ from msgspec import Struct
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
 from sidecard.core.flights.election import Election
+from sidecard.core.flights.endings import CallFailure
 from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.streams import MAX_STREAM_BYTES, SharedStream, Streams
@@ -55,7 +56,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
                 f"and {limit_bytes} bytes for all"
             )
             lease.detach()
-            return self.election.continue_flight(flight, "ignored", text, now)
+            return self.election.continue_flight(flight, CallFailure("ignored", text), now)
 
         effects: list[Effect] = []
         for waiter in flight.waiters.values():

@@ -180,11 +180,11 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
             return self.serving.entry_if_room(peer, request, entry, now)
 
         if self.failures.known and request.mode != "refresh":
-            failure = self.failures.find(scope, key, now)
+            failure = self.failures.find(scope, key, request.context, now)
             if failure is not None:
                 self.counters.failed += 1
                 self.counters.failed_again += 1
-                return [SendReply(peer.id, wire.Failed(request.id, "fatal", failure.message))]
+                return [SendReply(peer.id, wire.Failed(request.id, "fatal", failure.message, failure.detail))]
 
         if may_lead or entry is None or not self.freshness.accepts_stale(request, entry, now):
             return None
@@ -246,6 +246,9 @@ class NewCallers(Struct, frozen=True, eq=False):
         waiter = self.flights.join(flight, peer, request, charge, now, wait_seconds)
         waiter.mark_pending()
         effects: list[Effect] = [SendReply(peer.id, wire.Pending(request.id))]
+        if flight.lease is not None and flight.lease.wants_notice:
+            effects.append(flight.lease.notify())
+
         if flight.stream is not None and flight.lease is not None and request.stream:
             effects += self.serving.follow(waiter, flight.lease, flight.stream, now)
 

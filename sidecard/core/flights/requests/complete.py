@@ -1,7 +1,10 @@
 """`complete`: receive the answer of a lease, store it, and send it to all waiters."""
 
+from typing import Literal
+
 from msgspec import Raw, Struct
 
+from sidecard.core.accounts.ledger import known_reason
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.effects import Effect, SendReply
@@ -18,7 +21,7 @@ from sidecard.core.flights.table import Flights
 from sidecard.core.replies import error, reject_value
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.nesting import nesting_problem
-from sidecard_client.protocol.values import bound_of
+from sidecard_client.protocol.values import NotStoredReason, bound_of
 
 
 class CompleteOperation(Struct, frozen=True, eq=False):
@@ -49,6 +52,7 @@ class CompleteOperation(Struct, frozen=True, eq=False):
         backend, flight = lease.permit.backend, lease.flight
         call = self.leases.answered(lease, "done", request.usage, now, spoken=request.spoken)
         if flight is None:
+            self.leases.count_not_stored(lease, "size")  # a stream that was too long to be shared
             reply = SendReply(peer.id, wire.Stored(request.id, stored=False))
             return [reply, *call.effects, *self.queues.permit_released(backend, now)]
 
@@ -56,11 +60,12 @@ class CompleteOperation(Struct, frozen=True, eq=False):
         if lease.request.stream:
             value = (stream or SharedStream(peer.uid)).packed()
 
-        stored, effects = self.answers.store(flight, lease, value, call, request, now)
-        if not stored:
+        obstacle, effects = self.answers.store(flight, lease, value, call, request, now)
+        if obstacle:
             flight.keep_answer(unshared=True)
+            self.leases.count_not_stored(lease, obstacle)
 
-        effects.append(SendReply(peer.id, wire.Stored(request.id, stored)))
+        effects.append(SendReply(peer.id, wire.Stored(request.id, not obstacle, obstacle)))
         waiters = self.flights.finish(flight)
         if waiters:
             answer, trace = Raw(value), lease.request.trace
@@ -87,14 +92,17 @@ class AnswerStorage(Struct, frozen=True, eq=False):
 
     def store(
         self, flight: Flight, lease: HeldLease, value: bytes, call: PaidCall, request: wire.Complete, now: float
-    ) -> tuple[bool, list[Effect]]:
-        """Store the answer of a flight, if allowed; return whether it is stored."""
+    ) -> tuple[NotStoredReason | Literal[""], list[Effect]]:
+        """Store the answer of a flight, if allowed; return why it is not stored, or an empty text if it is."""
         begin, policy = lease.request, self.policy
         settings = policy.settings.now
         task = settings.task(begin.task)
         cacheable = task.cache == "always" or (task.cache == "deterministic" and request.deterministic)
-        if not (request.store and cacheable and flight.may_store(request.tags)):
-            return False, []
+        if not (request.store and cacheable):
+            return known_reason(request.not_stored or "policy"), []
+
+        if not flight.may_store(request.tags):
+            return "removed", []
 
         scope, key = flight.scope, flight.key
         if self.failures.known:
@@ -102,7 +110,7 @@ class AnswerStorage(Struct, frozen=True, eq=False):
 
         ttl_seconds = begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
         if ttl_seconds == 0 and not begin.stale_seconds:
-            return False, []  # asked not to be kept; what is stored stays for callers that accept it
+            return "policy", []  # asked not to be kept; what is stored stays for callers that accept it
 
         placement = self.similar_answers.placement(scope, key, begin) if task.similar else None
         terms = policy.terms(
@@ -120,7 +128,8 @@ class AnswerStorage(Struct, frozen=True, eq=False):
         )
         entry, effects = policy.store(key, value, now, terms, call.seconds)
         if entry is None:
-            return False, effects + self.writes.forget(scope, key)
+            obstacle: NotStoredReason = "policy" if terms.lifetime_seconds <= 0 else "size"
+            return obstacle, effects + self.writes.forget(scope, key)
 
         if placement is not None:
             self.similar_answers.index(placement, key)
@@ -129,4 +138,4 @@ class AnswerStorage(Struct, frozen=True, eq=False):
             replace = begin.mode == "refresh" or lease.early_refresh or bound_of(begin) is not None
             effects += self.writes.write(entry, now, claim=flight.take_claim(), replace=replace)
 
-        return True, effects
+        return "", effects

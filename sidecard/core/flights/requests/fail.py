@@ -1,14 +1,15 @@
 """`fail`: receive the failure of a lease, and grant another backend, elect another holder, or end the flight."""
 
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.breaker import NO_PAUSE, Pause
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.election import Election
-from sidecard.core.flights.endings import Endings
+from sidecard.core.flights.endings import CallFailure, Endings
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.grants import Grants
 from sidecard.core.flights.leases import Leases
@@ -18,6 +19,7 @@ from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
 from sidecard.core.replies import id_in_use
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.nesting import nesting_problem
 
 
 class FailOperation(Struct, frozen=True, eq=False):
@@ -43,16 +45,21 @@ class FailOperation(Struct, frozen=True, eq=False):
             return [id_in_use(peer, request)]
 
         backend, flight, kind, message = lease.permit.backend, lease.flight, request.kind, request.message
+        failure = CallFailure(kind, message, lease.request.context, _valid_detail(request))
         if kind == "ignored" and request.answered:
             effects = self.leases.answered(lease, kind, request.usage, now, message=message).effects
+            self.leases.count_not_stored(lease, request.not_stored or ("invalid" if request.invalid else "other"))
         else:
-            pause_seconds = (request.retry_after_seconds or 0.0) if kind == "transient" else 0.0
+            pause = NO_PAUSE
+            if kind == "transient" and request.retry_after_seconds:
+                pause = Pause(request.retry_after_seconds, request.status)
+
             result = backend.result_of_failure(request)
-            effects = self.leases.unanswered(lease, kind, message, result, now, pause_seconds)
+            effects = self.leases.unanswered(lease, kind, message, result, now, pause)
 
         if flight is not None:
-            self.failures.remember_if_fatal(flight, lease.request.task, request, now)
-            effects += self.election.interrupt_stream(flight, kind, message, now)
+            self.failures.remember_if_fatal(flight, lease.request.task, failure, request.ttl_seconds, now)
+            effects += self.election.interrupt_stream(flight, failure, now)
 
         # The queue first: a full one then has room for the callers of this flight.
         effects += self.queues.permit_released(backend, now)
@@ -61,9 +68,18 @@ class FailOperation(Struct, frozen=True, eq=False):
         if not continues:
             effects.append(SendReply(peer.id, wire.Ok(request.id)))
             invalid = kind == "ignored" and request.answered and request.invalid
-            effects += self.election.continue_flight(flight, kind, message, now, invalid=invalid)
+            effects += self.election.continue_flight(flight, failure, now, invalid=invalid)
 
         return effects
+
+
+def _valid_detail(request: wire.Fail) -> Raw | UnsetType:
+    """Return a failure's detail; a failure whose detail must not be forwarded is still a failure."""
+    detail = bytes(request.detail)
+    if not detail or len(detail) > wire.MAX_DETAIL_BYTES or nesting_problem(detail) is not None:
+        return UNSET
+
+    return Raw(detail)
 
 
 class FurtherAttempts(Struct, frozen=True, eq=False):

@@ -22,5 +22,4 @@ class RenewOperation(Struct, frozen=True, eq=False):
             return self.leases.reject_stale(peer, request)
 
         self.flights.renew(lease, now)
-        waiters = 0 if lease.flight is None else len(lease.flight.waiters)
-        return [SendReply(peer.id, wire.Ok(request.id, waiters))]
+        return [SendReply(peer.id, wire.Ok(request.id, lease.report_waiters()))]

@@ -48,7 +48,7 @@ class Metrics(AppMetrics):
     def report(self, who: Peer, *measurements: Measurement, **fields: object) -> int:
         """Record measurements."""
         request = RecordMetrics(metrics=measurements, **fields)  # type: ignore[arg-type]
-        while (dropped := self.record_part(who, request, self.now)) is None:
+        while (dropped := self.record_part(who, request, self.now).dropped) is None:
             pass
 
         return dropped
@@ -489,7 +489,7 @@ def test_a_large_batch_is_recorded_in_parts() -> None:
     request = large_batch(dropped=3)
     results: list[int | None] = []
     while not results or results[-1] is None:
-        results.append(metrics.record_part(ONE, request, 0.0))
+        results.append(metrics.record_part(ONE, request, 0.0).dropped)
 
     assert results == [None] * (len(results) - 1) + [1]
     assert len(results) > 2000 * 5 // PART_WORK
@@ -504,12 +504,12 @@ def test_a_batch_that_was_recorded_in_part_is_completed_when_sent_again(parts: i
     metrics = Metrics()
     request = large_batch(session="s", sequence=1, dropped=3)
     for _ in range(parts):
-        assert metrics.record_part(ONE, request, 0.0) is None
+        assert metrics.record_part(ONE, request, 0.0).dropped is None
 
     metrics.peer_lost(ONE)
     for _ in range(2):
         again = large_batch(session="s", sequence=1, dropped=3)
-        while metrics.record_part(TWO, again, 0.0) is None:
+        while metrics.record_part(TWO, again, 0.0).dropped is None:
             pass
 
     assert sum(metrics.samples().values()) == 2000
@@ -520,16 +520,16 @@ def test_a_batch_on_two_connections_at_the_same_time_counts_once() -> None:
     """The first connection's end may be noticed after the second one has sent the batch again, and the next batch."""
     metrics = Metrics()
     first, second = (large_batch(session="s", sequence=1) for _ in range(2))
-    assert metrics.record_part(ONE, first, 0.0) is None
-    assert metrics.record_part(TWO, second, 0.0) is None
-    assert metrics.record_part(ONE, first, 0.0) is None
-    while metrics.record_part(TWO, second, 0.0) is None:
+    assert metrics.record_part(ONE, first, 0.0).dropped is None
+    assert metrics.record_part(TWO, second, 0.0).dropped is None
+    assert metrics.record_part(ONE, first, 0.0).dropped is None
+    while metrics.record_part(TWO, second, 0.0).dropped is None:
         pass
 
     following = large_batch(session="s", sequence=2)
-    assert metrics.record_part(TWO, following, 0.0) is None
-    assert metrics.record_part(ONE, first, 0.0) is not None
-    while metrics.record_part(TWO, following, 0.0) is None:
+    assert metrics.record_part(TWO, following, 0.0).dropped is None
+    assert metrics.record_part(ONE, first, 0.0).dropped is not None
+    while metrics.record_part(TWO, following, 0.0).dropped is None:
         pass
 
     assert sum(metrics.samples().values()) == 4000

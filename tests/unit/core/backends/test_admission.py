@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sidecard.core.backends.admission import LATENCY_HALF_LIFE_SECONDS, Admission, Decision
+from sidecard.core.backends.breaker import Pause
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import MAX_NAMED, OTHER_BACKENDS, Backends
 from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, LiveSettings, TaskSettings
@@ -375,7 +376,7 @@ def test_retry_after_is_the_earliest_of_all_backends() -> None:
     assert town.backends.of("held").breaker.set("open", town.now)
     for name, seconds in (("a", 40.0), ("b", 15.0)):
         breaker = town.backends.of(name).breaker
-        breaker.honor_retry_after(breaker.admit(town.now), seconds, town.now)
+        breaker.honor_retry_after(breaker.admit(town.now), Pause(seconds), town.now)
 
     assert town.decide("held", "a", "b").retry_after_seconds == 15.0
     assert town.decide("held").retry_after_seconds is None

@@ -9,12 +9,14 @@ from msgspec import structs
 from sidecard.core import notes
 from sidecard.core.backends.breaker import (
     JITTER,
+    MAX_ABANDONED_PROBES,
     MAX_RETRY_AFTER_SECONDS,
     PROBING_RETRY_SECONDS,
     Breaker,
     BreakerMemory,
     BreakerPass,
     CallResult,
+    Pause,
 )
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BreakerSettings
@@ -155,7 +157,7 @@ def happen(bench: Bench, breaker_pass: BreakerPass, event: Event) -> list[Breake
     """Make an event happen; ``breaker_pass`` is the pass of the call that it concerns, if it concerns one."""
     match event:
         case "paused":
-            return bench.breaker.honor_retry_after(breaker_pass, 5.0, bench.now)
+            return bench.breaker.honor_retry_after(breaker_pass, Pause(5.0), bench.now)
         case "cooled_down":
             bench.now += 10.0
             return bench.advance()
@@ -348,9 +350,9 @@ def test_a_probe_without_a_result_is_free_again_immediately(way: str) -> None:
 
 
 def test_probes_without_a_result_leak_no_permit() -> None:
-    """After a thousand lost holders there are as many probes as before."""
+    """After lost holders there are as many probes as before."""
     bench, probes = probing(2)
-    for _ in range(1000):
+    for _ in range(MAX_ABANDONED_PROBES - 1):
         bench.record(probes.pop(0), "nothing")
         probes.append(bench.admit())
         assert not bench.breaker.admits()
@@ -425,7 +427,7 @@ def test_retry_after_opens_for_that_time_and_is_no_failure() -> None:
     """It does not lengthen the next open time."""
     bench = Bench()
     bench.calls("failure")
-    (note,) = bench.breaker.honor_retry_after(bench.admit(), 42.0, bench.now)
+    (note,) = bench.breaker.honor_retry_after(bench.admit(), Pause(42.0), bench.now)
 
     assert note == notes.BreakerOpened("cloud", "retry_after", 42.0, 1, 1, 0, 1)
     assert bench.breaker.retry_after_seconds(bench.now) == 42.0
@@ -439,7 +441,7 @@ def test_retry_after_opens_for_that_time_and_is_no_failure() -> None:
 def test_retry_after_is_bounded_by_an_hour() -> None:
     """A worker's mistake must not last a week."""
     bench = Bench()
-    bench.breaker.honor_retry_after(bench.admit(), 7 * 86400.0, bench.now)
+    bench.breaker.honor_retry_after(bench.admit(), Pause(7 * 86400.0), bench.now)
 
     assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS
 
@@ -447,7 +449,7 @@ def test_retry_after_is_bounded_by_an_hour() -> None:
 def test_retry_after_of_one_probe_opens_immediately() -> None:
     """The other probes' results are then of an older generation."""
     bench, probes = probing(3)
-    bench.breaker.honor_retry_after(probes[0], 30.0, bench.now)
+    bench.breaker.honor_retry_after(probes[0], Pause(30.0), bench.now)
     for probe in probes[1:]:
         assert bench.record(probe, "success") == []
 
@@ -540,7 +542,7 @@ def test_a_breaker_that_is_not_enabled_counts_and_never_opens() -> None:
     """Its counts remain visible."""
     bench = Bench(structs.replace(PLAIN, enabled=False))
     bench.times("failure", 50)
-    bench.breaker.honor_retry_after(bench.admit(), 60.0, bench.now)
+    bench.breaker.honor_retry_after(bench.admit(), Pause(60.0), bench.now)
 
     assert (bench.breaker.state, bench.breaker.failures, bench.breaker.opened) == ("disabled", 50, 0)
     assert bench.made == []

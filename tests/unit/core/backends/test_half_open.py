@@ -3,8 +3,11 @@
 from msgspec import structs
 
 from sidecard.core import notes
-from sidecard.core.backends.breaker import UNPROBED_SECONDS, Breaker
+from sidecard.core.backends.breaker import MAX_ABANDONED_PROBES, UNPROBED_SECONDS, Breaker, CallResult
 from tests.unit.core.backends.test_breaker import PLAIN, Bench
+
+
+_ALL_BUT_ONE: list[CallResult] = ["nothing"] * (MAX_ABANDONED_PROBES - 1)
 
 
 def test_as_many_neutral_probes_as_results_are_needed_close() -> None:
@@ -18,6 +21,26 @@ def test_as_many_neutral_probes_as_results_are_needed_close() -> None:
     assert bench.calls("neutral", "nothing") == []
     assert bench.breaker.calls == 0
     bench.trip()
+
+
+def test_many_abandoned_probes_close() -> None:
+    """Callers that all give up must not keep the others waiting for ever; one dead caller proves nothing."""
+    bench = Bench(structs.replace(PLAIN, probes=3))
+    bench.trip()
+    bench.wait_for_probes()
+    assert bench.calls("success", "success", *_ALL_BUT_ONE) == []
+    assert bench.state() == "half_open"
+    assert [type(note) for note in bench.calls("nothing")] == [notes.BreakerClosed]
+
+
+def test_a_decided_probe_ends_the_count_of_abandoned_ones() -> None:
+    """They count from the start of each half-open time."""
+    bench = Bench()
+    bench.trip()
+    for _ in range(3):
+        bench.wait_for_probes()
+        bench.calls(*_ALL_BUT_ONE)
+        assert [type(note) for note in bench.calls("failure")] == [notes.BreakerOpened]
 
 
 def test_neutral_probes_count_from_the_start_of_each_half_open_time() -> None:
