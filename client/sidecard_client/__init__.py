@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from sidecard_client._sync.streams import Stream
     from sidecard_client.call.failures import default_classify
     from sidecard_client.call.outcome import Outcome
+    from sidecard_client.http.sharing import share
+    from sidecard_client.http.transports import AsyncSidecardTransport, SidecardTransport
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncSidecardTransport",
     "AsyncStream",
     "CallFailed",
     "CallRejected",
@@ -40,6 +43,7 @@ __all__ = [
     "ProtocolError",
     "RequestRefused",
     "SidecardError",
+    "SidecardTransport",
     "SidecardWarning",
     "Stream",
     "UnkeyableRequest",
@@ -48,17 +52,21 @@ __all__ = [
     "WrongAnswers",
     "__version__",
     "default_classify",
+    "share",
 ]
 
 
 if not TYPE_CHECKING:  # for a type checker, every name would exist
     _LATER = {
         "AsyncClient": "_async.client",
+        "AsyncSidecardTransport": "http.transports",
         "AsyncStream": "_async.streams",
         "Client": "_sync.client",
         "Outcome": "call.outcome",
+        "SidecardTransport": "http.transports",
         "Stream": "_sync.streams",
         "default_classify": "call.failures",
+        "share": "http.sharing",
     }
 
     def __getattr__(name: str) -> Any:

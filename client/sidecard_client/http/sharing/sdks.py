@@ -1,0 +1,209 @@
+"""SDKs that make their HTTP clients late, or make new ones: what to do so that each of them is shared.
+
+Each function gets an object of an SDK and ``share``, which shares what is inside another object. It returns how many clients
+will be shared when the SDK makes them. Only attributes and methods of known classes are touched.
+"""
+
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from importlib import import_module
+from threading import Lock
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+Share = Callable[[Any], None]
+
+_lock: Final = Lock()
+
+
+class Unshareable(Exception):
+    """An SDK's object that can never be shared as it is. The text says why, and what to change."""
+
+
+def prepare(value: Any, share: Share) -> int:
+    """Make the HTTP clients of an SDK's object, or see to it that later ones are shared.
+
+    Raises `Unshareable`, and what the SDK raises if it cannot make its client.
+    """
+    if isinstance(value, ModuleType):
+        rule = _MODULES.get(value.__name__)
+        return 0 if rule is None else rule(value, share)
+
+    if isinstance(value, FunctionType):  # `litellm.completion`, as instructor keeps it
+        return _litellm(value, share) if str(value.__module__).partition(".")[0] == "litellm" else 0
+
+    for kind in type(value).__mro__:
+        module = str(kind.__module__)
+        rule = _CLASSES.get((module.partition(".")[0], kind.__name__)) or next(
+            (rule for start, rule in _PACKAGES.items() if module.startswith(start)), None
+        )
+        if rule is not None:
+            return rule(value, share)
+
+    return 0
+
+
+# Objects that make their clients at first use ------------------------------------------------------------------------
+
+
+def _touch(*names: str) -> Callable[[Any, Share], int]:
+    """Return a rule that reads attributes, which makes the clients. What a method returns is a client that its object keeps."""
+
+    def rule(value: Any, _: Share) -> int:
+        for name in names:
+            made = getattr(value, name, None)
+            if callable(made) and getattr(made, "__self__", None) is value:
+                _run(made())
+
+        return 0
+
+    return rule
+
+
+def _run(made: Any) -> None:
+    """Run a coroutine that awaits nothing; one that does is given up."""
+    if isinstance(made, Coroutine):
+        with suppress(StopIteration):
+            made.send(None)
+
+        made.close()
+
+
+def _haystack(value: Any, share: Share) -> int:
+    """Make the clients of a generator or an embedder. Warming up any other component could load a model."""
+    if not {"client", "async_client"} <= vars(value).keys():
+        return 0
+
+    return _touch("warm_up", "warm_up_async")(value, share)
+
+
+def _llama_index(value: Any, share: Share) -> int:
+    if getattr(value, "reuse_client", True) is False:
+        raise Unshareable(
+            "with reuse_client=False it makes a client for each request. Leave that out, or pass http_client= and "
+            "async_http_client= and share those."
+        )
+
+    return _touch("_get_client", "_get_aclient", "client", "async_client")(value, share)
+
+
+# Objects that replace their clients ----------------------------------------------------------------------------------
+
+
+def _google_genai(value: Any, _: Share) -> int:
+    """Let the asynchronous part use httpx: with aiohttp installed it would use that, which has no transports."""
+    options, client = getattr(value, "_http_options", None), getattr(value, "_async_httpx_client", None)
+    uses_aiohttp = getattr(value, "_use_aiohttp", None)
+    if uses_aiohttp is None or client is None or options is None or not uses_aiohttp():
+        return 0
+
+    options.httpx_async_client = client
+    return 0
+
+
+def _pydantic_ai(value: Any, share: Share) -> int:
+    """A provider makes a new client in another event loop, and after it was closed."""
+    factory = getattr(value, "_http_client_factory", None)
+    if factory is None or hasattr(factory, "is_shared"):
+        return 0
+
+    value._http_client_factory = _sharing(factory, share)  # noqa: SLF001 - there is no public one
+    return 0
+
+
+def _huggingface_hub(_: Any, share: Share) -> int:
+    """All its objects use the HTTP clients that two functions of the package make."""
+    http = import_module("huggingface_hub.utils._http")
+    if not hasattr(http, "set_client_factory"):
+        raise Unshareable(
+            "this version of huggingface_hub uses requests and aiohttp. Versions 1.0 and later use httpx."
+        )
+
+    factories = ("_GLOBAL_CLIENT_FACTORY", "_GLOBAL_ASYNC_CLIENT_FACTORY")
+    with _lock:
+        for name in factories:
+            factory = getattr(http, name)
+            if not hasattr(factory, "is_shared"):
+                # The package's own setter would close the client in use, perhaps in the middle of a request.
+                setattr(http, name, _sharing(factory, share))
+
+    share(http._GLOBAL_CLIENT)  # noqa: SLF001 - made by the factory at the first request
+    return len(factories)
+
+
+def _litellm(_: Any, share: Share) -> int:
+    """All its providers get their HTTP clients from a few functions, which its own caches call."""
+    handlers = import_module("litellm.llms.custom_httpx.http_handler")
+    openai_like = import_module("litellm.llms.openai.common_utils").BaseOpenAILLM
+    makers = [
+        (handlers.HTTPHandler, "__init__"),
+        (handlers.HTTPHandler, "create_client"),
+        (handlers.AsyncHTTPHandler, "create_client"),
+        (openai_like, "_get_sync_http_client"),
+        (openai_like, "_get_async_http_client"),
+    ]
+    with _lock:
+        for owner, name in makers:
+            made = vars(owner).get(name)
+            function = getattr(made, "__func__", made)
+            if function is not None and not hasattr(function, "is_shared"):
+                shared = _sharing(function, share)
+                setattr(owner, name, staticmethod(shared) if isinstance(made, staticmethod) else shared)
+
+    module = import_module("litellm")
+    for name in ("client_session", "aclient_session", "module_level_client", "module_level_aclient"):
+        share(getattr(module, name, None))
+
+    share(getattr(module, "in_memory_llm_clients_cache", None))
+    return len(makers)
+
+
+def _openai(module: Any, _: Share) -> int:
+    """The functions of the module, such as ``openai.chat.completions.create``, use one client, made at first use."""
+    load = getattr(module, "_load_client", None)
+    if load is not None:
+        load()
+
+    return 0
+
+
+def _sharing(maker: Callable[..., Any], share: Share) -> Callable[..., Any]:
+    """Return a function that makes what ``maker`` makes, shared. For ``__init__``, that is the object itself."""
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        made = maker(*args, **kwargs)
+        share(args[0] if made is None and args else made)
+        return made
+
+    make.is_shared = True  # type: ignore[attr-defined]  # a mark, so that it is replaced once
+    return make
+
+
+_CLASSES: Final[dict[tuple[str, str], Callable[[Any, Share], int]]] = {
+    ("langchain_anthropic", "ChatAnthropic"): _touch("_client", "_async_client"),
+    ("agents", "OpenAIProvider"): _touch("_get_client"),
+    ("google", "BaseApiClient"): _google_genai,
+    ("pydantic_ai", "Provider"): _pydantic_ai,
+    ("huggingface_hub", "InferenceClient"): _huggingface_hub,
+    ("huggingface_hub", "AsyncInferenceClient"): _huggingface_hub,
+    ("dspy", "LM"): _litellm,
+    ("crewai", "LLM"): _litellm,
+    ("smolagents", "LiteLLMModel"): _litellm,
+    ("langchain_litellm", "ChatLiteLLM"): _litellm,
+    ("langchain_community", "ChatLiteLLM"): _litellm,
+}
+
+_PACKAGES: Final[dict[str, Callable[[Any, Share], int]]] = {
+    "agno.models.": _touch("get_client", "get_async_client"),
+    "haystack.components.": _haystack,
+    "llama_index.embeddings.": _llama_index,
+    "llama_index.llms.": _llama_index,
+}
+"""By how the name of a class's module begins."""
+
+_MODULES: Final[dict[str, Callable[[Any, Share], int]]] = {
+    "huggingface_hub": _huggingface_hub,
+    "litellm": _litellm,
+    "openai": _openai,
+}
+"""By the name of the module that is shared."""
