@@ -76,7 +76,7 @@ class ClientMetrics:
         return self._metrics_sender is None or self._metrics_sender.flush(timeout)
 
     def count_passed(self, reason: str, family: str = "", task: str = DEFAULT_TASK) -> None:
-        """Count a request that was passed to the upstream unshared. For transports; ``reason`` is a `wire.UnsharedReason`."""
+        """Count a request that was passed to the upstream unshared. For transports; ``reason`` is a `wire.PassedReason`."""
         self._metric_registry().passed.add(reason, family, task)
 
     def _metric_registry(self) -> "MetricRegistry":

@@ -6,7 +6,6 @@ from sidecard.core import notes
 from sidecard.core.backends.breaker import MAX_ABANDONED_PROBES, UNPROBED_SECONDS, Breaker, CallResult
 from tests.unit.core.backends.test_breaker import PLAIN, Bench
 
-
 _ALL_BUT_ONE: list[CallResult] = ["nothing"] * (MAX_ABANDONED_PROBES - 1)
 
 
