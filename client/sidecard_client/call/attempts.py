@@ -45,6 +45,8 @@ class Attempts(Struct, eq=False):
     passed_over: dict[str, wire.RejectionReason] = {}
     opened_at: float = 0.0
     """When the function of a stream was last called, in monotonic seconds."""
+    not_stored: str = ""
+    """Why the answer was not stored, once the daemon has it (`sidecard_client.protocol.wire.NotStoredReason`)."""
     _stale: wire.Lease | None = None
     """The lease that carried a stale value."""
     _stale_at: float = 0.0

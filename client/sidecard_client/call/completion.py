@@ -74,7 +74,14 @@ def refuse_to_share(call: Call, lease: str, value: Any, error: UnshareableValue)
 
     The backend has answered nevertheless, which its breaker and the ledger must know.
     """
-    return wire.Fail(lease=lease, kind="ignored", message=message_of(error), answered=True, usage=usage_of(call, value))
+    return wire.Fail(
+        lease=lease,
+        kind="ignored",
+        message=message_of(error),
+        answered=True,
+        usage=usage_of(call, value),
+        not_stored="unshareable",
+    )
 
 
 def reject(call: Call, lease: str, value: Any) -> wire.Fail:
@@ -84,7 +91,13 @@ def reject(call: Call, lease: str, value: Any) -> wire.Fail:
     """
     message = "the caller's valid= rejects the answer"
     return wire.Fail(
-        lease=lease, kind="ignored", message=message, answered=True, invalid=True, usage=usage_of(call, value)
+        lease=lease,
+        kind="ignored",
+        message=message,
+        answered=True,
+        invalid=True,
+        usage=usage_of(call, value),
+        not_stored="invalid",
     )
 
 

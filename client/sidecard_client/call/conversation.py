@@ -267,6 +267,7 @@ def settle(attempts: Attempts, message: wire.Complete | wire.Fail) -> Generator[
         return
 
     reply: FinalReply = yield Ask(message)
+    attempts.not_stored = message.not_stored or (reply.not_stored if isinstance(reply, wire.Stored) else "")
     if may_leave_lease(reply):
         yield Abandon()
 

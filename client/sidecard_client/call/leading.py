@@ -72,6 +72,7 @@ def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised 
         dropped = True  # no interpreter executes commands any more
         raise
     finally:
+        facts.not_stored = attempts.not_stored
         if attempts.lease is not None and not dropped:
             yield Abandon()
 

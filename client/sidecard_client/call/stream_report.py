@@ -85,4 +85,6 @@ class StreamReport:
 
     def refuse(self, error: UnshareableValue) -> wire.Fail:
         """Build the message for a piece that cannot be shared: waiters make their own calls."""
-        return wire.Fail(lease=self._lease.lease, kind="ignored", message=str(error), answered=True)
+        return wire.Fail(
+            lease=self._lease.lease, kind="ignored", message=str(error), answered=True, not_stored="unshareable"
+        )

@@ -67,6 +67,8 @@ class Provenance:
     """Leases that the call used."""
     similarity: float | None = None
     """As `Outcome.similarity`; known with the first piece."""
+    not_stored: str = ""
+    """Why the answer was not stored (`sidecard_client.protocol.wire.NotStoredReason`); known at the end, if this caller made the call."""
     _next_at: float = 0.0
 
     def adopt(self, other: "Provenance") -> None:

@@ -422,3 +422,26 @@ def test_a_stream_without_a_key_is_not_judged() -> None:
         wire.Append,
         wire.Complete,
     ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "script", "reason"),
+    [
+        ({}, (lease(), Returned("a"), Returned(END), STORED), ""),
+        ({}, (lease(), Returned("a"), Returned(END), wire.Stored(0, False, "size")), "size"),
+        ({}, (lease(), Returned(object), OK, Returned(END)), "unshareable"),
+        (TWO, (lease(), Returned("a"), Returned(END), OK), "invalid"),
+        ({}, (lease(), Returned("a"), Raised(DOWN), OK), ""),
+        ({}, (NotConnected("no"), Returned("a"), Returned(END)), ""),
+    ],
+    ids=["stored", "too large", "unshareable", "invalid", "failed", "no daemon"],
+)
+@pytest.mark.filterwarnings("ignore::sidecard_client.protocol.errors.SidecardWarning")
+def test_holder_of_a_stream_learns_why_it_was_not_stored(
+    policy: dict[str, Any], script: tuple[Any, ...], reason: str
+) -> None:
+    """From its own report, or from the daemon's reply to it."""
+    facts = Provenance()
+    call = prepare(Options(), generate, ("p",), {"key": "k", **policy}, stream=True)
+    drive(stream(call, facts, lambda: "/s"), Daemon(*script))
+    assert facts.not_stored == reason
