@@ -1,4 +1,4 @@
-"""Who makes a request: the account behind its credentials. Pure.
+"""Who makes a request: the account behind its credentials. Pure, but for the app's own hook.
 
 A caller reads only entries that were stored for its own identity, so a credential must prove what identifies it:
 
@@ -24,7 +24,7 @@ import hashlib
 import re
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
@@ -32,6 +32,7 @@ from urllib.parse import unquote_plus
 import msgspec
 from msgspec import Struct
 
+from sidecard_client.call.warn import warn
 from sidecard_client.http.headers import CREDENTIAL_HEADERS, Headers, account_headers, own_cookies
 
 ACCOUNT_DIGITS: Final = 12
@@ -76,6 +77,10 @@ _JWT: Final = re.compile(r"ey[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _AWS_ID: Final = re.compile(r"Credential=([^/,\s]+)/")
 _from_json = msgspec.json.Decoder(dict[str, Any]).decode
 _to_json = msgspec.json.Encoder(order="deterministic").encode
+
+
+IdentityHook = Callable[[Any], str | None]
+"""Gets the request of httpx or httpx2, and returns who makes it, or None if its credentials are to identify the caller."""
 
 
 class Destination(Protocol):
@@ -186,6 +191,33 @@ def identity_of(
         account[:ACCOUNT_DIGITS] if proofs or selected else "",
         "+".join(sorted({kind for kind, _ in proofs})),
     )
+
+
+def checked_identity(identity: IdentityHook | str | None) -> IdentityHook | str | None:
+    """Return a transport's ``identity=``. Raises `TypeError` if it is neither a text nor a function."""
+    if identity is None or isinstance(identity, str) or callable(identity):
+        return identity
+
+    raise TypeError(f"identity= must be a text or a function of the request, not {type(identity).__name__}.")
+
+
+def given_identity(identity: IdentityHook | str | None, request: Any) -> str | None:
+    """Return what ``identity=`` says of a request. If the hook fails, warn, and let the credentials identify the caller."""
+    if identity is None or isinstance(identity, str):
+        return identity
+
+    try:
+        said = identity(request)
+    except Exception as error:  # noqa: BLE001 - the boundary to the app's hook
+        problem = f"failed ({type(error).__name__})"
+    else:
+        if said is None or isinstance(said, str):
+            return said
+
+        problem = f"returned {type(said).__name__}"
+
+    warn(f"identity= {problem}, so the credentials identify the caller: return a text, or None for that.", identity)
+    return None
 
 
 def visible_query(query: str) -> str:

@@ -1,6 +1,7 @@
 """Turn an HTTP request into a call: its policy, and the hooks that judge its answer."""
 
 from collections.abc import Collection, Mapping
+from time import time  # noqa: TID251 - tokens expire by the wall clock
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
@@ -12,6 +13,7 @@ from sidecard_client.http.clients import Clients
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import embedding_request
 from sidecard_client.http.family import AnswerReader, AnswerSummary, RequestTarget
+from sidecard_client.http.identity import checked_identity, given_identity
 from sidecard_client.http.messages.forwarding import read_timeout_of
 from sidecard_client.http.question import question_of
 from sidecard_client.http.recognition import claimants, families
@@ -23,6 +25,7 @@ from sidecard_client.keys.vectors import Embedder, Embedding
 from sidecard_client.protocol.wire import DEFAULT_TASK, FailureKind, Usage
 
 if TYPE_CHECKING:
+    from sidecard_client.http.identity import IdentityHook
     from sidecard_client.http.messages.libraries import Request, Response
 
 Keep = Literal["always", "deterministic", "never"]
@@ -164,6 +167,7 @@ class Interception:
         backend: str | None = None,
         keep_length: bool = False,
         share_credentials: bool = False,
+        identity: "IdentityHook | str | None" = None,
         endpoints: Mapping[str, str] | None = None,
         normalize: Collection[NormalForm] | Literal["task"] = (),
         embed: Embedder | None = None,
@@ -185,6 +189,7 @@ class Interception:
         self._backend = backend
         self._keep_length = keep_length
         self._share_credentials = share_credentials
+        self._identity = checked_identity(identity)
         self._endpoints = endpoints
         # Here, so that an impossible value is an error of the transport's construction and not of each request.
         given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize, "embed": embed}
@@ -206,6 +211,8 @@ class Interception:
             body,
             self._endpoints,
             share_credentials=self._share_credentials,
+            identity=given_identity(self._identity, request),
+            now=time(),
         )
         if asked is None:
             return None

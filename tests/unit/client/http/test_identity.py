@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from msgspec import Struct, structs
 
-from sidecard_client.http.identity import AcceptedTokens, CallerIdentity, identity_of, visible_query
+from sidecard_client import SidecardWarning
+from sidecard_client.http.identity import (
+    AcceptedTokens,
+    CallerIdentity,
+    checked_identity,
+    given_identity,
+    identity_of,
+    visible_query,
+)
 
 NOW = 1_800_000_000.0
 
@@ -256,6 +264,27 @@ def test_what_the_app_says_replaces_all_credentials() -> None:
     assert rotated[0].source == "given"
     assert rotated[0] != identity_of(HERE, [], "team-b", now=NOW)
     assert rotated[0].account != identity_of(HERE, [("openai-project", "p")], "team-a", now=NOW).account
+
+
+@pytest.mark.parametrize("hook", [lambda request: request["user"], "alice"])
+def test_the_app_says_it_by_a_text_or_a_function(hook: Any) -> None:
+    """The function gets the request."""
+    assert given_identity(checked_identity(hook), {"user": "alice"}) == "alice"
+
+
+@pytest.mark.parametrize(
+    ("hook", "problem"), [(lambda _: 5, "returned int"), (lambda request: request["user"], r"failed \(KeyError")]
+)
+def test_a_faulty_hook_leaves_the_credentials(hook: Any, problem: str) -> None:
+    """A warning says so; the request is made."""
+    with pytest.warns(SidecardWarning, match=f"identity= {problem}.*: return a text, or None"):
+        assert given_identity(hook, {}) is None
+
+
+def test_an_identity_of_a_wrong_type_is_an_error() -> None:
+    """When the transport is made."""
+    with pytest.raises(TypeError, match="identity= must be a text or a function of the request, not int"):
+        checked_identity(5)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_an_identity_cannot_be_guessed_from_its_account() -> None:

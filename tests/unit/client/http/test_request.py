@@ -140,6 +140,50 @@ def test_accounts_share_only_with_share_credentials() -> None:
     assert one.backend != two.backend
 
 
+def test_an_identity_of_the_app_replaces_the_credentials() -> None:
+    """A token may be renewed, and the key stays."""
+
+    def of(token: str, identity: str | None) -> str:
+        headers = [("Authorization", f"Bearer {token}")]
+        asked = parse_request("POST", URL, headers, json.dumps(BODY).encode(), identity=identity)
+        assert asked is not None
+        return key(asked)
+
+    assert of("1", "alice") == of("2", "alice") != of("1", "bob")
+    assert of("1", None) != of("2", None)
+
+
+def test_a_credential_in_the_query_is_part_of_the_identity_only() -> None:
+    """Gemini's ``key=`` distinguishes accounts, and is shared like any other with ``share_credentials``."""
+    urls = (f"{URL}?alt=1&key=canary", f"{URL}?key=other&alt=1")
+    one, two = (read(url, []) for url in urls)
+    assert key(one) != key(two)
+    assert "canary" not in repr(one)
+    shared = [parse_request("POST", url, [], json.dumps(BODY).encode(), share_credentials=True) for url in urls]
+    assert shared[0] is not None
+    assert shared[1] is not None
+    assert key(shared[0]) == key(shared[1])
+
+
+def test_organization_and_project_have_backends_of_their_own() -> None:
+    """A limit of one is not a limit of another."""
+    names = {
+        read(headers=[KEY, *selected]).backend
+        for selected in ([], [("OpenAI-Organization", "a")], [("OpenAI-Organization", "b")], [("OpenAI-Project", "a")])
+    }
+    assert len(names) == 4
+
+
+def test_headers_that_describe_the_caller_are_part_of_the_context() -> None:
+    """A refusal may be due to them, so it is not shared with callers that have others."""
+    one, two = (read(headers=[KEY, ("User-Agent", agent)]) for agent in ("a", "b"))
+    assert key(one) == key(two)
+    assert one.context != two.context
+    traced = read(headers=[KEY, ("User-Agent", "a"), ("traceparent", "00-1-2-03"), ("newrelic", "x")])
+    assert traced.context == one.context
+    assert key(traced) == key(one)
+
+
 def test_a_parsed_request_contains_no_credential() -> None:
     """It has 12 digits of the credentials' hash, too few to find a key by trying."""
     asked = read(headers=[KEY, ("Cookie", "c=canary"), ("X-Api-Key", "canary")])
