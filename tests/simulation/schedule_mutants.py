@@ -7,7 +7,7 @@ Each was found by the oracle that its group names, and by no other one, when the
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from sidecard.core.accounts.charges import flight_bytes
 from sidecard.core.accounts.ledger import TaskLedger
@@ -30,6 +30,7 @@ from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.requests import fail
 from sidecard.core.flights.store import answers
 from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
 from sidecard.core.flights.store.lookups import Lookups
@@ -174,11 +175,33 @@ def _void_without_tags(void: Original) -> Original:
     return mutant
 
 
+def _no_detail(_: Original) -> Original:
+    return lambda _: UNSET
+
+
 def _remember_for_ever(_: Original) -> Original:
     def mutant(self: Failures, scope: str, key: str, context: str, now: float) -> CallFailure | None:
         del now
         failure = self.known.get((scope, key, context))
         return None if failure is None else failure.call
+
+    return mutant
+
+
+def _remember_for_all(find: Original) -> Original:
+    def mutant(self: Failures, scope: str, key: str, context: str, now: float) -> CallFailure | None:
+        found: CallFailure | None = find(self, scope, key, context, now) or self.latest(scope, key, now)
+        return found
+
+    return mutant
+
+
+def _count_waiters_only(report_waiters: Original) -> Original:
+    def mutant(self: HeldLease) -> Any:
+        known = self.knows_waiters
+        waiters = report_waiters(self)
+        self.knows_waiters |= known
+        return waiters
 
     return mutant
 
@@ -452,6 +475,21 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             (Flights, "void", _void_without_tags),
         ),
         ("a failure is remembered for ever", "one election, few tasks", 2_000, (Failures, "find", _remember_for_ever)),
+        ("a fatal failure is shared with every context", "defaults", 2_000, (CallFailure, "concerns", _always)),
+        (
+            "a remembered failure is served to every context",
+            "stale answers",
+            2_000,
+            (Failures, "find", _remember_for_all),
+        ),
+        ("a failure's detail is lost", "defaults", 2_000, (fail, "_valid_detail", _no_detail)),
+        (
+            "a holder without waiters hears of no further ones",
+            "defaults",
+            2_000,
+            (HeldLease, "report_waiters", _count_waiters_only),
+        ),
+        ("answers that are not stored are not counted", "defaults", 2_000, (TaskLedger, "count_not_stored", nothing)),
         ("a batch of a purge is applied twice", "defaults", 4_000, (MemoryCache, "_unlink", purged_twice)),
         ("a lookup finds hidden entries", "defaults", 8_000, (MemoryCache, "get", found_though_hidden)),
         ("a purge misses the last entry of a batch", "defaults", 8_000, (GreedyDual, "walk", batch_without_the_last)),
@@ -504,6 +542,12 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             "defaults",
             2_000,
             (Election, "interrupt_stream", no_effects),
+        ),
+        (
+            "a fatal failure is shared with every reader of a broken stream",
+            "defaults",
+            2_000,
+            (CallFailure, "concerns", _always),
         ),
     ),
     **_mutants(

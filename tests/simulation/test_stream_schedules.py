@@ -104,7 +104,12 @@ class Schedule:
         mode: wire.Mode = self.chance.choice(["use", "use", "use", "use", "refresh", "only_if_cached"])
         wait_seconds = self.chance.choice([None, None, 0.0, 1.0, 20.0])
         begin = wire.Begin(key, id=self.ids, stream=self.chance.random() < 0.85, mode=mode, wait_seconds=wait_seconds)
-        begin = msgspec.structs.replace(begin, max_age_seconds=self.chance.choice([None, None, 0.0, 3.0]))
+        begin = msgspec.structs.replace(
+            begin,
+            max_age_seconds=self.chance.choice([None, None, 0.0, 3.0]),
+            context=self.chance.choice(["", "", "a"]),
+            wanted=self.chance.random() < 0.5,
+        )
         self.readings[actor.peer.id, begin.id] = Reading(actor, begin)
         self.say(actor, begin)
 
@@ -150,13 +155,17 @@ class Schedule:
         kind: wire.FailureKind = self.chance.choice(["transient", "transient", "cancelled", "fatal", "ignored"])
         holder, reading = self.holder(name), self.leases.pop(name, None)
         if reading is None or self.chance.random() < 0.6:
-            self.say(holder, wire.Fail(name, kind, id=-3, message="scripted"))
+            context = "" if reading is None else reading.begin.context
+            self.say(holder, wire.Fail(name, kind, id=-3, message=f"of context {context!r}"))
             return
 
         # It asks for another backend, and what it is answered is that begin's again.
         self.ids += 1
         self.readings[holder.peer.id, self.ids] = Reading(holder, reading.begin)
-        self.say(holder, wire.Fail(name, kind, id=self.ids, next=True, retry=True, message="scripted"))
+        self.say(
+            holder,
+            wire.Fail(name, kind, id=self.ids, next=True, retry=True, message=f"of context {reading.begin.context!r}"),
+        )
 
     def cancel(self) -> None:
         """Let a caller take a begin back, whatever has become of it."""
@@ -244,7 +253,9 @@ class Schedule:
         self.host.notes.clear()
         for actor in self.actors:
             for reply in actor.receives():
-                if reply.id > 0:
+                if isinstance(reply, wire.Wanted):
+                    assert self.holders[reply.lease] is actor, "another peer is told of a holder's waiters"
+                elif reply.id > 0:
                     self.check(self.readings[actor.peer.id, reply.id], reply)
                 elif isinstance(reply, wire.StaleLease):
                     pass
@@ -271,6 +282,9 @@ class Schedule:
                 assert not reading.begin.stream
                 pieces = msgspec.msgpack.decode(reply.value)
                 self.is_whole(reading, pieces)
+            case wire.Failed(kind="fatal"):
+                reading.end = reply
+                assert reply.message == f"of context {reading.begin.context!r}", "a failure of another context"
             case wire.Lease():
                 assert not reading.pieces, "who has seen a piece may not lead"
                 reading.end = reply
