@@ -4,18 +4,21 @@ Tasks with ``cache = "deterministic"`` store only such answers. Whether the back
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+_SEEDS: Final = ("seed", "random_seed")
+"""``random_seed`` is Mistral's."""
 
 
 def is_deterministic(fields: Mapping[str, Any]) -> bool:
     """Return whether temperature is 0 or a seed is given, at the top or in Ollama's ``options``."""
     options = fields.get("options")
     for place in (fields, options if isinstance(options, dict) else {}):
-        temperature, seed = place.get("temperature"), place.get("seed")
+        temperature = place.get("temperature")
         if isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0:
             return True
 
-        if isinstance(seed, int) and not isinstance(seed, bool):
+        if any(type(place.get(name)) is int for name in _SEEDS):
             return True
 
     return False

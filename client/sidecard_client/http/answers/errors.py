@@ -23,7 +23,7 @@ _OF_THE_SERVER: Final = re.compile(
     r"|aborted|try_again|conflict|failed_to_download|connection|bad_gateway|upstream|billing|spend_limit"
 )
 _OF_THE_REQUEST: Final = re.compile(
-    r"invalid|not_found|permission|authentication|unauthorized|forbidden|unsupported|not_supported|bad_request|too_large"
+    r"invalid|not_found|permission|authentication|unauthenticated|precondition|out_of_range|unauthorized|forbidden|unsupported|not_supported|bad_request|too_large"
     r"|too_long|too_small|context_length|context_size|context_window|above_max|policy|content_filter|validation|malformed"
     r"|unprocessable|mismatch|parse_error|empty_image|missing|safety|moderation|exceeds?_.*(length|size|limit|tokens)"
 )

@@ -10,27 +10,36 @@ _REASONS: Final[Mapping[NotStored, frozenset[str]]] = {
     "": frozenset(
         {
             "stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token", "finish_reason_stop",
-            "tool_calls", "tool_call", "function_call", "tool_use",
+            "tool_calls", "tool_call", "function_call", "tool_use", "finish",
         }
     ),
-    "length": frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"}),
+    "length": frozenset(
+        {"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded", "error_limit"}
+    ),
     "refusal": frozenset({"refusal"}),
     "filter": frozenset(
         {
             "content_filter", "content_filtered", "guardrail_intervened", "safety", "recitation", "blocklist",
-            "prohibited_content", "spii", "image_safety", "language", "error_toxic",
+            "prohibited_content", "spii", "image_safety", "image_prohibited_content", "image_recitation", "language",
+            "model_armor", "escalation", "error_toxic",
         }
     ),
-    "pause": frozenset({"pause_turn", "compaction"}),
+    "pause": frozenset({"pause_turn", "compaction", "continuation"}),
     "incomplete": frozenset(
-        {"incomplete", "abort", "aborted", "cancelled", "canceled", "interrupted", "insufficient_system_resource"}
+        {
+            "incomplete", "abort", "aborted", "cancelled", "canceled", "user_cancel", "interrupted",
+            "insufficient_system_resource",
+        }
+    ),
+    "error": frozenset(
+        {"malformed_function_call", "malformed_response", "malformed_tool_use", "malformed_model_output"}
     ),
     "state": frozenset({"load", "unload"}),
 }  # fmt: skip
 _BY_REASON: Final = {reason: meaning for meaning, reasons in _REASONS.items() for reason in reasons}
 
 _MOST_SERIOUS_FIRST: Final[tuple[NotStored, ...]] = (
-    "dialect", "filter", "refusal", "incomplete", "state", "pause", "length", ""
+    "dialect", "error", "filter", "refusal", "incomplete", "state", "pause", "length", ""
 )  # fmt: skip
 """``length`` comes last of those that are not stored, since an app may store it: then no other must hold."""
 

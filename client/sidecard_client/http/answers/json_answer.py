@@ -20,6 +20,9 @@ class JsonAnswer(ABC):
     has_end: ClassVar[bool] = False
     """Its streams have a last event, without which they are not whole."""
 
+    lists: ClassVar[bool] = False
+    """A whole answer may be a list of what a stream has as events."""
+
     def __init__(self, choices: int = 1, *, streamed: bool = False) -> None:
         self.choices = choices
         self.streamed = streamed

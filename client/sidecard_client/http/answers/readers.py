@@ -166,8 +166,11 @@ def _receive(answer: JsonAnswer, name: str, data: bytes) -> str:
 
         return "it is not JSON"
 
-    if not isinstance(event, dict):
-        return "it is not a JSON object"
+    events = event if answer.lists and isinstance(event, list) else [event]
+    for one in events:
+        if not isinstance(one, dict):
+            return "it is not a JSON object"
 
-    answer.receive(name, event)
+        answer.receive(name, one)
+
     return ""

@@ -35,6 +35,9 @@ class JsonFamily(ApiFamily):
     answer: ClassVar[type[JsonAnswer]]
     """How its answers are assessed."""
 
+    own_fields: ClassVar[frozenset[str]] = frozenset()
+    """All of the API's fields, if a request that has no others needs no model on any host."""
+
     form: ClassVar[StreamForm] = "events"
     streams_by_default: ClassVar[bool] = False
     always_deterministic: ClassVar[bool] = False
@@ -54,6 +57,10 @@ class JsonFamily(ApiFamily):
         """Return how many answers the request asks for."""
         return 1
 
+    def fields_of(self, target: RequestTarget, body: bytes) -> dict[str, Any] | None:  # noqa: ARG002 - for families with forms
+        """Return the fields of the body; None if it has none."""
+        return fields_of_json(body)
+
     def model_of(self, target: RequestTarget, fields: dict[str, Any]) -> str | None:
         """Return the model that a request names; None if it names none."""
         model = fields.get("model")
@@ -71,12 +78,12 @@ class JsonFamily(ApiFamily):
 
     def read(self, target: RequestTarget, body: bytes) -> ApiRequest | None:
         """As `ApiFamily.read`."""
-        fields = fields_of_json(body)
+        fields = self.fields_of(target, body)
         if fields is None or not self.fits(fields):
             return None
 
         model = self.model_of(target, fields)
-        if model is None and target.declared != self.name and not target.is_at(self.hosts):
+        if model is None and not self._needs_no_model(target, fields):
             return None
 
         kept, outside = divided_at(fields, self._places)
@@ -105,6 +112,9 @@ class JsonFamily(ApiFamily):
     def question(self, asked: ApiRequest) -> VaryingText | None:
         """As `ApiFamily.question`."""
         return last_text(asked.body, self.text_field) if self.text_field else None
+
+    def _needs_no_model(self, target: RequestTarget, fields: dict[str, Any]) -> bool:
+        return target.declared == self.name or target.is_at(self.hosts) or fields.keys() <= self.own_fields
 
     @cached_property
     def _places(self) -> Places:

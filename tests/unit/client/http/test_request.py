@@ -56,7 +56,7 @@ def key(asked: LlmRequest) -> str:
         ("/v1/responses/r-1", None),
         ("/v1/embeddings", "openai_embeddings"),
         ("/v1/messages", "anthropic_messages"),
-        ("/v1/messages/count_tokens", None),
+        ("/v1/messages/count_tokens", "anthropic_count_tokens"),
         ("/v1/threads/t/messages", None),
         ("/api/generate", "ollama_generate"),
         ("/api/chat", "ollama_chat"),

@@ -1,0 +1,124 @@
+"""Read a body of ``multipart/form-data`` as the value that a key is made of. Pure.
+
+What counts are names, texts and contents. What does not: the boundary, the order of fields with different names, the name of a
+file but for its extension, and the headers of a text field. A file is represented by the SHA-256 of its content, its
+media type and the extension of its name in lower case, because servers detect a file's format by either.
+Fields of one name keep their order, as in a list.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from email.message import Message
+from typing import Any, Final
+
+from msgspec import Struct
+
+_BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+"""RFC 2046."""
+
+MAX_PARTS: Final = 1000
+
+
+class FormField(Struct, frozen=True):
+    """One field of a form. ``file_name`` is None for a text field."""
+
+    name: str
+    content: bytes
+    file_name: str | None = None
+    media_type: str = ""
+
+
+def form_of(content_type: str, body: bytes) -> dict[str, Any] | None:
+    """Return a form's fields by name, one value or a list of several; None if it is not a form that can be read."""
+    boundary = _parameters_of(content_type).get("boundary", "")
+    if not _BOUNDARY.fullmatch(boundary):
+        return None
+
+    form: dict[str, list[Any]] = {}
+    try:
+        for number, part in enumerate(_parts_of(body, boundary.encode("ascii"))):
+            if number >= MAX_PARTS:
+                return None
+
+            form.setdefault(part.name, []).append(_value_of(part))
+    except ValueError:  # a part without a name, a text that is not UTF-8, no last boundary
+        return None
+
+    return {name: values[0] if len(values) == 1 else values for name, values in form.items()}
+
+
+def is_file(value: Any) -> bool:
+    """Return whether a value of a form is a file, or a list of them."""
+    files = value if isinstance(value, list) else [value]
+    return bool(files) and all(isinstance(one, dict) for one in files)
+
+
+def _value_of(part: FormField) -> Any:
+    if part.file_name is None:
+        return part.content.decode()
+
+    _, dot, extension = part.file_name.rpartition(".")
+    return {
+        "sha256": hashlib.sha256(part.content).hexdigest(),
+        "extension": extension.lower() if dot else "",
+        "type": part.media_type,
+    }
+
+
+def _parts_of(body: bytes, boundary: bytes) -> Iterator[FormField]:
+    """Yield the parts. Raises `ValueError` for a form that is not well-formed."""
+    delimiter = b"--" + boundary
+    # The first delimiter may begin the body; all others follow a line end that belongs to them.
+    first, *sections = (b"\r\n" + body).split(b"\r\n" + delimiter)
+    if first.strip() or not sections or not sections[-1].startswith(b"--"):
+        raise ValueError("the form has no beginning or no end")
+
+    for section in sections[:-1]:
+        head, separator, content = section.partition(b"\r\n\r\n")
+        blanks, line_end, lines = head.partition(b"\r\n")
+        if not separator or not line_end or blanks.strip(b" \t"):
+            raise ValueError("a part has no headers")
+
+        yield _part_of(_headers_of(lines), content)
+
+
+def _headers_of(lines: bytes) -> dict[str, str]:
+    headers = {}
+    for line in lines.decode().split("\r\n"):
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise ValueError("a header of a part has no colon")
+
+        headers[name.strip().lower()] = value.strip()
+
+    return headers
+
+
+def _part_of(headers: Mapping[str, str], content: bytes) -> FormField:
+    if headers.get("content-transfer-encoding", "binary").lower() not in {"7bit", "8bit", "binary"}:
+        raise ValueError("a part is encoded")
+
+    disposition = _parameters_of(headers.get("content-disposition", ""))
+    name = disposition.get("name")
+    if not name:
+        raise ValueError("a part has no name")
+
+    file_name = disposition.get("filename")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return FormField(name, content, file_name, media_type)
+
+
+def _parameters_of(header: str) -> dict[str, str]:
+    """Return the parameters of a header, ``filename*`` as ``filename``."""
+    message = Message()
+    message["x-any"] = header.replace("\r", " ").replace("\n", " ")
+    found = {}
+    parameters: list[tuple[str, Any]] = message.get_params(
+        [], "x-any", unquote=True
+    )  # as typeshed says it less exactly
+    for name, value in parameters[1:]:
+        text = value if isinstance(value, str) else value[2]  # RFC 2231: character set, language, text
+        found[name.lower()] = text
+
+    return found
