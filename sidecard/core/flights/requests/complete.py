@@ -52,8 +52,10 @@ class CompleteOperation(Struct, frozen=True, eq=False):
         backend, flight = lease.permit.backend, lease.flight
         call = self.leases.answered(lease, "done", request.usage, now, spoken=request.spoken)
         if flight is None:
-            self.leases.count_not_stored(lease, "size")  # a stream that was too long to be shared
-            reply = SendReply(peer.id, wire.Stored(request.id, stored=False))
+            # A call with a key has lost its flight because its stream was too long to be shared.
+            not_stored = "" if lease.request.key is None else "size"
+            self.leases.count_not_stored(lease, not_stored)
+            reply = SendReply(peer.id, wire.Stored(request.id, stored=False, not_stored=not_stored))
             return [reply, *call.effects, *self.queues.permit_released(backend, now)]
 
         stream = flight.stream
