@@ -52,6 +52,8 @@ def summary(stats: Stats, report: Report, health: Health, breakers: Breakers) ->
         "rejected_requests": total.rejected,
         "failed_calls": total.failed,
         "timed_out_requests": total.timeouts,
+        "passed_requests": total.passed,
+        "unstored_answers": total.not_stored,
         # served = billed + saved, except for the time that sharing callers waited.
         **_fields(total, ("served_seconds", "billed_seconds")),
         "saved_seconds": total.saved_by_cache_seconds + total.saved_by_sharing_seconds,

@@ -546,7 +546,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         (
             "a fatal failure is shared with every reader of a broken stream",
             "defaults",
-            2_000,
+            20_000,
             (CallFailure, "concerns", _always),
         ),
     ),

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TOTAL = "all tasks"
 BAR_CHARACTERS = 40
 _RATES = ("hit rate", "de-duplicated", "latency reduced by")
+_UNSHARED = ("passed", "not_stored")
+"""Sums that have a column only if they are not 0."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -37,16 +39,25 @@ def _run(arguments: argparse.Namespace) -> int:
 def report_text(report: Report) -> str:
     """Return rates, savings and spending as tables with one row per task, or a sentence if there were no calls."""
     total = report.total
-    if not (total.calls or total.rejected or total.timeouts):
+    if not (total.calls or total.rejected or total.timeouts or total.passed):
         nothing = f"no calls yet, in {_ledger_time(report)}"
         return "\n".join([nothing, *_problems(report)])
 
     tasks = {**dict(sorted(report.tasks.items())), TOTAL: report.total}
+    unshared = [name for name in _UNSHARED if getattr(total, name)]
     parts: list[RenderableType] = [
         table(
             f"Calls, in {_ledger_time(report)}",
-            ("task", "calls", "hits", "shared", "upstream", "failed", "rejected", *_RATES),
-            [(task, *_rates(ledger)) for task, ledger in tasks.items()],
+            (
+                "task",
+                *("calls", "hits", "shared", "upstream", "failed", "rejected"),
+                *_RATES,
+                *(name.replace("_", " ") for name in unshared),
+            ),
+            [
+                (task, *_rates(ledger), *(count(getattr(ledger, name)) for name in unshared))
+                for task, ledger in tasks.items()
+            ],
         ),
         _bars(
             "Sources of answers",
@@ -70,9 +81,43 @@ def report_text(report: Report) -> str:
 
     if not total.served_dollars:
         no_cost = "No cost was reported: pass usage= to the client to report the cost of a call."
-        return render(*parts, *_unanswered(tasks), *_budgets(report), no_cost, *_problems(report))
+        return render(
+            *parts, *_unanswered(tasks), *_unshared(report, tasks), *_budgets(report), no_cost, *_problems(report)
+        )
 
-    return render(*parts, *_unanswered(tasks), *_costs(report, tasks), *_budgets(report), *_problems(report))
+    return render(
+        *parts,
+        *_unanswered(tasks),
+        *_unshared(report, tasks),
+        *_costs(report, tasks),
+        *_budgets(report),
+        *_problems(report),
+    )
+
+
+def _unshared(report: Report, tasks: Mapping[str, Ledger]) -> list["RenderableType"]:
+    """Return why requests were passed unshared, and why answers were not stored."""
+    parts: list[RenderableType] = []
+    rows = [
+        (task, name.replace("_", " "), count(getattr(ledger, name)), _reasons(getattr(ledger, f"{name}_by_reason")))
+        for task, ledger in tasks.items()
+        for name in _UNSHARED
+        if getattr(ledger, name)
+    ]
+    if rows:
+        title = "Requests passed to the upstream, and answers not stored"
+        parts.append(table(title, ("task", "what", "number", "because"), rows, align="llrl"))
+
+    if report.passed:
+        families = [(family or "unknown", _reasons(reasons)) for family, reasons in report.passed.items()]
+        title = "Passed requests by API, since the daemon started"
+        parts.append(table(title, ("API", "because"), families, align="ll"))
+
+    return parts
+
+
+def _reasons(numbers: Mapping[Any, int]) -> str:
+    return ", ".join(f"{reason.replace('_', ' ')} {count(number)}" for reason, number in numbers.items())
 
 
 def _unanswered(tasks: Mapping[str, Ledger]) -> list["Table"]:
@@ -80,9 +125,7 @@ def _unanswered(tasks: Mapping[str, Ledger]) -> list["Table"]:
         (
             task,
             *map(count, (ledger.failed, ledger.timeouts, ledger.rejected)),
-            ", ".join(
-                f"{reason.replace('_', ' ')} {count(number)}" for reason, number in ledger.rejected_by_reason.items()
-            ),
+            _reasons(ledger.rejected_by_reason),
         )
         for task, ledger in tasks.items()
         if ledger.failed or ledger.timeouts or ledger.rejected

@@ -120,3 +120,28 @@ def test_report_shows_backends_models_and_budgets() -> None:
     assert ["cloud", "1", "0", "s", "10", "0", "$0.50", "$0.00"] in rows
     assert ["cloud/large", "1", "0", "s", "10", "0", "$0.50", "$0.00"] in rows
     assert ["day", "hard", "$2.00", "$0.50", "$0.00"] in [row[:5] for row in rows]
+
+
+def test_report_shows_passed_requests_and_unstored_answers_with_their_reasons() -> None:
+    """In columns of their own, which a report without them lacks; by task, and by the API that was recognized."""
+    host = Host()
+    peer = host.peer()
+    peer.completes(peer.leads("key", task="rag"), "answer")
+    assert "not stored" not in report_text(host.report())
+    peer.asks(wire.Complete(peer.leads("other", task="rag"), msgspec.Raw(b"\xa1x"), store=False, not_stored="length"))
+    passed = (wire.Passed(reason="dialect", count=3), wire.Passed(reason="state", family="ollama", task="rag"))
+    peer.asks(wire.RecordMetrics(passed=passed))
+    rows = [row.split() for row in report_text(host.report()).split("\n")]
+    assert [row[-2:] for row in rows if row[:2] == ["rag", "2"]] == [["1", "1"]]
+    assert ["rag", "not", "stored", "1", "length", "1"] in rows
+    assert ["general", "passed", "3", "dialect", "3"] in rows
+    assert ["all", "tasks", "passed", "4", "dialect", "3,", "state", "1"] in rows
+    assert ["unknown", "dialect", "3"] in rows
+    assert ["ollama", "state", "1"] in rows
+
+
+def test_report_of_passed_requests_alone_shows_them() -> None:
+    """They are what an operator looks for who sees no calls."""
+    host = Host()
+    host.peer().asks(wire.RecordMetrics(passed=(wire.Passed(reason="tool"),)))
+    assert ["general", "passed", "1", "tool", "1"] in [row.split() for row in report_text(host.report()).split("\n")]
