@@ -15,21 +15,19 @@ from sidecard_client.http.embeddings import (
     texts_of_answer,
     usage_of,
 )
+from sidecard_client.http.messages.bodies import ReadAhead, replayed_body_class
+from sidecard_client.http.messages.encodings import decoded_whole, encodings_in
+from sidecard_client.http.messages.forwarding import with_body
 from sidecard_client.http.messages.libraries import library_of
-from sidecard_client.http.translation import (
-    UpstreamRefused,
-    forwarded,
-    head_of,
-    refusal_kind,
-    response_from,
-)
+from sidecard_client.http.messages.refusals import UpstreamRefused
+from sidecard_client.http.messages.responses import head_of, raw_headers, response_of, visible_headers, without_encoding
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol.wire import Usage
 
 if TYPE_CHECKING:
     from sidecard_client.call.outcome import Outcome
-    from sidecard_client.http.interception import InterceptedCall
+    from sidecard_client.http.intercepted_call import InterceptedCall
     from sidecard_client.http.messages.libraries import Request, Response
 
 
@@ -57,39 +55,54 @@ class EmbeddingCall:
     def request_for(self, texts: Sequence[str]) -> "Request":
         """Return the upstream request for some of the texts; for all of them it is the app's own."""
         self._whole = list(texts) == self.texts
-        return forwarded(self.call.request, None if self._whole else self._wanted.body_for(texts))
+        request = self.call.forwarded()
+        return request if self._whole else with_body(request, self._wanted.body_for(texts))
 
-    def answers(self, response: "Response", content: bytes, texts: Sequence[str]) -> list[dict[str, Any]]:
+    def answers(self, response: "Response", ahead: ReadAhead, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Return what is kept of each text. Raises `UpstreamRefused`, or `UnusableAnswer` if the app cannot have the response."""
-        kind = refusal_kind(response)
-        if kind is not None:
-            raise UpstreamRefused(response, kind, content)
+        if self.call.is_refused(response):
+            raise self.call.refusal(response, ahead)
 
+        if ahead.error is not None:
+            raise ahead.error
+
+        response.stream = replayed_body_class(library_of(self.call.request))(ahead)
+        encodings = encodings_in(response.headers.get("content-encoding", ""))
+        content = None if ahead.whole is None else decoded_whole(encodings, ahead.whole)
         try:
+            if content is None:
+                raise UnusableAnswer("the answer is too large, or its encoding is unknown")
+
             embedded = texts_of_answer(self._wanted.layout, content, texts)
         except UnusableAnswer:
             if self._whole:
-                raise UpstreamRefused(response, "ignored", content) from None
+                raise UpstreamRefused(response, "ignored") from None
 
             raise
 
+        self.call.accept_credentials()
         self._fresh = response
-        head = head_of(response)
+        head = head_of(response, decoded=True)
         return [head | msgspec.structs.asdict(text) for text in embedded]
 
     def response_from(self, outcomes: "Sequence[Outcome[Any]]") -> "Response":
         """Return the answer to the app."""
         library = library_of(self.call.request)
         summary = summary_of(outcomes)
+        visible = visible_headers(summary, None)
         own = all(outcome.source in {"upstream", "fallback"} for outcome in outcomes)
         if self._whole and own and self._fresh is not None:
-            return response_from(library, head_of(self._fresh), summary, content=self._fresh.content)
+            for name, value in visible:
+                self._fresh.headers[name.decode()] = value.decode()
+
+            return self._fresh
 
         texts = [_text_of(outcome.value) for outcome in outcomes]
         kept = summary.value
-        head = {"status": kept["status"], "headers": list(filter(_describes_any_body, kept["headers"]))}
         content = answer_of_texts(self._wanted.layout, kept["head"], texts)
-        return response_from(library, head, summary, content=content)
+        length = (b"content-length", str(len(content)).encode())
+        headers = [*without_encoding(raw_headers(kept)), length, *visible]
+        return response_of(library, kept, headers, library.ByteStream(content))
 
     def _usage(self, answers: Sequence[Any]) -> Usage | None:
         return usage_of([_text_of(answer) for answer in answers])
@@ -101,7 +114,3 @@ class EmbeddingCall:
 
 def _text_of(kept: dict[str, Any]) -> EmbeddedText:
     return EmbeddedText(kept["head"], kept["item"], kept["used"])
-
-
-def _describes_any_body(header: Sequence[str]) -> bool:
-    return header[0].lower() != "content-length"

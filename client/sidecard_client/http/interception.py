@@ -1,32 +1,27 @@
-"""Turn an HTTP request into a call: its policy, and the hooks that judge its answer."""
+"""Turn an HTTP request into a call, or find why it passes to the upstream unshared."""
 
 from collections.abc import Collection, Mapping
 from time import time  # noqa: TID251 - tokens expire by the wall clock
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
-import msgspec
-from msgspec import MsgspecError, structs
+from msgspec import Struct
 
 from sidecard_client.call.call import UNKEYED
-from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options, Redact
+from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options
 from sidecard_client.http.clients import Clients
-from sidecard_client.http.embedding_calls import EmbeddingCall
-from sidecard_client.http.embeddings import embedding_request
-from sidecard_client.http.family import AnswerReader, AnswerSummary, RequestTarget
+from sidecard_client.http.family import RequestTarget
 from sidecard_client.http.identity import checked_identity, given_identity
+from sidecard_client.http.intercepted_call import InterceptedCall
 from sidecard_client.http.messages.forwarding import read_timeout_of
-from sidecard_client.http.question import question_of
 from sidecard_client.http.recognition import claimants, families
-from sidecard_client.http.request import LlmRequest, parse_request
-from sidecard_client.http.translation import UpstreamRefused, head_of
-from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.http.request import parse_request
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
-from sidecard_client.keys.vectors import Embedder, Embedding
-from sidecard_client.protocol.wire import DEFAULT_TASK, FailureKind, Usage
+from sidecard_client.keys.vectors import Embedder
+from sidecard_client.protocol.wire import DEFAULT_TASK, UnsharedReason
 
 if TYPE_CHECKING:
     from sidecard_client.http.identity import IdentityHook
-    from sidecard_client.http.messages.libraries import Request, Response
+    from sidecard_client.http.messages.libraries import Request
 
 Keep = Literal["always", "deterministic", "never"]
 """Which answers are stored.
@@ -35,119 +30,18 @@ Keep = Literal["always", "deterministic", "never"]
 not shared either, because a repetition asks for another answer. ``never``: none, but flights are shared.
 """
 
-_from_json = msgspec.json.Decoder().decode
-
 _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
 
 
-class IncompleteAnswer(Exception):
-    """An answer ended before it was complete. Never reaches the app: it raises in the shared stream only."""
+class PassedRequest(Struct, frozen=True):
+    """Why a request goes to the upstream unshared, as the daemon counts it. ``family`` recognized it; empty if none did."""
 
-    def __init__(self, summary: AnswerSummary) -> None:
-        self.kind: FailureKind = summary.failure or "transient"
-        super().__init__(f"the answer is incomplete: {summary.detail}")
+    reason: UnsharedReason
+    family: str = ""
+    task: str = DEFAULT_TASK
 
 
-class InterceptedCall:
-    """The call that one request becomes, and the summary of its answer once that has ended."""
-
-    def __init__(
-        self,
-        asked: LlmRequest,
-        request: "Request",
-        task: str,
-        *,
-        keep: bool,
-        keep_length: bool,
-        redact: Redact | None,
-        embed: Embedding | None,
-    ) -> None:
-        self.asked = asked
-        self.request = request
-        self.task = task
-        self.policy: dict[str, Any] = {
-            "task": task,
-            "store": self.may_be_stored,
-            "usage": self.usage,
-            "redact": self.transcript,
-            "embed": None if embed is None else structs.replace(embed, find=lambda: question_of(asked)),
-        }
-        self._keep = keep
-        self._keep_length = keep_length
-        self._redact = redact
-        self._parser: AnswerReader | None = None
-        self._summary: AnswerSummary | None = None
-
-    @property
-    def needs_normal_forms(self) -> bool:
-        """The key depends on the daemon's settings of the task; `set_key` completes it."""
-        return bool(self.policy["key"] == UNKEYED)
-
-    def set_key(self, forms: tuple[NormalForm, ...]) -> None:
-        """Make the key from texts in these normal forms."""
-        request, model = self.asked, self.asked.asked.model or None
-        self.policy["key"] = fingerprint(self.task, model, request.key_name, (), request.parts, normalize=forms)
-
-    def parser_of(self, response: "Response") -> AnswerReader:
-        """Return the reader of the answer."""
-        content_type = response.headers.get("content-type", "")
-        self._parser = self.asked.family.reader(self.asked.asked, content_type=content_type, headers=response.headers)
-        return self._parser
-
-    @property
-    def is_over(self) -> bool:
-        """This caller makes the call, and the rest of its answer has no meaning."""
-        return self._parser is not None and self._parser.terminal
-
-    def keeps(self, _answer: Any) -> bool:
-        """Return whether the transport's policy stores answers of the task."""
-        return self._keep
-
-    def embedding(self, body: bytes) -> EmbeddingCall | None:
-        """Return the batch of a request for embeddings; None for other requests, and if nothing is shared."""
-        wanted = None if self.policy["key"] is None else embedding_request(self.asked.family.layout, body)
-        return None if wanted is None else EmbeddingCall(self, wanted)
-
-    def may_be_stored(self, _pieces: Any) -> bool:
-        """The ``store`` hook."""
-        summary = self._summary
-        if not self._keep or summary is None or not summary.complete:
-            return False
-
-        return not summary.not_stored or (self._keep_length and summary.not_stored == "length")
-
-    def usage(self, _pieces: Any) -> Usage | None:
-        """The ``usage`` hook."""
-        return None if self._summary is None else self._summary.usage
-
-    def transcript(self, prompt: Any, pieces: Any) -> tuple[Any, Any] | None:
-        """The ``redact`` hook: the call log keeps the bodies of request and answer, after the app's own redaction."""
-        head, *rest = pieces
-        body = head["body"] if "body" in head else b"".join(rest)
-        try:
-            answer = _from_json(body)
-        except (MsgspecError, RecursionError, UnicodeError, ValueError):
-            answer = body.decode("utf-8", "replace")
-
-        return self.redacted({"args": prompt["args"][:1], "kwargs": {}}, answer)
-
-    def redacted(self, arguments: Any, answer: Any) -> tuple[Any, Any] | None:
-        """Return prompt and answer after the app's own redaction."""
-        return (arguments, answer) if self._redact is None else self._redact(arguments, answer)
-
-    def single_piece(self, parser: AnswerReader, response: "Response") -> dict[str, Any]:
-        """Return an answer that is not a stream. Raises `UpstreamRefused` if it is incomplete."""
-        self._summary = summary = parser.finish()
-        if not summary.complete:
-            raise UpstreamRefused(response, summary.failure or "ignored", response.content)
-
-        return head_of(response) | {"body": response.content}
-
-    def end_stream(self, parser: AnswerReader) -> None:
-        """Judge a stream that has ended. Raises `IncompleteAnswer`."""
-        self._summary = summary = parser.finish()
-        if not summary.complete:
-            raise IncompleteAnswer(summary)
+UNRECOGNIZED: Final = PassedRequest("dialect")
 
 
 class Interception:
@@ -196,13 +90,24 @@ class Interception:
         checked = Options().changed(given)
         self._normalize, self._embedding = checked.normalize, checked.embed
 
-    def may_be_call(self, request: "Request") -> bool:
-        """Return whether a request may be an LLM call, as far as its head tells. The body of any other is not read."""
-        target = RequestTarget.of(request.method, str(request.url), request.headers.get("content-type", ""))
-        return target is not None and bool(claimants(target, self._endpoints)[1])
+    def claim(self, request: "Request") -> RequestTarget | None:
+        """Return the target of a request that may be an LLM call, as far as its head tells. No other body is read."""
+        headers = request.headers
+        target = RequestTarget.of(request.method, str(request.url), headers.get("content-type", ""))
+        return target if target is not None and claimants(target, self._endpoints)[1] else None
 
-    def intercept(self, request: "Request", body: bytes) -> InterceptedCall | None:
-        """Return the call that a request becomes; None if it must pass through. Raises `ValueError` for a wrong header."""
+    def intercept(
+        self, request: "Request", target: RequestTarget, body: bytes | None
+    ) -> InterceptedCall | PassedRequest:
+        """Return the call that a request becomes, or why it becomes none. Raises `ValueError` for a wrong header.
+
+        ``body`` is None if it is too large to be read.
+        """
+        task = request.headers.get("x-sidecard-task", self._task)
+        if body is None:
+            claiming = claimants(target, self._endpoints)[1]
+            return PassedRequest("size", claiming[0].name, task)
+
         headers = [(name, value) for name, value in request.headers.items() if isinstance(value, str)]
         asked = parse_request(
             request.method,
@@ -215,17 +120,15 @@ class Interception:
             now=time(),
         )
         if asked is None:
-            return None
+            return PassedRequest("dialect", task=task)
 
-        wanted = asked.asked
         control = request.headers.get("x-sidecard-cache", "").lower()
         if control not in _CONTROLS:
             raise ValueError(f"x-sidecard-cache must be on, refresh, off or only, not {control!r}.")
 
-        if wanted.passes and not control:
-            return None
+        if asked.asked.passes and not control:
+            return PassedRequest(asked.asked.passes, asked.family.name, task)
 
-        task = request.headers.get("x-sidecard-task", self._task)
         rule = self._keep.get(task, self._keep.get("", "always"))
         call = InterceptedCall(
             asked,
@@ -236,34 +139,39 @@ class Interception:
             redact=self._clients.redact,
             embed=self._embedding,
         )
+        self._set_policy(call, control, rule)
+        if call.policy["key"] is not None:
+            call.divide(body)
+
+        return call
+
+    def _set_policy(self, call: InterceptedCall, control: str, rule: Keep) -> None:
+        asked, request = call.asked.asked, call.request
         call.policy |= self._policy | {
-            "deterministic": wanted.deterministic,
-            "backend": self._backend or asked.backend,
+            "deterministic": asked.deterministic,
+            "backend": self._backend or call.asked.backend,
             "ttl": self._ttl_of(request),
             "wait": self._wait if self._wait is not None else read_timeout_of(request),
         }
-        shared = control != "off" and (rule != "deterministic" or wanted.deterministic)
-        if not shared:
+        if control == "off" or (rule == "deterministic" and not asked.deterministic):
             call.policy["key"] = None
         elif self._normalize == BY_TASK:
             call.policy["key"] = UNKEYED
         else:
             call.set_key(self._normalize)
 
-        if shared and control == "only":
+        if call.policy["key"] is not None and control == "only":
             call.policy["mode"] = "only_if_cached"
-        elif shared and (control == "refresh" or rule == "never"):
+        elif call.policy["key"] is not None and (control == "refresh" or rule == "never"):
             call.policy["mode"] = "refresh"
 
-        if wanted.model:
-            call.policy["model"] = wanted.model[:MAX_NAME_CHARACTERS]
-
-        return call
+        if asked.model:
+            call.policy["model"] = asked.model[:MAX_NAME_CHARACTERS]
 
     @property
-    def forms(self) -> tuple[NormalForm, ...]:
-        """The normal forms of keys that do not depend on the task."""
-        return () if isinstance(self._normalize, str) else self._normalize
+    def forms(self) -> tuple[NormalForm, ...] | None:
+        """The normal forms of texts in keys; None if the task's settings decide."""
+        return None if isinstance(self._normalize, str) else self._normalize
 
     def _ttl_of(self, request: "Request") -> float | None:
         ttl = request.headers.get("x-sidecard-ttl")

@@ -17,23 +17,24 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sidecard_client.http.bodies import adrain, async_body_class, body_class, drain
 from sidecard_client.http.clients import Clients
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import UnusableAnswer
-from sidecard_client.http.interception import InterceptedCall, Interception
+from sidecard_client.http.intercepted_call import InterceptedCall
+from sidecard_client.http.interception import UNRECOGNIZED, Interception, PassedRequest
+from sidecard_client.http.messages.bodies import (
+    ReadAhead,
+    adrain,
+    async_shared_body_class,
+    drain,
+    shared_body_class,
+)
 from sidecard_client.http.messages.forwarding import abody_of, body_of, without_own_headers
 from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.messages.own_transports import OwnTransports
+from sidecard_client.http.messages.refusals import MAX_REFUSAL_BYTES, response_to
 from sidecard_client.http.messages.responses import mark
-from sidecard_client.http.translation import (
-    UpstreamRefused,
-    forwarded,
-    head_of,
-    refusal_kind,
-    response_from,
-    response_to,
-)
+from sidecard_client.http.messages.upstream_answer import MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
     from sidecard_client._async.client import AsyncClient
@@ -131,185 +132,194 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
     def handle_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``."""
-        if not self.may_be_call(request):
-            return self._pass(request, "dialect")
+        target = self.claim(request)
+        if target is None:
+            return self._pass(request, UNRECOGNIZED)
 
-        body = body_of(request)
-        if body is None:
-            return self._pass(request, "size")
-
-        call = self.intercept(request, body)
-        if call is None:
-            return self._pass(request, "dialect")
-
-        sidecard = self._clients.blocking
-        embedding = call.embedding(body)
-        if embedding is not None:
-            return self._embed(embedding)
+        call = self.intercept(request, target, body_of(request))
+        if isinstance(call, PassedRequest):
+            return self._pass(request, call)
 
         if call.needs_normal_forms:
-            call.set_key(sidecard.normal_forms(call.task))
+            call.set_key(self._clients.blocking.normal_forms(call.task))
 
-        stream = sidecard.stream(self._fetch, call.asked.asked.body, call, **call.policy)
-        try:
-            head = next(stream)
-        except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
-            return response_to(error, request)
-
-        library = library_of(request)
-        if "body" not in head:
-            return response_from(library, head, stream, stream=body_class(library)(call, stream))
-
-        response = response_from(library, head, stream, content=head["body"])
-        drain(stream)
-        return response
+        return self._answer(call) if call.embedding is None else self._embed(call.embedding)
 
     def _send(self, request: "Request") -> "Response":
         response: Response = _method(self._inner, "handle_request")(request)
         return response
 
-    def _pass(self, request: "Request", reason: str) -> "Response":
-        response = self._send(without_own_headers(request))
-        mark(response.headers, source="passed", not_stored=reason)
-        return response
+    def _pass(self, request: "Request", why: PassedRequest) -> "Response":
+        self._clients.blocking.count_passed(why.reason, why.family, why.task)
+        return _marked(self._send(without_own_headers(request)), why)
 
-    def _embed(self, embedding: EmbeddingCall) -> "Response":
-        call = embedding.call
-        forms = self._clients.blocking.normal_forms(call.task) if call.needs_normal_forms else self.forms
-
-        def fetch(texts: list[str]) -> list[Any]:
-            response = self._send(embedding.request_for(texts))
-            try:
-                return embedding.answers(response, response.read(), texts)
-            finally:
-                response.close()
-
-        keys = embedding.keys(forms)
+    def _answer(self, call: InterceptedCall) -> "Response":
+        pieces = self._clients.blocking.stream_keyed(
+            self._fetch,
+            (call.asked.asked.body, call),
+            call.policy,
+            context=call.asked.context,
+            not_stored=call.not_stored,
+        )
         try:
-            outcomes = self._clients.blocking.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
-        except UnusableAnswer:
-            return self._pass(call.request, "dialect")
+            first = next(pieces)
         except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
             return response_to(error, call.request)
 
-        return embedding.response_from(outcomes)
+        unused = call.unused_refusal()
+        if unused is not None:
+            unused.close()
+
+        response, whole = call.response(first, pieces, shared_body_class(library_of(call.request)))
+        if whole:
+            drain(pieces)
+
+        return response
 
     def _fetch(self, _body: object, call: InterceptedCall) -> Iterator[Any]:
-        response = self._send(forwarded(call.request))
+        unused = call.unused_refusal()
+        if unused is not None:
+            unused.close()
+
+        response = self._send(call.forwarded())
+        if call.is_refused(response):
+            ahead = ReadAhead(response.stream)
+            ahead.read(MAX_REFUSAL_BYTES)
+            raise call.refusal(response, ahead)
+
+        answer = call.begin_answer(response)
+        del response  # it will refer to this generator
         try:
-            kind = refusal_kind(response)
-            if kind is not None:
-                raise UpstreamRefused(response, kind, response.read())
+            yield from answer.first()
+            for data in answer.source:
+                yield from answer.received(data)
 
-            parser = call.parser_of(response)
-            if not call.asked.asked.stream:
-                parser.feed(response.read())
-                yield call.single_piece(parser, response)
-                return
-
-            yield head_of(response)
-            for piece in response.stream:
-                parser.feed(piece)
-                yield piece
-
-            call.end_stream(parser)
+            yield from answer.ended()
         finally:
-            response.close()
+            answer.source.close()
+
+    def _embed(self, embedding: EmbeddingCall) -> "Response":
+        call, sidecard = embedding.call, self._clients.blocking
+        forms = sidecard.normal_forms(call.task) if self.forms is None else self.forms
+
+        def fetch(texts: list[str]) -> list[Any]:
+            response = self._send(embedding.request_for(texts))
+            ahead = ReadAhead(response.stream)
+            ahead.read(MAX_ANSWER_BYTES)
+            return embedding.answers(response, ahead, texts)
+
+        try:
+            outcomes = sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy)
+        except UnusableAnswer:
+            return self._pass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
+        except Exception as error:  # noqa: BLE001 - as above
+            return response_to(error, call.request)
+
+        return embedding.response_from(outcomes)
 
     # Asynchronous requests --------------------------------------------------------------------------------------------
 
     async def handle_async_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``. Canceling it does not end a call with waiters."""
-        if not self.may_be_call(request):
-            return await self._apass(request, "dialect")
+        target = self.claim(request)
+        if target is None:
+            return await self._apass(request, UNRECOGNIZED)
 
-        body = await abody_of(request)
-        if body is None:
-            return await self._apass(request, "size")
-
-        call = self.intercept(request, body)
-        if call is None:
-            return await self._apass(request, "dialect")
-
-        sidecard = self._clients.awaiting
-        embedding = call.embedding(body)
-        if embedding is not None:
-            return await self._aembed(embedding)
+        call = self.intercept(request, target, await abody_of(request))
+        if isinstance(call, PassedRequest):
+            return await self._apass(request, call)
 
         if call.needs_normal_forms:
-            call.set_key(await sidecard.normal_forms(call.task))
+            call.set_key(await self._clients.awaiting.normal_forms(call.task))
 
-        stream = sidecard.stream(self._afetch, call.asked.asked.body, call, **call.policy)
-        try:
-            head = await anext(stream)
-        except Exception as error:  # noqa: BLE001 - as above
-            return response_to(error, request)
-
-        library = library_of(request)
-        if "body" not in head:
-            return response_from(library, head, stream, stream=async_body_class(library)(call, stream))
-
-        response = response_from(library, head, stream, content=head["body"])
-        await adrain(stream)
-        return response
+        return await (self._aanswer(call) if call.embedding is None else self._aembed(call.embedding))
 
     async def _asend(self, request: "Request") -> "Response":
         response: Response = await _method(self._inner, "handle_async_request")(request)
         return response
 
-    async def _apass(self, request: "Request", reason: str) -> "Response":
-        response = await self._asend(without_own_headers(request))
-        mark(response.headers, source="passed", not_stored=reason)
+    async def _apass(self, request: "Request", why: PassedRequest) -> "Response":
+        self._clients.awaiting.count_passed(why.reason, why.family, why.task)
+        return _marked(await self._asend(without_own_headers(request)), why)
+
+    async def _aanswer(self, call: InterceptedCall) -> "Response":
+        pieces = self._clients.awaiting.stream_keyed(
+            self._afetch,
+            (call.asked.asked.body, call),
+            call.policy,
+            context=call.asked.context,
+            not_stored=call.not_stored,
+        )
+        try:
+            first = await anext(pieces)
+        except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
+            return response_to(error, call.request)
+
+        unused = call.unused_refusal()
+        if unused is not None:
+            await unused.aclose()
+
+        response, whole = call.response(first, pieces, async_shared_body_class(library_of(call.request)))
+        if whole:
+            await adrain(pieces)
+
         return response
 
+    async def _afetch(self, _body: object, call: InterceptedCall) -> AsyncIterator[Any]:
+        unused = call.unused_refusal()
+        if unused is not None:
+            await unused.aclose()
+
+        response = await self._asend(call.forwarded())
+        if call.is_refused(response):
+            ahead = ReadAhead(response.stream)
+            await ahead.aread(MAX_REFUSAL_BYTES)
+            raise call.refusal(response, ahead)
+
+        answer = call.begin_answer(response)
+        del response  # it will refer to this generator
+        try:
+            for piece in answer.first():
+                yield piece
+
+            async for data in answer.source:
+                for piece in answer.received(data):
+                    yield piece
+
+            for piece in answer.ended():
+                yield piece
+        finally:
+            await answer.source.aclose()
+
     async def _aembed(self, embedding: EmbeddingCall) -> "Response":
-        call = embedding.call
-        forms = await self._clients.awaiting.normal_forms(call.task) if call.needs_normal_forms else self.forms
+        call, sidecard = embedding.call, self._clients.awaiting
+        forms = await sidecard.normal_forms(call.task) if self.forms is None else self.forms
 
         async def fetch(texts: list[str]) -> list[Any]:
             response = await self._asend(embedding.request_for(texts))
-            try:
-                return embedding.answers(response, await response.aread(), texts)
-            finally:
-                await response.aclose()
+            ahead = ReadAhead(response.stream)
+            await ahead.aread(MAX_ANSWER_BYTES)
+            return embedding.answers(response, ahead, texts)
 
-        keys = embedding.keys(forms)
         try:
-            outcomes = await self._clients.awaiting.outcome_keyed(fetch, embedding.texts, keys, embedding.policy)
+            outcomes = await sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy)
         except UnusableAnswer:
-            return await self._apass(call.request, "dialect")
+            return await self._apass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
         except Exception as error:  # noqa: BLE001 - as above
             return response_to(error, call.request)
 
         return embedding.response_from(outcomes)
-
-    async def _afetch(self, _body: object, call: InterceptedCall) -> AsyncIterator[Any]:
-        response = await self._asend(forwarded(call.request))
-        try:
-            kind = refusal_kind(response)
-            if kind is not None:
-                raise UpstreamRefused(response, kind, await response.aread())
-
-            parser = call.parser_of(response)
-            if not call.asked.asked.stream:
-                parser.feed(await response.aread())
-                yield call.single_piece(parser, response)
-                return
-
-            yield head_of(response)
-            async for piece in response.stream:
-                parser.feed(piece)
-                yield piece
-
-            call.end_stream(parser)
-        finally:
-            await response.aclose()
 
 
 AsyncSidecardTransport = SidecardTransport
 """The same class: one transport serves both kinds of clients."""
 
 _DEFAULTS = {"verify": True, "cert": None, "http2": False, "proxy": None, "trust_env": True, "limits": None}
+
+
+def _marked(response: "Response", why: PassedRequest) -> "Response":
+    mark(response.headers, source="passed", not_stored=why.reason)
+    return response
 
 
 def _given_transport(inner: Any) -> Any:

@@ -39,6 +39,15 @@ def without_own_headers(request: "Request") -> "Request":
     return copy
 
 
+def with_body(request: "Request", body: bytes) -> "Request":
+    """Return the request with another body."""
+    headers = [header for header in request.headers.raw if header[0].lower() not in _LENGTH_HEADERS]
+    made: Request = library_of(request).Request(
+        request.method, request.url, headers=headers, content=body, extensions=request.extensions
+    )
+    return made
+
+
 def body_of(request: "Request") -> bytes | None:
     """Read the body. Returns None if it has more than `MAX_BODY_BYTES`; then the request still sends all of it."""
     library = library_of(request)

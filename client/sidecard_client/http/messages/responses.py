@@ -68,6 +68,11 @@ def head_of(response: "Response", *, decoded: bool = False) -> dict[str, Any]:
     return head
 
 
+def without_encoding(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a body that was decoded."""
+    return [(name, value) for name, value in headers if name.lower() not in _OF_ENCODED_BODY]
+
+
 def raw_headers(head: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
     """Return the headers of a head as they were received."""
     return [(_bytes_of(name), _bytes_of(value)) for name, value in head["headers"]]

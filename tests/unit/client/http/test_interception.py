@@ -8,12 +8,10 @@ import pytest
 
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.http.clients import Clients
-from sidecard_client.http.interception import IncompleteAnswer, InterceptedCall, Interception
-from sidecard_client.http.translation import UpstreamRefused
+from sidecard_client.http.intercepted_call import InterceptedCall
+from sidecard_client.http.interception import Interception, PassedRequest
 from sidecard_client.http.transports import SidecardTransport
 from sidecard_client.testing import FakeClient
-
-CHOICE = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
 
 
 class Transport(Interception):
@@ -28,14 +26,27 @@ def intercept(headers: dict[str, str] | None = None, temperature: float = 1.0, *
     """Intercept a chat request."""
     body = json.dumps({"model": "m", "messages": [], "temperature": temperature}).encode()
     request = httpx2.Request("POST", "http://h/v1/chat/completions", headers=headers, content=body)
-    call = Transport(**policy).intercept(request, body)
-    assert call is not None
+    transport = Transport(**policy)
+    target = transport.claim(request)
+    assert target is not None
+    call = transport.intercept(request, target, body)
+    assert isinstance(call, InterceptedCall)
     return call
 
 
-def test_other_requests_pass_through() -> None:
+def test_other_requests_are_not_claimed() -> None:
     """A request of an unknown path is not a call."""
-    assert Transport().intercept(httpx2.Request("GET", "http://h/v1/models"), b"") is None
+    assert Transport().claim(httpx2.Request("GET", "http://h/v1/models")) is None
+
+
+def test_a_request_that_passes_says_why() -> None:
+    """Its body is too large, or not that of the API; the task is the request's."""
+    request = httpx2.Request("POST", "http://h/v1/chat/completions", headers={"x-sidecard-task": "rag"}, content=b"{}")
+    transport = Transport()
+    target = transport.claim(request)
+    assert target is not None
+    assert transport.intercept(request, target, None) == PassedRequest("size", "openai_chat", "rag")
+    assert transport.intercept(request, target, b"{}") == PassedRequest("dialect", "", "rag")
 
 
 @pytest.mark.parametrize(
@@ -89,41 +100,6 @@ def test_normal_forms_of_the_task_complete_the_key() -> None:
     call.set_key(())
     assert not call.needs_normal_forms
     assert call.policy["key"] == intercept().policy["key"]
-
-
-def test_a_complete_answer_is_stored_with_its_usage() -> None:
-    """The hooks know the answer once it has ended."""
-    call = intercept()
-    response = httpx2.Response(200, json={"choices": [CHOICE], "usage": {"prompt_tokens": 2}})
-    parser = call.parser_of(response)
-    parser.feed(response.content)
-    assert not call.may_be_stored([])
-    piece = call.single_piece(parser, response)
-    assert (piece["status"], piece["body"]) == (200, response.content)
-    assert call.may_be_stored([])
-    usage = call.usage([])
-    assert usage is not None
-    assert usage.prompt_tokens == 2
-    prompt, answer = call.transcript({"args": ["body", "request"], "kwargs": {}}, [piece]) or (None, None)
-    assert prompt == {"args": ["body"], "kwargs": {}}
-    assert answer["choices"] == [CHOICE]  # type: ignore[index]  # a map
-
-
-def test_an_incomplete_answer_raises() -> None:
-    """A body raises `UpstreamRefused`, and a stream `IncompleteAnswer`; neither is stored."""
-    call = intercept()
-    response = httpx2.Response(200, json={"choices": []})
-    with pytest.raises(UpstreamRefused):
-        call.single_piece(call.parser_of(response), response)
-
-    stream = httpx2.Response(200, headers={"content-type": "text/event-stream"})
-    parser = call.parser_of(stream)
-    parser.feed(b'data: {"choices": []}\n\ndata: [DONE]\n\n')
-    assert call.is_over
-    with pytest.raises(IncompleteAnswer, match="choice 0 has no finish reason"):
-        call.end_stream(parser)
-
-    assert not call.may_be_stored([])
 
 
 @pytest.mark.parametrize("keyword", ["ttl", "stale", "wait", "pace"])

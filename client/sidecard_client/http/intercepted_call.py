@@ -1,0 +1,223 @@
+"""One intercepted request as a call: its policy and hooks, the answer on its way, and the response that the app gets."""
+
+from collections.abc import Callable, Mapping
+from time import time  # noqa: TID251 - tokens expire by the wall clock
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import MsgspecError, structs
+
+from sidecard_client.call.call import UNKEYED
+from sidecard_client.http.answers.errors import kind_of_status
+from sidecard_client.http.embedding_calls import EmbeddingCall
+from sidecard_client.http.embeddings import embedding_request
+from sidecard_client.http.headers import lower_names
+from sidecard_client.http.identity import ACCEPTED
+from sidecard_client.http.messages.bodies import ReadAhead, is_read, replayed_body_class
+from sidecard_client.http.messages.encodings import admits, decoded_whole, decoder_for, encodings_in
+from sidecard_client.http.messages.forwarding import without_own_headers
+from sidecard_client.http.messages.libraries import library_of
+from sidecard_client.http.messages.refusals import UpstreamRefused, refusal_detail
+from sidecard_client.http.messages.responses import (
+    raw_headers,
+    response_of,
+    visible_headers,
+    without_encoding,
+)
+from sidecard_client.http.messages.upstream_answer import UpstreamAnswer
+from sidecard_client.http.question import question_of
+from sidecard_client.keys.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from sidecard_client._async.streams import AsyncStream
+    from sidecard_client._sync.streams import Stream
+    from sidecard_client.call.options import Redact
+    from sidecard_client.http.messages.libraries import Request, Response
+    from sidecard_client.http.request import LlmRequest
+    from sidecard_client.keys.normal_form import NormalForm
+    from sidecard_client.keys.vectors import Embedding
+    from sidecard_client.protocol.wire import Usage
+
+_UNAUTHORIZED = frozenset({401, 403})
+
+_from_json = msgspec.json.Decoder().decode
+
+
+class InterceptedCall:
+    """The call that one request becomes. `Interception` completes ``policy``."""
+
+    def __init__(
+        self,
+        asked: "LlmRequest",
+        request: "Request",
+        task: str,
+        *,
+        keep: bool,
+        keep_length: bool,
+        redact: "Redact | None",
+        embed: "Embedding | None",
+    ) -> None:
+        self.asked = asked
+        self.request = request
+        self.task = task
+        self.policy: dict[str, Any] = {
+            "task": task,
+            "store": self.may_be_stored,
+            "usage": self.usage,
+            "redact": self.transcript,
+            "embed": None if embed is None else structs.replace(embed, find=lambda: question_of(asked)),
+        }
+        self.answer: UpstreamAnswer | None = None
+        """The last upstream answer."""
+        self.embedding: EmbeddingCall | None = None
+        """The batch of a request for embeddings."""
+        self._refused: Response | None = None
+        self._keep = keep
+        self._keep_length = keep_length
+        self._redact = redact
+
+    # The key ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_normal_forms(self) -> bool:
+        """The key depends on the daemon's settings of the task; `set_key` completes it."""
+        return bool(self.policy["key"] == UNKEYED)
+
+    def set_key(self, forms: "tuple[NormalForm, ...]") -> None:
+        """Make the key from texts in these normal forms."""
+        request, model = self.asked, self.asked.asked.model or None
+        self.policy["key"] = fingerprint(self.task, model, request.key_name, (), request.parts, normalize=forms)
+
+    def divide(self, body: bytes) -> None:
+        """Make a batch of a request for the embeddings of several texts."""
+        wanted = embedding_request(self.asked.family.layout, body)
+        self.embedding = None if wanted is None else EmbeddingCall(self, wanted)
+
+    # The upstream -----------------------------------------------------------------------------------------------------
+
+    def forwarded(self) -> "Request":
+        """Return the request as the backend receives it."""
+        return without_own_headers(self.request)
+
+    def is_refused(self, response: "Response") -> bool:
+        """Return whether a response is no answer; `refusal` then needs what was read ahead of its body."""
+        return kind_of_status(response.status_code) is not None
+
+    def refusal(self, response: "Response", ahead: ReadAhead) -> UpstreamRefused:
+        """Return the exception for a response that is no answer. The app gets the response as if it had not been read."""
+        kind = kind_of_status(response.status_code) or "ignored"
+        response.stream = replayed_body_class(library_of(self.request))(ahead)
+        self._refused = response
+        if response.status_code in _UNAUTHORIZED:
+            ACCEPTED.refuse(self.asked.target, lower_names(self.request.headers.items()))
+
+        encodings = encodings_in(response.headers.get("content-encoding", ""))
+        body = None if ahead.whole is None else decoded_whole(encodings, ahead.whole)
+        detail = None
+        if body is not None:
+            detail = refusal_detail(response.status_code, response.headers.raw, body, decoded=bool(encodings))
+
+        if detail is None and kind == "fatal":  # waiters get all of it or nothing
+            kind = "transient" if ahead.error is not None else "ignored"
+
+        return UpstreamRefused(response, kind, detail)
+
+    def unused_refusal(self) -> "Response | None":
+        """Return a response that was refused and that the app does not get, to be closed: a retry or a stale answer follows."""
+        refused, self._refused = self._refused, None
+        return refused
+
+    def begin_answer(self, response: "Response") -> UpstreamAnswer:
+        """Return the answer that a response of status 2xx begins."""
+        content_type = response.headers.get("content-type", "")
+        self.answer = UpstreamAnswer(
+            response,
+            self.asked.family.reader(self.asked.asked, content_type=content_type, headers=response.headers),
+            objection=self.objection,
+            keep_length=self._keep_length,
+            completed=self.accept_credentials,
+        )
+        return self.answer
+
+    def accept_credentials(self) -> None:
+        """Note that the upstream has answered a request with these credentials."""
+        ACCEPTED.accept(self.asked.target, lower_names(self.request.headers.items()), time())
+
+    # Hooks ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def objection(self) -> str:
+        """Why the app's policy does not store the answer; empty if it does."""
+        return "" if self._keep and self.policy["key"] is not None else "policy"
+
+    def keeps(self, _answer: Any) -> bool:
+        """Return whether the transport's policy stores answers of the task."""
+        return self._keep
+
+    def may_be_stored(self, _pieces: Any) -> bool:
+        """The ``store`` hook."""
+        return self.answer is not None and not self.answer.not_stored
+
+    def not_stored(self) -> str:
+        """Return why the answer is not stored."""
+        return "" if self.answer is None else self.answer.not_stored
+
+    def usage(self, _pieces: Any) -> "Usage | None":
+        """The ``usage`` hook."""
+        summary = None if self.answer is None else self.answer.summary
+        return None if summary is None else summary.usage
+
+    def transcript(self, prompt: Any, pieces: Any) -> tuple[Any, Any] | None:
+        """The ``redact`` hook: the call log keeps the bodies of request and answer, after the app's own redaction."""
+        head, *rest = pieces
+        received = [head["body"]] if "body" in head else rest
+        body = decoded_whole(_encodings_of(head), received) or b""
+        try:
+            answer = _from_json(body)
+        except (MsgspecError, RecursionError, UnicodeError, ValueError):
+            answer = body.decode("utf-8", "replace")
+
+        return self.redacted({"args": prompt["args"][:1], "kwargs": {}}, answer)
+
+    def redacted(self, arguments: Any, answer: Any) -> tuple[Any, Any] | None:
+        """Return prompt and answer after the app's own redaction."""
+        return (arguments, answer) if self._redact is None else self._redact(arguments, answer)
+
+    # The app ----------------------------------------------------------------------------------------------------------
+
+    def response(
+        self, first: Any, pieces: "Stream[Any] | AsyncStream[Any]", body: Callable[..., Any]
+    ) -> "tuple[Response, bool]":
+        """Return the app's response, and whether the rest of ``pieces`` is to be read at once. ``body`` makes its stream.
+
+        ``first`` is the library's own response if this caller made the call, else the head of the shared answer.
+        """
+        library = library_of(self.request)
+        visible = visible_headers(pieces, self.policy["key"])
+        if not isinstance(first, dict):
+            for name, value in visible:
+                first.headers[name.decode()] = value.decode()
+
+            if is_read(library, first):
+                return first, True
+
+            first.stream = body(self.request, pieces)
+            return first, False
+
+        headers = raw_headers(first)
+        encodings = _encodings_of(first)
+        decode = None
+        if encodings and not admits(self.request.headers.get("accept-encoding"), encodings):
+            decoder = decoder_for(encodings)
+            decode = None if decoder is None else decoder.decode
+            headers = headers if decode is None else without_encoding(headers)
+
+        if "body" not in first:
+            return response_of(library, first, [*headers, *visible], body(self.request, pieces, decode)), False
+
+        content = first["body"] if decode is None else b"".join(decode(first["body"]))
+        return response_of(library, first, [*headers, *visible], library.ByteStream(content)), True
+
+
+def _encodings_of(head: Mapping[str, Any]) -> tuple[str, ...]:
+    return encodings_in(",".join(value for name, value in head["headers"] if name.lower() == "content-encoding"))

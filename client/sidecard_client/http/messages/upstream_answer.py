@@ -1,0 +1,200 @@
+"""One answer on its way from the backend: to its own caller as it comes, and to others as soon as they may have it.
+
+=================  ==============================================  ====================================================
+part               to its own caller                               to others
+=================  ==============================================  ====================================================
+head               the library's own response                      status and headers
+event stream       each piece as received                          the same piece; decoded, if not all callers can do that
+any other body     each piece as received                          all of it with the head, once it is known to be whole
+=================  ==============================================  ====================================================
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
+
+from sidecard_client.call.streams import ENOUGH, ForOthers, ForOwnCaller
+from sidecard_client.http.family import AnswerReader, AnswerSummary, media_type_of
+from sidecard_client.http.messages.encodings import (
+    SHARED_AS_RECEIVED,
+    UndecodableAnswer,
+    decoded_whole,
+    decoder_for,
+    encodings_in,
+)
+from sidecard_client.http.messages.refusals import MAX_REFUSAL_BYTES, AnswerNotShared, refusal_detail
+from sidecard_client.http.messages.responses import head_of, mark
+
+if TYPE_CHECKING:
+    from sidecard_client.http.messages.libraries import Response
+
+MAX_ANSWER_BYTES: Final = 15 * 1024 * 1024
+"""Limit of an answer that is shared as one piece."""
+
+_STREAM_TYPES: Final = frozenset(
+    {
+        "text/event-stream",
+        "application/x-ndjson",
+        "application/jsonl",
+        "application/stream+json",
+        "application/vnd.amazon.eventstream",
+    }
+)
+
+
+class UpstreamAnswer:
+    """Divides the pieces of one answer between its own caller and others, and judges it.
+
+    ``objection`` is why the app's policy does not store the answer, if it does not; ``keep_length`` stores answers that were
+    cut at their maximum length. ``completed`` is called when the answer is known to be complete.
+    """
+
+    def __init__(
+        self,
+        response: "Response",
+        reader: AnswerReader,
+        *,
+        objection: str,
+        keep_length: bool,
+        completed: Callable[[], object],
+    ) -> None:
+        self.source = response.stream
+        """The body, before it is replaced by the one that the app reads."""
+        self.summary: AnswerSummary | None = None
+        """Known at the end, or at the event that ends a stream, or earlier if the answer cannot be read."""
+        self._response: Response | None = response
+        self._headers = response.headers
+        self._reader = reader
+        self._objection = "policy" if _forbids_storing(response) else objection
+        self._keep_length = keep_length
+        self._completed = completed
+        self._encodings = encodings_in(response.headers.get("content-encoding", ""))
+        self._decoder = decoder_for(self._encodings)
+        self._as_received = SHARED_AS_RECEIVED.issuperset(self._encodings)
+        self._head = head_of(response, decoded=not self._as_received)
+        self._is_live = media_type_of(response.headers.get("content-type", "")) in _STREAM_TYPES
+        self._is_shared = True
+        self._body: list[bytes] = []
+        self._room = MAX_REFUSAL_BYTES if self._is_live else MAX_ANSWER_BYTES
+        if self._decoder is None:
+            self._is_shared = False
+            names = ", ".join(self._encodings)
+            self._judge(AnswerSummary("unclassifiable", "dialect", f"its encoding ({names}) cannot be decoded here"))
+        elif not reader.classifiable:
+            self._is_shared = False
+            self._judge(reader.finish())
+        else:
+            self._mark()
+
+    @property
+    def not_stored(self) -> str:
+        """Why the answer is not stored; empty if it may be, or if that is not known yet."""
+        found = "" if self.summary is None else self.summary.not_stored
+        return self._objection if not found or (found == "length" and self._keep_length) else found
+
+    def first(self) -> list[Any]:
+        """Return the pieces before those of the body: the library's response, and what others get of it."""
+        own = ForOwnCaller(self._response)
+        self._response = None  # it refers to what refers to this
+        return [own, ForOthers(self._head)] if self._is_live and self._is_shared else [own]
+
+    def received(self, data: bytes) -> list[Any]:
+        """Return the pieces for some more bytes of the body."""
+        was_known = self.summary is not None
+        decoded = self._read(data)
+        if not self._is_shared:
+            return [ForOwnCaller(data)]
+
+        self._collect([data] if self._as_received else decoded)
+        if not self._is_live:
+            return [ForOwnCaller(data)]
+
+        ends = [ENOUGH] if not was_known and self.summary is not None and self.summary.complete else []
+        return [*ends, data] if self._as_received else [*map(ForOthers, decoded), *ends, ForOwnCaller(data)]
+
+    def ended(self) -> list[Any]:
+        """Return the last pieces, after the end of the body. Raises `AnswerNotShared`."""
+        summary = self.summary or self._finished()
+        if summary.failure is not None:
+            raise AnswerNotShared(
+                summary.failure,
+                self.not_stored,
+                summary.detail,
+                answered=summary.answered,
+                detail=self._detail(summary),
+            )
+
+        return [] if self._is_live else [ForOthers(self._head | {"body": b"".join(self._body)})]
+
+    def _read(self, data: bytes) -> list[bytes]:
+        """Let the reader read some bytes, and return them decoded. After the event that ends a stream, nothing is read."""
+        if self._decoder is None or (self.summary is not None and self._as_received):
+            return []
+
+        decoded: list[bytes] = []
+        try:
+            for part in self._decoder.decode(data):
+                decoded.append(part)
+                if self.summary is None:
+                    self._reader.feed(part)
+        except UndecodableAnswer as error:
+            self._decoder = None
+            # Those who follow it as received have what its own caller has; those who follow it decoded lack the rest.
+            breaks = self._is_live and not self._as_received
+            self._is_shared = self._is_shared and self._is_live and self._as_received
+            self._judge(AnswerSummary("server_error" if breaks else "unclassifiable", "dialect", str(error)))
+
+        if self.summary is None and self._reader.terminal:
+            self._finished()
+
+        return decoded
+
+    def _collect(self, parts: Sequence[bytes]) -> None:
+        if self._room < 0:
+            return
+
+        self._body += parts
+        self._room -= sum(map(len, parts))
+        if self._room < 0:
+            self._body.clear()
+            self._is_shared = self._is_live
+
+    def _finished(self) -> AnswerSummary:
+        summary = self._reader.finish()
+        if not self._is_shared:
+            summary = structs.replace(
+                summary, verdict="unproven", not_stored="size", detail=f"it has more than {MAX_ANSWER_BYTES} bytes"
+            )
+
+        self._judge(summary)
+        return summary
+
+    def _judge(self, summary: AnswerSummary) -> None:
+        self.summary = summary
+        self._mark()
+        if summary.complete:
+            self._completed()
+
+    def _mark(self) -> None:
+        reason = self.not_stored
+        if reason:
+            mark(self._headers, not_stored=reason)
+
+    def _detail(self, summary: AnswerSummary) -> dict[str, Any] | None:
+        """Return what waiters get of an answer that is not shared: for one that followed it, that it ended so for all."""
+        ended = {"ended": True} if self._is_live and summary.verdict != "server_error" else {}
+        if summary.failure == "ignored":
+            return ended or None
+
+        body = None if self._room < 0 else decoded_whole(self._encodings if self._as_received else (), self._body)
+        if body is None:
+            return ended or None
+
+        refusal = refusal_detail(self._head["status"], self._headers.raw, body, decoded=bool(self._encodings))
+        return None if refusal is None else refusal | ended
+
+
+def _forbids_storing(response: "Response") -> bool:
+    directives = response.headers.get("cache-control", "").lower().split(",")
+    return any(directive.strip() == "no-store" for directive in directives)
