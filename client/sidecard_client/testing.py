@@ -12,7 +12,7 @@ Keys, policies, errors and the rules for values come from the real client's code
 a request that has no key or a value that cannot be shared fails or warns as in production.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 from typing import Any, TypeVar, cast
 
@@ -31,6 +31,7 @@ from sidecard_client.call.embedding import embedded
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome, Source, renewable, value_of
+from sidecard_client.call.streams import divided
 from sidecard_client.call.usage import read_usage
 from sidecard_client.keys.guard.comparison import differ
 from sidecard_client.keys.normal_form import NormalForm
@@ -174,6 +175,12 @@ class FakeClient(Client):
         call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
         return FakeStream(lambda: self._run(call))
 
+    def stream_keyed(
+        self, function: StreamFunctions[T], args: tuple[Any, ...], policy: Mapping[str, Any], **_: Any
+    ) -> FakeStream[T]:
+        """As `Client.stream_keyed`."""
+        return self.stream(function, *args, **policy)
+
     def normal_forms(self, task: str) -> tuple[NormalForm, ...]:  # noqa: ARG002 - as `Client`'s
         """Return none: no task has settings."""
         return ()
@@ -315,7 +322,7 @@ class FakeClient(Client):
             started = self._clock()
             try:
                 value = function(*call.args, **call.kwargs)
-                value = list(value) if call.stream else value
+                value, kept = divided(value) if call.stream else (value, value)
             except BaseException as error:
                 self._failures[backend] = self._failures.get(backend, 0) + 1
                 if kind_of(error, call.options.classify) == "transient" and attempt < len(choices):
@@ -323,13 +330,14 @@ class FakeClient(Client):
 
                 raise
 
-            read_usage(call.options, value, function)  # a faulty hook warns in the test
+            read_usage(call.options, kept, function)  # a faulty hook warns in the test
             try:
-                packed = _packed_answer(call, value)
+                packed = b"" if kept is None else _packed_answer(call, kept)
             except UnshareableValue as error:
                 warn_unshareable(function, reason_of(call, error))
             else:
-                if call.key is not None and is_valid(call, value) and may_be_stored(call.options, value, function):
+                kept_by_all = kept is not None and call.key is not None and is_valid(call, kept)
+                if kept_by_all and may_be_stored(call.options, kept, function):
                     self._store(_put_of(call, packed), backend, self._clock() - started, call.similar)
 
             return Outcome(value, "upstream", backend=backend, attempts=attempt)

@@ -12,7 +12,7 @@ Before the first piece, a failing call tries other backends like every call. Aft
 failure is the caller's exception, or the followers' `CallFailed`.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from time import monotonic
 from typing import Any, Final
 
@@ -48,6 +48,30 @@ class ForOthers(Struct, frozen=True):
     """A function may yield this: ``piece`` is shared and stored, and does not go to the function's own caller."""
 
     piece: Any
+
+
+def divided(pieces: Iterable[Any]) -> tuple[list[Any], list[Any] | None]:
+    """Return all pieces for a function's own caller, and those for others; None if others get none of its answer.
+
+    Raises what ``pieces`` raises, unless the exception says by ``not_stored`` that its own caller has the whole answer.
+    """
+    own, shared = list[Any](), list[Any]()
+    try:
+        for piece in pieces:
+            if isinstance(piece, ForOwnCaller):
+                own.append(piece.piece)
+            elif isinstance(piece, ForOthers):
+                shared.append(piece.piece)
+            elif piece is not ENOUGH:
+                own.append(piece)
+                shared.append(piece)
+    except Exception as error:
+        if not getattr(error, "not_stored", ""):
+            raise
+
+        return own, None
+
+    return own, shared
 
 
 class Provenance:

@@ -17,7 +17,7 @@ from sidecard_client.http.recognition import claimants, families
 from sidecard_client.http.request import parse_request
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import Embedder
-from sidecard_client.protocol.wire import DEFAULT_TASK, UnsharedReason
+from sidecard_client.protocol.wire import DEFAULT_TASK
 
 if TYPE_CHECKING:
     from sidecard_client.http.identity import IdentityHook
@@ -36,7 +36,7 @@ _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
 class PassedRequest(Struct, frozen=True):
     """Why a request goes to the upstream unshared, as the daemon counts it. ``family`` recognized it; empty if none did."""
 
-    reason: UnsharedReason
+    reason: str
     family: str = ""
     task: str = DEFAULT_TASK
 

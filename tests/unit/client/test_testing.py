@@ -370,11 +370,27 @@ def test_the_transports_of_sdks_accept_a_fake_client() -> None:
 
     transport = SidecardTransport(httpx2.MockTransport(serve), FakeClient())
     with httpx2.Client(transport=transport) as http:
-        replies = [http.post("http://h/v1/chat/completions", json={"model": "m"}) for _ in range(2)]
+        asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        replies = [http.post("http://h/v1/chat/completions", json=asked) for _ in range(2)]
 
     assert [reply.headers["x-sidecard-source"] for reply in replies] == ["upstream", "cache"]
     assert replies[0].json() == replies[1].json()
     assert len(served) == 1
+
+
+def test_an_answer_that_is_not_shared_reaches_its_own_caller() -> None:
+    """As in production: it is incomplete, or an error."""
+
+    def serve(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"model": "m", "choices": []})
+
+    transport = SidecardTransport(httpx2.MockTransport(serve), FakeClient())
+    with httpx2.Client(transport=transport) as http:
+        asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        replies = [http.post("http://h/v1/chat/completions", json=asked) for _ in range(2)]
+
+    assert [reply.headers["x-sidecard-source"] for reply in replies] == ["upstream", "upstream"]
+    assert replies[0].json() == {"model": "m", "choices": []}
 
 
 def test_call_each_asks_for_the_missing_inputs_together() -> None:
