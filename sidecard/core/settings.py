@@ -53,7 +53,7 @@ class BreakerSettings(Struct, frozen=True):
     probes: int = 1
     """Outcomes that a half-open breaker waits for before it closes or opens again. It admits as many calls, and another one for
     each call whose outcome shows nothing about the backend. It also closes after as many calls whose answers cannot be
-    classified, and if no call comes for an hour."""
+    classified, after ten that their callers gave up, and if no call comes for an hour."""
     probe_seconds: float = 60.0
     """A probe that takes longer opens the breaker again. ``slow_seconds`` applies instead if it is longer."""
     enabled: bool = True

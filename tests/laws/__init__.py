@@ -11,7 +11,7 @@ and                   the design (worlds without streams, stores and         bey
 `event_checker`       laws 1 to 5, 8 and 10 on events and effects, in all    an append by another than the holder; a lease
                       worlds: one lease a key, one final reply a caller,     that outlives its holder's silence where no
                       deadlines, fences, elections, what may be stored       caller waits; elections that are not counted
-`backend_checker`     law 10: breakers (`reference_breaker`), limits,        all of breakers, limits per minute, queues and
+`backend_checker`     laws 10, 11: breakers (`reference_breaker`), limits,   all of breakers, limits per minute, queues and
                       queues, routes, budgets, sovereignty; nobody waits     budgets, such as a probe without an outcome
                       beside a free backend; every backend recovers          that stays out
 `table_checker`       the engine's own tables: permits, bytes, timers,       a permit, a reservation or a stream's bytes
