@@ -19,6 +19,7 @@ from sidecard_client.http.messages.forwarding import without_own_headers
 from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.messages.refusals import UpstreamRefused, refusal_detail
 from sidecard_client.http.messages.responses import (
+    head_of,
     raw_headers,
     response_of,
     visible_headers,
@@ -115,7 +116,7 @@ class InterceptedCall:
         body = None if ahead.whole is None else decoded_whole(encodings, ahead.whole)
         detail = None
         if body is not None:
-            detail = refusal_detail(response.status_code, response.headers.raw, body, decoded=bool(encodings))
+            detail = refusal_detail(head_of(response), response.headers.raw, body, decoded=bool(encodings))
 
         if detail is None and kind == "fatal":  # waiters get all of it or nothing
             kind = "transient" if ahead.error is not None else "ignored"

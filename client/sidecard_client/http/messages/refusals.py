@@ -65,11 +65,16 @@ class AnswerNotShared(Exception):
         super().__init__(_text_of(detail["status"], detail) if is_refusal(detail) and detail else text)
 
 
-def refusal_detail(status: int, headers: RawHeaders, body: bytes, *, decoded: bool) -> dict[str, Any] | None:
-    """Return what the waiters of a refused call get; None if that is too large. ``decoded``: ``headers`` name encodings."""
+def refusal_detail(
+    head: Mapping[str, Any], headers: RawHeaders, body: bytes, *, decoded: bool
+) -> dict[str, Any] | None:
+    """Return what the waiters of a refused call get; None if that is too large.
+
+    ``head`` is that of the response, of which waiters of a refusal get more ``headers``; ``decoded``: these name encodings.
+    """
     shared = shared_headers(headers, decoded=decoded, also=_SHARED_TOO)
     size = len(body) + sum(len(name) + len(value) for name, value in shared)
-    return {"status": status, "headers": shared, "body": body} if size <= MAX_REFUSAL_BYTES else None
+    return {**head, "headers": shared, "body": body} if size <= MAX_REFUSAL_BYTES else None
 
 
 def has_ended(error: CallFailed | CallTimeout) -> bool:

@@ -191,7 +191,7 @@ class UpstreamAnswer:
         if body is None:
             return ended or None
 
-        refusal = refusal_detail(self._head["status"], self._headers.raw, body, decoded=bool(self._encodings))
+        refusal = refusal_detail(self._head, self._headers.raw, body, decoded=bool(self._encodings))
         return None if refusal is None else refusal | ended
 
 
