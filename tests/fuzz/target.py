@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 
 class Target(NamedTuple):
     """One reader of foreign bytes. ``check`` raises for a broken contract, and for nothing else."""
@@ -29,3 +31,8 @@ def pieces(data: bytes, cut: int) -> Iterator[bytes]:
         yield data[at : at + size]
         at += size
         size += 1
+
+
+def same(one: object, other: object) -> bool:
+    """Return whether two messages or records say the same. They may hold NaN, which is equal to nothing: their bytes are compared."""
+    return msgspec.msgpack.encode(one) == msgspec.msgpack.encode(other)
