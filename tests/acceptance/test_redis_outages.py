@@ -39,6 +39,27 @@ def put(daemon: Daemon, key: str, value: object = 1) -> None:
     assert ask(daemon.socket, {"op": "put", "key": key, "value": value})["stored"] is True
 
 
+def arrives(key: str, value: object, host: Daemon) -> None:
+    """Wait until a host serves an entry that another host has written."""
+    read = {"op": "get", "key": key}
+    poll(lambda: ask(host.socket, read).get("value") == value, f"{key} = {value} does not arrive")
+
+
+def copy_to_memory(key: str, writer: Daemon, reader: Daemon) -> None:
+    """Write an entry by one host, and have it in the memory of another, to stay.
+
+    A host that reads an entry before it is notified of its write drops its copy when it is. Notifications are ordered: once
+    the second value of another key has replaced the first in memory, no earlier one is on its way.
+    """
+    put(writer, key)
+    arrives(key, 1, reader)
+    for value in ("first", "second"):
+        put(writer, "order", value)
+        arrives("order", value, reader)
+
+    arrives(key, 1, reader)
+
+
 def test_redis_that_starts_later_receives_pending_entries(daemon: Start, server: RedisServer) -> None:
     """The daemon starts without the server, reports it, serves from memory, and writes as soon as it can."""
     server.kill()
@@ -57,8 +78,7 @@ def test_redis_that_starts_later_receives_pending_entries(daemon: Start, server:
 def test_redis_restarted_empty_loses_only_its_entries(daemon: Start, server: RedisServer) -> None:
     """Entries in memory are checked against the server and dropped; calls go on."""
     one, other = hosts(daemon, 2, server.url)
-    put(one, "k")
-    poll(lambda: ask(other.socket, {"op": "get", "key": "k"})["type"] == "hit", "the entry does not arrive")
+    copy_to_memory("k", one, other)
     server.kill()
     for host in (one, other):
         turns(host, "down")
@@ -70,7 +90,7 @@ def test_redis_restarted_empty_loses_only_its_entries(daemon: Start, server: Red
         turns(host, "up")
 
     put(one, "later")
-    poll(lambda: ask(other.socket, {"op": "get", "key": "later"})["type"] == "hit", "new entries do not arrive")
+    arrives("later", 1, other)
     assert ask(other.socket, {"op": "get", "key": "k"})["type"] == "miss"
 
 
@@ -126,7 +146,7 @@ def test_full_redis_is_read_and_reported(daemon: Start, server: RedisServer) -> 
     for host in (one, other):
         turns(host, "up")
 
-    poll(lambda: ask(other.socket, {"op": "get", "key": "late"}).get("value") == "v", "the late entry does not arrive")
+    arrives("late", "v", other)
 
 
 def test_read_only_replica_is_read_and_reported(daemon: Start, server: RedisServer, socket_directory: Path) -> None:
