@@ -275,6 +275,9 @@ class Engine:
             case events.PeerJoined():
                 self._status.peers += 1
                 return []
+            case events.PeersHungUp(peers):
+                self._flights.hung_up(peers)
+                return []
             case events.PeerLost(peer):
                 self._status.peers -= 1
                 self._apps.peer_lost(peer)

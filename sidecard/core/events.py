@@ -1,5 +1,6 @@
 """Events: the only inputs of the engine. The counterpart of `sidecard.core.effects`."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -41,6 +42,15 @@ class PeerLost(Struct, frozen=True):
     """A peer's connection has ended, for any reason; replies no longer reach it."""
 
     peer: Peer
+
+
+class PeersHungUp(Struct, frozen=True):
+    """Peers have closed their connections: they can make no call. What they sent before, such as a `complete`, is still read.
+
+    So each keeps its leases until it is lost.
+    """
+
+    peers: Sequence[Peer]
 
 
 class BacklogRead(Struct, frozen=True):
@@ -210,7 +220,7 @@ StoreEvent = (
     | RemoteBreakerOpened
     | RemoteSpending
 )
-PeerEvent = PeerJoined | PeerLost | BacklogRead
+PeerEvent = PeerJoined | PeersHungUp | PeerLost | BacklogRead
 LifecycleEvent = (
     Tick | WorkContinued | SecondsPassed | ClocksStepped | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
 )

@@ -71,7 +71,7 @@ class PeerConnection(PeerOutput):
         if isinstance(admission, Peer):
             self._peer = admission
             transport.set_write_buffer_limits(COUNTED_BYTES, LOW_WATER_BYTES)
-            self._driver.peer_joined(admission, self)
+            self._driver.peer_joined(admission, self, transport.get_extra_info("socket"))
             self._connections.join(self, admission)
         else:
             self._closing = True

@@ -35,6 +35,7 @@ from sidecard.core.events import (
     Peer,
     PeerJoined,
     PeerLost,
+    PeersHungUp,
     RequestReceived,
     StoreAnswered,
     Tick,
@@ -43,6 +44,7 @@ from sidecard.core.events import (
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
 from sidecard.server.deliveries import MAX_DELIVERIES, Deliveries, ReplyWriter
+from sidecard.server.hang_ups import HangUps
 from sidecard.server.reader import BadMessage, Incoming
 from sidecard.server.replies.metrics import MetricsReplies
 from sidecard.server.scheduler import DAEMON_UID, TURN_SECONDS, FairScheduler, Schedulable
@@ -50,6 +52,7 @@ from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
 
 DAEMON_PEER = Peer(0, os.getuid(), os.getgid(), os.getpid(), operator=True)
 """The sender of the daemon's own requests. Ids of connections start at 1."""
@@ -104,6 +107,7 @@ class Driver:
         self._deliveries = Deliveries(loop, clock, self.handle)
         self._writers = self._deliveries.writers
         self._deferred = self._deliveries.deferred
+        self._hang_ups = HangUps()
         self._sent = 0
         """Replies of the current event to peers that did not send it."""
         self._unflushed: list[ReplyWriter] = []
@@ -114,9 +118,12 @@ class Driver:
         self._enqueue: Callable[[Schedulable, int], None] = _work_at_once
         self._request_turns: Callable[[], None] = lambda: None
 
-    def peer_joined(self, peer: Peer, writer: ReplyWriter) -> None:
-        """Register an accepted connection."""
+    def peer_joined(self, peer: Peer, writer: ReplyWriter, connected: "socket.socket | None" = None) -> None:
+        """Register an accepted connection. Its socket, if given, is watched for the peer's end."""
         self._deliveries.join(peer.id, peer.uid, writer)
+        if connected is not None:
+            self._hang_ups.watch(peer, connected)
+
         self.handle(PeerJoined(peer))
 
     def serve(  # noqa: C901, PLR0912 - inlined, because every hit passes here
@@ -222,7 +229,15 @@ class Driver:
     def peer_lost(self, peer: Peer) -> None:
         """Forget a connection that has ended."""
         if self._deliveries.leave(peer.id):
+            self._hang_ups.forget(peer)
+            self._note_hang_ups()
             self.handle(PeerLost(peer))
+
+    def _note_hang_ups(self) -> None:
+        """Before leases end: exclude peers from elections whose own end has not been read yet."""
+        hung_up = self._hang_ups.take()
+        if hung_up:
+            self._handle(PeersHungUp(hung_up), self.clock())
 
     def peer_read_backlog(self, peer: Peer) -> None:
         """Continue the streams that waited until the peer had read most of its backlog."""
@@ -347,6 +362,7 @@ class Driver:
             self._timer = None
 
         self._timer_due = float("inf")
+        self._note_hang_ups()
         self.handle(Tick())
 
     def _bug(self, fault: Exception, kind: type) -> SidecardBug:

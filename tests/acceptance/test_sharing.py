@@ -2,14 +2,17 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from sidecard_client import Client
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 from tests.acceptance.caller import Account, Call, Plan
 from tests.daemons import Daemon, poll
 from tests.workers import Workers
@@ -163,14 +166,37 @@ def test_killed_daemon_fails_no_call_and_is_used_after_its_restart(
     assert "fallback" not in {call.source for call in calls if call.began_at > latest - 1.0}
 
 
+def test_callers_that_left_a_frozen_daemon_get_no_lease(daemon: Callable[..., Daemon]) -> None:
+    """The holder and two waiters end while the daemon is frozen; the next, which has only finished sending, gets the lease."""
+    running = daemon("--set", "flights.max_elections=1")
+    line = b'{"op":"begin","key":"k","id":1}\n'
+    framed = frame(wire.pack(wire.Begin("k", id=1)))
+    with ExitStack() as stack:
+        callers = []
+        for request in (framed, line, framed, line):
+            caller = stack.enter_context(socket.socket(socket.AF_UNIX))
+            caller.settimeout(10)
+            caller.connect(running.socket)
+            caller.sendall(request)
+            assert caller.recv(4096)  # the lease, or that it waits
+            callers.append(caller)
+
+        *gone, alive = callers
+        with stopped(running.pid):
+            alive.shutdown(socket.SHUT_WR)
+            for caller in gone:
+                caller.close()
+
+        assert b'"type":"lease"' in alive.recv(4096)
+
+
 @pytest.mark.slow
 @kinds
 def test_frozen_daemon_delays_each_call_by_at_most_a_second(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
     """While the daemon accepts and never replies, every call ends within a second plus its own work."""
-    # Not an explicit ttl=, which excludes the sharing window: then many calls are in flight when it freezes, and those who wait for
-    # several callers that have left fail, as with any two lost holders.
+    # Not an explicit ttl=, which excludes the sharing window, and with it most waiters.
     running = daemon("--set", "cache.ttl_seconds=0.1")
     prompts = [f"question {number}" for number in range(10)]
     callers = workers(

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.engine import Engine
-from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick, WorkContinued
+from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, PeersHungUp, RequestReceived, Tick, WorkContinued
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.laws.event_checker import EventChecker
@@ -54,6 +54,10 @@ class EngineTrial:
         self.peers.append(peer)
         self.happen(PeerJoined(peer))
         return peer
+
+    def hang_up(self, peer: Peer) -> None:
+        """Let a peer close its connection, whose end is read later: what it sent before may come first."""
+        self.happen(PeersHungUp([peer]))
 
     def lose(self, peer: Peer) -> None:
         """End a connection."""

@@ -10,7 +10,17 @@ from typing import Any
 
 from msgspec import UNSET, Raw, structs
 
-from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import (
+    DrainExpired,
+    DrainRequested,
+    Event,
+    Peer,
+    PeerJoined,
+    PeerLost,
+    PeersHungUp,
+    RequestReceived,
+    Tick,
+)
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.laws.records import (
@@ -36,18 +46,21 @@ class ReferenceModel(ReferenceEntries):
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__(settings)
         self.peers: list[Peer] = []
+        self.hung_up: list[Peer] = []
         self.leases: list[Lease] = []
         self.ended: list[Lease] = []
         """Leases that ended without an answer: a late answer is still billed."""
         self.flights: list[Flight] = []
         self.draining = False
 
-    def handle(self, event: Event, now: float) -> list[Sent]:
+    def handle(self, event: Event, now: float) -> list[Sent]:  # noqa: C901 - one case for each event
         """Return the replies to an event; those to one request are in order."""
         self.out = []
         match event:
             case PeerJoined(peer):
                 self.peers.append(peer)
+            case PeersHungUp(peers):
+                self.hung_up += peers
             case PeerLost(peer):
                 self._lose(peer, now)
             case Tick():
@@ -316,10 +329,11 @@ class ReferenceModel(ReferenceEntries):
         continues = bool(invalid or differ or failure.kind not in {"fatal", "ignored"})
         may_elect = continues and not self.draining
         willing = [waiter for waiter in flight.waiters if now < waiter.deadline]
-        if may_elect and willing and flight.elections < self.settings.max_elections:
+        candidates = [waiter for waiter in willing if waiter.peer not in self.hung_up]
+        if may_elect and candidates and flight.elections < self.settings.max_elections:
             # Callers of an unresponsive process are its other threads: they come last.
             elected = min(
-                willing, key=lambda waiter: unresponsive is not None and same_process(waiter.peer, unresponsive)
+                candidates, key=lambda waiter: unresponsive is not None and same_process(waiter.peer, unresponsive)
             )
             flight.waiters.remove(elected)
             flight.elections += 1

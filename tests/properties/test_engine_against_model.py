@@ -59,6 +59,12 @@ class EngineMachine(TrialMachine):
             self.trial.join(uid, pid)
 
     @with_peers
+    @rule(pick=PICKS)
+    def hang_up(self, pick: int) -> None:
+        """Close a connection; what was sent on it is still read."""
+        self.trial.hang_up(self.peer(pick))
+
+    @with_peers
     @rule(pick=PICKS, begin=BEGINS)
     def begin(self, pick: int, begin: wire.Begin) -> None:
         """Begin."""

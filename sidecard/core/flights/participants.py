@@ -228,6 +228,8 @@ class PeerTable(Struct, eq=False):
     """By batch: of its latest call in progress."""
     batches: dict[int, dict[Applicant, None]] = {}
     """By batch: its applicants."""
+    hung_up: bool = False
+    """The peer can make no call: see `sidecard.core.events.PeersHungUp`."""
 
     def applied(self, applicant: Applicant) -> None:
         """Add an applicant."""
@@ -243,3 +245,8 @@ class PeerTable(Struct, eq=False):
             del self.batches[batch][applicant]
             if not self.batches[batch]:
                 del self.batches[batch]
+
+
+def same_process(one: Peer, other: Peer) -> bool:
+    """Return whether two peers are known to be one process; pid 0 means unknown."""
+    return one.id == other.id or (one.pid == other.pid != 0 and one.uid == other.uid)

@@ -4,7 +4,7 @@ A lease that has ended is not current: messages that name it later are rejected.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.cache.freshness import is_fresh_for
 from sidecard.core.events import Peer
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
-from sidecard.core.flights.participants import Applicant, HeldLease, PeerTable, SharedPermit, Waiter
+from sidecard.core.flights.participants import Applicant, HeldLease, PeerTable, SharedPermit, Waiter, same_process
 from sidecard.core.scopes import covers
 from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import Share
@@ -323,7 +323,7 @@ class Flights:
         return self.release(flight) if flight.waiters else []
 
     def next_candidate(self, flight: Flight, now: float, unresponsive: Peer | None = None) -> Waiter | None:
-        """Return the longest-waiting caller that is still willing to become the next holder.
+        """Return the longest-waiting caller that is still willing to become the next holder, and has not hung up.
 
         Willingness is checked at the grant: 1. a waiter's deadline passes; 2. the lease is lost; 3. only then comes
         the tick that would have timed the waiter out. Without the check, the lease granted in 2 goes to a caller that has given up.
@@ -331,12 +331,16 @@ class Flights:
         If the last holder was ``unresponsive``, callers of other processes come first: its own process hangs as a whole,
         and each lease granted to it costs the other callers another `lease_seconds`.
         """
-        willing = (waiter for waiter in flight.waiters.values() if waiter.deadline > now or waiter.no_wait)
+        willing = (
+            waiter
+            for waiter in flight.waiters.values()
+            if (waiter.deadline > now or waiter.no_wait) and not self._peers[waiter.peer.id].hung_up
+        )
         if unresponsive is None:
             return next(willing, None)
 
         waiters = list(willing)
-        others = (waiter for waiter in waiters if not _same_process(waiter.peer, unresponsive))
+        others = (waiter for waiter in waiters if not same_process(waiter.peer, unresponsive))
         return next(others, next(iter(waiters), None))
 
     def is_waiting(self, peer: Peer, request_id: int) -> bool:
@@ -368,6 +372,11 @@ class Flights:
         """Return all applicants."""
         return list(self._applicants)
 
+    def hung_up(self, peers: Iterable[Peer]) -> None:
+        """Elect none of ``peers`` from now on."""
+        for peer in peers:
+            self._table(peer).hung_up = True
+
     def forget(self, peer: Peer) -> None:
         """Drop the table of a lost peer, which has no participants any more."""
         self._peers.pop(peer.id, None)
@@ -389,8 +398,3 @@ class Flights:
             table = self._peers[peer.id] = PeerTable()
 
         return table
-
-
-def _same_process(one: Peer, other: Peer) -> bool:
-    """Return whether two peers are known to be one process; pid 0 means unknown."""
-    return one.id == other.id or (one.pid == other.pid != 0 and one.uid == other.uid)

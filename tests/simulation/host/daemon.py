@@ -65,6 +65,11 @@ class Transport:
 
     # What a protocol asks
 
+    def get_extra_info(self, name: str) -> Ends:
+        """Return what stands in place of the socket."""
+        assert name == "socket"
+        return self._ends
+
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         """Take limits."""
         self._high, self._low = high, low
@@ -180,6 +185,29 @@ class Transport:
             self._lost = True
             self._ends.close()
             self._protocol.connection_lost(error)
+
+
+class SimulatedHangUps:
+    """Knows at once which connections their peers have closed, as the kernel does."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, tuple[Peer, Ends]] = {}
+
+    def watch(self, peer: Peer, connected: Ends) -> None:
+        """Notice when a peer has closed its connection."""
+        self._watched[peer.id] = (peer, connected)
+
+    def forget(self, peer: Peer) -> None:
+        """Watch a peer no longer."""
+        self._watched.pop(peer.id, None)
+
+    def take(self) -> list[Peer]:
+        """Return the peers that have closed their connections, once."""
+        closed = [peer for peer, ends in self._watched.values() if ends.incoming.ended and ends.outgoing.broken]
+        for peer in closed:
+            self.forget(peer)
+
+        return closed
 
 
 class _StoreClock:
@@ -301,6 +329,7 @@ class Daemon(LoopProcess):
             metrics=self.engine.metrics,
             store=None if store is None else store.open(self, boot_id),
         )
+        self.driver._hang_ups = SimulatedHangUps()  # type: ignore[assignment]  # the kernel's part is not there
 
         def watch(event: Event, effects: Any) -> None:
             for watcher in watchers:

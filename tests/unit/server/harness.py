@@ -91,7 +91,8 @@ class FakeLoop:
 class FakeTransport:
     """A transport whose peer reads when the test decides."""
 
-    def __init__(self, uid: int, gid: int) -> None:
+    def __init__(self, uid: int, gid: int, connected: socket.socket | None = None) -> None:
+        self.socket = connected
         self.credentials = struct.pack("3I", PID, uid, gid)
         self.sent = b""
         self.buffered = 0
@@ -109,6 +110,11 @@ class FakeTransport:
         """Return the peer's credentials."""
         assert (level, option, size) == (socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return self.credentials
+
+    def get_extra_info(self, name: str) -> object:
+        """Return the test's own socket, if it has one."""
+        assert name == "socket"
+        return self.socket
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         """Store the limits."""
@@ -156,8 +162,8 @@ class FakeTransport:
 class FakePeer:
     """One peer of a `ServerHarness`, and its connection."""
 
-    def __init__(self, server: "ServerHarness", uid: int, gid: int) -> None:
-        self.transport = FakeTransport(uid, gid)
+    def __init__(self, server: "ServerHarness", uid: int, gid: int, connected: socket.socket | None = None) -> None:
+        self.transport = FakeTransport(uid, gid, connected)
         admission = server.connections.admit(self.transport)  # type: ignore[arg-type]  # the part of a socket that is used
         if isinstance(admission, AdmissionDenied):
             if not admission.seconds:
@@ -257,9 +263,9 @@ class ServerHarness:
         if self.slept_seconds > self._reported_seconds:
             self.notice_sleep()
 
-    def connect(self, uid: int = UID, gid: int = GID) -> FakePeer:
-        """Connect a peer."""
-        return FakePeer(self, uid, gid)
+    def connect(self, uid: int = UID, gid: int = GID, connected: socket.socket | None = None) -> FakePeer:
+        """Connect a peer; its socket, if it has one, only says whether the peer has hung up."""
+        return FakePeer(self, uid, gid, connected)
 
 
 def value_of(text: str) -> msgspec.Raw:
