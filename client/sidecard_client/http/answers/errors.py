@@ -20,16 +20,18 @@ _SUCCESS, _REDIRECT, _CLIENT, _SERVER, _END = 200, 300, 400, 500, 600
 
 _OF_THE_SERVER: Final = re.compile(
     r"rate_?limit|overload|timed?_?out|unavailable|server_error|internal|api_error|quota|too_many|capacity|busy|exhausted"
-    r"|aborted|try_again|conflict|failed_to_download|connection|bad_gateway|upstream|billing|spend_limit"
+    r"|aborted|try_again|conflict|failed_to_download|connection|bad_gateway|upstream"
 )
 _OF_THE_REQUEST: Final = re.compile(
-    r"invalid|not_found|permission|authentication|unauthenticated|precondition|out_of_range|unauthorized|forbidden|unsupported|not_supported|bad_request|too_large"
+    r"invalid|not_found|permission|authentication|unauthenticated|unauthorized|forbidden|unsupported|not_supported|bad_request"
+    r"|precondition|out_of_range|too_large"
     r"|too_long|too_small|context_length|context_size|context_window|above_max|policy|content_filter|validation|malformed"
-    r"|unprocessable|mismatch|parse_error|empty_image|missing|safety|moderation|exceeds?_.*(length|size|limit|tokens)"
+    r"|unknown_parameter|billing|spend_limit|unprocessable|mismatch|parse_error|empty_image|missing|safety|moderation"
+    r"|exceeds?_.*(length|size|limit|tokens)"
 )
 _SENTENCE_ABOUT_THE_REQUEST: Final = re.compile(
     r"context (length|window|size)|maximum context|too (long|large)|not found|does not support|not supported|unsupported"
-    r"|invalid|must be|is required|missing"
+    r"|invalid (request|argument|parameter|input|option|image|schema)"
 )
 _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MAX_CHARACTERS: Final = 80

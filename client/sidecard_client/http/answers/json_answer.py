@@ -30,6 +30,8 @@ class JsonAnswer(ABC):
         """Something in it has the API's shape."""
         self.ended = False
         """The last event was received."""
+        self.marked_done = False
+        """``[DONE]`` was received."""
         self.error: InBandError | None = None
         self.refused = False
         """The model's own words say that it refuses, whatever its finish reason."""

@@ -15,9 +15,10 @@ class OllamaAnswer(JsonAnswer):
         done = event.get("done")
         self.fits = self.fits or (isinstance(done, bool) and ("message" in event or "response" in event or done))
         if done is True:
-            # Old versions have no reason.
-            reason = event.get("done_reason", "stop")
-            self.reasons[0] = reason if isinstance(reason, str) else "unknown"
             self.ended = True
+            # Old versions send no reason; an empty one says that the model's process went away.
+            reason = event.get("done_reason", "stop")
+            if isinstance(reason, str) and reason:
+                self.reasons[0] = reason
 
         self.use(event, event)

@@ -6,7 +6,14 @@ from sidecard_client.http.answers.json_answer import JsonAnswer
 
 
 class ChoicesAnswer(JsonAnswer):
-    """A completion, or chunks of one. ``[DONE]`` proves nothing: servers send it after a truncated answer, or not at all."""
+    """A completion, or chunks of one. ``[DONE]`` proves nothing: servers send it after a truncated answer, or not at all.
+
+    ``usage_asked``: its stream is to end with a chunk that has the usage.
+    """
+
+    def __init__(self, choices: int = 1, *, streamed: bool = False, usage_asked: bool = False) -> None:
+        super().__init__(choices, streamed=streamed)
+        self._awaits_usage = usage_asked and streamed
 
     def read(self, event: dict[str, Any]) -> None:
         """Read the choices that an object or a chunk has; the first and the last chunk may have none."""
@@ -17,7 +24,14 @@ class ChoicesAnswer(JsonAnswer):
                 if isinstance(choice, dict):
                     self._read_choice(place, choice)
 
-        self.use(event, event.get("usage"))
+        usage = event.get("usage")
+        self._awaits_usage = self._awaits_usage and not usage
+        self.use(event, usage)
+
+    def missing(self) -> str:
+        """As `JsonAnswer.missing`. Servers that have no usage to send end their stream with ``[DONE]``."""
+        missing = super().missing()
+        return missing or ("its usage is missing" if self._awaits_usage and not self.marked_done else "")
 
     def _read_choice(self, place: int, choice: dict[str, Any]) -> None:
         index, reason = choice.get("index"), choice.get("finish_reason")

@@ -89,13 +89,12 @@ class EventReader(AnswerReader):
     def __init__(self, answer: JsonAnswer) -> None:
         self._answer = answer
         self._events = EventSplitter()
-        self._done = False
         self._unreadable = ""
 
     @property
     def terminal(self) -> bool:
         """``[DONE]``, the API's last event, or an error was received."""
-        return self._done or self._answer.ended or self._answer.error is not None
+        return self._answer.marked_done or self._answer.ended or self._answer.error is not None
 
     def feed(self, data: bytes) -> None:
         """Read the events that the bytes complete."""
@@ -107,25 +106,25 @@ class EventReader(AnswerReader):
         for name, event in self._events.rest():
             self._read(name, event)
 
-        if self._events.too_long and not self._done and not self._unreadable:
+        if self._events.too_long and not self._answer.marked_done and not self._unreadable:
             return self._answer.summary(f"it has an event of more than {MAX_EVENT_BYTES} bytes", "size")
 
         return self._answer.summary(self._unreadable)
 
     def _read(self, name: str, data: bytes) -> None:
         # After ``[DONE]`` and after an unreadable event nothing counts: that is where SDKs stop.
-        if self._done or self._unreadable or self._answer.ignores(name):
+        if self._answer.marked_done or self._unreadable or self._answer.ignores(name):
             return
 
         if data.strip().startswith(_DONE):
-            self._done = True
+            self._answer.marked_done = True
         else:
             self._unreadable = _receive(self._answer, name, data)
             self.classifiable = self._answer.fits or not self._unreadable
 
 
 class LineReader(AnswerReader):
-    """Reads an answer in lines of JSON, or a single object in several lines."""
+    """Reads an answer in lines of JSON."""
 
     def __init__(self, answer: JsonAnswer) -> None:
         self._answer = answer

@@ -1,12 +1,21 @@
 """OpenAI's chat completions, which most other servers speak too."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.answers.openai_choices import ChoicesAnswer
-from sidecard_client.http.family import SideEffect
+from sidecard_client.http.family import ApiRequest, SideEffect
 from sidecard_client.http.request_bodies.json_family import JsonFamily
-from sidecard_client.http.request_bodies.openai import CACHE_HINTS, HOSTS, effect_of, number_of_choices
+from sidecard_client.http.request_bodies.openai import (
+    CACHE_HINTS,
+    FIREWORKS_HINTS,
+    HOSTS,
+    asks_for_usage,
+    effect_of_tools,
+    number_of_choices,
+)
 from sidecard_client.http.request_bodies.shapes import are_messages
 
 
@@ -20,6 +29,7 @@ class OpenAIChat(JsonFamily):
         "user",
         "safety_identifier",
         *CACHE_HINTS,
+        *FIREWORKS_HINTS,
         # OpenRouter's and LiteLLM's, at the places of Anthropic's.
         "cache_control",
         "messages[].cache_control",
@@ -34,13 +44,17 @@ class OpenAIChat(JsonFamily):
         """Return whether it has messages."""
         return are_messages(fields.get("messages"))
 
+    def answer_maker(self, asked: ApiRequest) -> Callable[..., JsonAnswer]:
+        """As `JsonFamily.answer_maker`."""
+        return partial(ChoicesAnswer, usage_asked=asks_for_usage(asked.body))
+
     def choices(self, fields: dict[str, Any]) -> int:
         """Return ``n``."""
         return number_of_choices(fields)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Stored completions are the server's state; its own tools may act."""
-        return effect_of(fields)
+        return effect_of_tools(fields.get("tools")) or ("state" if fields.get("store") else "")
 
 
 FAMILY = OpenAIChat()

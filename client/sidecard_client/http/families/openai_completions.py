@@ -1,11 +1,20 @@
 """OpenAI's plain completions."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.answers.openai_choices import ChoicesAnswer
+from sidecard_client.http.family import ApiRequest
 from sidecard_client.http.request_bodies.json_family import JsonFamily
-from sidecard_client.http.request_bodies.openai import CACHE_HINTS, HOSTS, number_of_choices
+from sidecard_client.http.request_bodies.openai import (
+    CACHE_HINTS,
+    FIREWORKS_HINTS,
+    HOSTS,
+    asks_for_usage,
+    number_of_choices,
+)
 from sidecard_client.http.request_bodies.shapes import are_texts_or_tokens
 
 
@@ -15,13 +24,17 @@ class OpenAICompletions(JsonFamily):
     name: ClassVar[str] = "openai_completions"
     paths: ClassVar[tuple[str, ...]] = ("/completions",)
     hosts: ClassVar[tuple[str, ...]] = HOSTS
-    outside: ClassVar[tuple[str, ...]] = ("user", "safety_identifier", *CACHE_HINTS)
+    outside: ClassVar[tuple[str, ...]] = ("user", "safety_identifier", *CACHE_HINTS, *FIREWORKS_HINTS)
     answer: ClassVar[type[JsonAnswer]] = ChoicesAnswer
     text_field: ClassVar[str] = "prompt"
 
     def fits(self, fields: dict[str, Any]) -> bool:
         """Return whether it has a prompt: texts or token ids."""
-        return are_texts_or_tokens(fields.get("prompt")) and "messages" not in fields
+        return are_texts_or_tokens(fields.get("prompt"))
+
+    def answer_maker(self, asked: ApiRequest) -> Callable[..., JsonAnswer]:
+        """As `JsonFamily.answer_maker`."""
+        return partial(ChoicesAnswer, usage_asked=asks_for_usage(asked.body))
 
     def choices(self, fields: dict[str, Any]) -> int:
         """Return ``n`` for each prompt."""

@@ -7,11 +7,13 @@ from msgspec import structs
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.json_family import JsonFamily
-from sidecard_client.http.request_bodies.openai import CACHE_HINTS, HOSTS, effect_of
+from sidecard_client.http.request_bodies.openai import CACHE_HINTS, HOSTS, effect_of_tools
 from sidecard_client.http.request_bodies.shapes import has_only
 
 _FINAL_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 """A tuple, because a hostile ``type`` may be unhashable."""
+
+_ITEMS_WITH_TOOLS: Final = ("additional_tools", "tool_search_output")
 
 
 class ResponsesAnswer(JsonAnswer):
@@ -29,7 +31,7 @@ class ResponsesAnswer(JsonAnswer):
             response = event.get("response")
             if isinstance(response, dict) and kind in _FINAL_EVENTS:
                 self.ended = True
-                self._read_end(response)
+                self._read_end({"status": kind.removeprefix("response."), **response})
             elif isinstance(response, dict):
                 self.use(response, response.get("usage"))
 
@@ -92,11 +94,20 @@ class OpenAIResponses(JsonFamily):
         return structs.replace(asked, body=asked.body | {"prompt_cache_options": {"prewarm": True}}, passes="state")
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
-        """Conversations, background and stored responses, containers are the server's state; its own tools may act."""
-        if fields.get("conversation") is not None or fields.get("background"):
-            return "state"
+        """Conversations, background and stored responses, containers are the server's state; its own tools may act.
 
-        return effect_of(fields)
+        So may those of a stored prompt, which a request with ``tools`` replaces, and of an agent that it names.
+        """
+        given, tools = fields.get("input"), fields.get("tools")
+        items = given if isinstance(given, list) else []
+        hidden = fields.get("agent") or fields.get("agent_reference") or (fields.get("prompt") and tools is None)
+        effects = {effect_of_tools(tools), "tool" if hidden else ""}
+        effects |= {effect_of_tools(item.get("tools")) for item in items if item.get("type") in _ITEMS_WITH_TOOLS}
+        if "tool" in effects:
+            return "tool"
+
+        keeps = any(fields.get(field) for field in ("conversation", "background", "store"))
+        return "state" if keeps or "state" in effects else ""
 
 
 FAMILY = OpenAIResponses()

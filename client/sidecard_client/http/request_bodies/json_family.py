@@ -1,7 +1,7 @@
 """Families whose requests are JSON objects. Pure."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -106,8 +106,16 @@ class JsonFamily(ApiFamily):
     ) -> AnswerReader:
         """As `ApiFamily.reader`."""
         return json_reader(
-            self.answer, content_type=content_type, form=self.form, stream=asked.stream, choices=asked.choices
+            self.answer_maker(asked),
+            content_type=content_type,
+            form=self.form,
+            stream=asked.stream,
+            choices=asked.choices,
         )
+
+    def answer_maker(self, asked: ApiRequest) -> Callable[..., JsonAnswer]:  # noqa: ARG002 - for families that need it
+        """Return what makes the assessment of an answer to this request, from ``choices`` and ``streamed=``."""
+        return self.answer
 
     def question(self, asked: ApiRequest) -> VaryingText | None:
         """As `ApiFamily.question`."""

@@ -16,6 +16,9 @@ HOSTS: Final = (
 CACHE_HINTS: Final = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
 """For the provider's own cache, which changes costs and no answer."""
 
+FIREWORKS_HINTS: Final = ("prompt_cache_isolation_key", "prompt_cache_max_len")
+"""The same for a server that speaks OpenAI's API."""
+
 _HARMLESS: Final = frozenset(
     {
         # Carried out by the app.
@@ -27,27 +30,26 @@ _HARMLESS: Final = frozenset(
 )  # fmt: skip
 
 
-def effect_of(fields: dict[str, Any]) -> SideEffect:
-    """Return what stored answers, and tools of the server, change. A tool that is not known to be harmless acts."""
-    if fields.get("store") is True:
-        return "state"
+def effect_of_tools(tools: Any) -> SideEffect:
+    """Return what tools change. One that is not known to be harmless acts."""
+    if not isinstance(tools, list):
+        return "tool" if tools else ""
 
-    tools = fields.get("tools")
-    return _effect_of_tools(tools) if isinstance(tools, list) else "tool" if tools else ""
-
-
-def _effect_of_tools(tools: list[Any]) -> SideEffect:
     effects = {_effect_of_tool(tool) for tool in tools}
     return "tool" if "tool" in effects else "state" if "state" in effects else ""
 
 
 def _effect_of_tool(tool: Any) -> SideEffect:
-    kind = tool.get("type") if isinstance(tool, dict) else None
+    if not isinstance(tool, dict):
+        return "tool"
+
+    # Some clients leave out the type of the tools that the app carries out.
+    kind = tool.get("type") or ("function" if isinstance(tool.get("function"), dict) else None)
     if not isinstance(kind, str):
         return "tool"
 
-    if kind == "namespace" and isinstance(tool.get("tools"), list):
-        return _effect_of_tools(tool["tools"])
+    if kind == "namespace":
+        return effect_of_tools(tool.get("tools"))
 
     environment = tool.get("environment")
     if kind == "shell" and isinstance(environment, dict) and environment.get("type") == "local":
@@ -57,6 +59,12 @@ def _effect_of_tool(tool: Any) -> SideEffect:
         return "state"  # they make or use a container
 
     return "" if kind in _HARMLESS else "tool"
+
+
+def asks_for_usage(fields: dict[str, Any]) -> bool:
+    """Return whether a stream is to have its usage at the end."""
+    options = fields.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def number_of_choices(fields: dict[str, Any]) -> int:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sidecard_client.http.answers.errors import kind_of_status
 from sidecard_client.http.answers.events import MAX_EVENT_BYTES
 from sidecard_client.http.answers.readers import MAX_BODY_BYTES
 from sidecard_client.http.family import AnswerReader, AnswerSummary, ApiRequest
@@ -315,27 +314,6 @@ def test_an_event_type_of_any_json_type_raises_nothing(kind: object) -> None:
     """A ``type`` that is not a string, hashable or not, is no final event."""
     data = events({"type": kind, "response": {"status": "completed"}})
     assert not read("openai_responses", data).complete
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (200, None),
-        (201, None),
-        (302, "ignored"),
-        (400, "fatal"),
-        (401, "fatal"),
-        (404, "fatal"),
-        (408, "transient"),
-        (409, "transient"),
-        (429, "transient"),
-        (500, "transient"),
-        (529, "transient"),
-    ],
-)
-def test_the_status_decides_the_failure_kind(status: int, kind: str | None) -> None:
-    """Statuses that SDKs retry are transient."""
-    assert kind_of_status(status) == kind
 
 
 def test_token_counts_above_the_protocols_limit_are_left_out() -> None:
