@@ -15,7 +15,7 @@ MAX_BODY_BYTES: Final = 15 * 1024 * 1024
 StreamForm = Literal["events", "lines"]
 
 _EVENTS: Final = "text/event-stream"
-_LINES: Final = frozenset(
+LINE_TYPES: Final = frozenset(
     {
         "application/x-ndjson",
         "application/ndjson",
@@ -24,6 +24,9 @@ _LINES: Final = frozenset(
         "application/stream+json",
     }
 )
+"""Media types of lines of JSON."""
+
+
 _DONE: Final = b"[DONE]"
 
 _from_json = msgspec.json.Decoder().decode
@@ -49,10 +52,10 @@ def json_reader(
     if form == "events" and media_type == _EVENTS:
         return EventReader(make(choices, streamed=True))
 
-    if form == "lines" and (media_type in _LINES or (stream and media_type == "application/json")):
+    if form == "lines" and (media_type in LINE_TYPES or (stream and media_type == "application/json")):
         return LineReader(make(choices, streamed=True))
 
-    if is_json(media_type) and media_type not in _LINES:
+    if is_json(media_type) and media_type not in LINE_TYPES:
         return WholeReader(make(choices, streamed=False))
 
     return UnclassifiableAnswer(f"its content type is {media_type[:80]!r}")
@@ -106,14 +109,14 @@ class EventReader(AnswerReader):
         for name, event in self._events.rest():
             self._read(name, event)
 
-        if self._events.too_long and not self._answer.marked_done and not self._unreadable:
+        if self._events.too_long and not self.terminal and not self._unreadable:
             return self._answer.summary(f"it has an event of more than {MAX_EVENT_BYTES} bytes", "size")
 
         return self._answer.summary(self._unreadable)
 
     def _read(self, name: str, data: bytes) -> None:
-        # After ``[DONE]`` and after an unreadable event nothing counts: that is where SDKs stop.
-        if self._answer.marked_done or self._unreadable or self._answer.ignores(name):
+        # Nothing counts after the end, nor after an unreadable event, where SDKs stop.
+        if self.terminal or self._unreadable or self._answer.ignores(name):
             return
 
         if data.strip().startswith(_DONE):
@@ -144,13 +147,13 @@ class LineReader(AnswerReader):
     def finish(self) -> AnswerSummary:
         """Read a last line that nothing ended."""
         self._read(self._lines.rest())
-        if self._lines.too_long and not self._unreadable:
+        if self._lines.too_long and not self.terminal and not self._unreadable:
             return self._answer.summary(f"it has a line of more than {MAX_EVENT_BYTES} bytes", "size")
 
         return self._answer.summary(self._unreadable)
 
     def _read(self, line: bytes) -> None:
-        if not self._unreadable and line.strip():
+        if not self.terminal and not self._unreadable and line.strip():
             self._unreadable = _receive(self._answer, "", line)
             self.classifiable = self._answer.fits or not self._unreadable
 

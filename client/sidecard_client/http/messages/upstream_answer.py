@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from sidecard_client.call.streams import ENOUGH, ForOthers, ForOwnCaller
+from sidecard_client.http.answers.readers import LINE_TYPES
 from sidecard_client.http.family import AnswerReader, AnswerSummary, media_type_of
 from sidecard_client.http.messages.encodings import (
     SHARED_AS_RECEIVED,
@@ -32,15 +33,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES: Final = 15 * 1024 * 1024
 """Limit of an answer that is shared as one piece."""
 
-_STREAM_TYPES: Final = frozenset(
-    {
-        "text/event-stream",
-        "application/x-ndjson",
-        "application/jsonl",
-        "application/stream+json",
-        "application/vnd.amazon.eventstream",
-    }
-)
+_STREAM_TYPES: Final = LINE_TYPES | {"text/event-stream", "application/vnd.amazon.eventstream"}
 
 
 class UpstreamAnswer:

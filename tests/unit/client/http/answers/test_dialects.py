@@ -301,6 +301,15 @@ def test_the_last_event_ends_a_stream(family: str, text: str, content_type: str)
     assert answer.terminal
 
 
+@pytest.mark.parametrize("rest", ["data: {", 'data: {"error": "late"}\n\n', "data: rubbish\n\n"])
+def test_nothing_counts_after_the_last_event(rest: str) -> None:
+    """Wherever an app stops reading, the summary is the same."""
+    end = data('{"type": "message_delta", "delta": {"stop_reason": "end_turn"}}', '{"type": "message_stop"}')
+    assert summary("anthropic_messages", end + rest).complete
+    assert summary("openai_chat", data(START, STOP, "[DONE]") + rest).complete
+    assert summary("ollama_chat", '{"done": true}\n' + rest, "application/x-ndjson").complete
+
+
 def test_a_finish_reason_does_not_end_a_stream() -> None:
     """Usage may follow."""
     answer = reader("openai_chat")
