@@ -6,12 +6,13 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 
@@ -192,3 +193,81 @@ def test_a_waiter_shares_or_replaces_a_holder_of_the_other_version(
     holder.go_on()
     assert waiter.line() == (["the waiter's", "upstream"] if failure else ["the holder's", "shared"])
     assert holder.rest() == [failure or "upstream"]
+
+
+def test_fatal_failure_of_an_old_holder_concerns_callers_without_a_context(
+    old: Version, daemon: Start, worker: Callable[..., Worker]
+) -> None:
+    """Old clients fail together, as ever; a caller whose request has parts outside the key is elected."""
+    path = daemon("--no-state", **NEW.environ).socket
+    holder = worker(old, path, "hold", "fatal: a wrong model")
+    assert holder.line() == "running"
+    waiter = worker(old, path, "wait")
+    with JsonPeer(path) as newer:
+        newer.send(op="begin", key="shared", context="flex tier", wanted=True, id=1)
+        assert newer.receive()["type"] == "pending"
+        poll(lambda: ask(path, {"op": "stats"})["waiters"] == 2, "the callers did not join the holder's flight")
+        holder.go_on()
+        assert "fatal" in str(waiter.line())
+        assert newer.receive()["type"] == "lease"
+
+    assert holder.rest() == ["fatal: a wrong model"]
+
+
+def test_old_holder_hears_of_no_waiters(old: Version, daemon: Start, worker: Callable[..., Worker]) -> None:
+    """It would close its connection, and its lease would be lost."""
+    path = daemon("--no-state", **NEW.environ).socket
+    holder = worker(old, path, "hold")
+    assert holder.line() == "running"
+    with JsonPeer(path) as newer:
+        newer.send(op="begin", key="shared", wanted=True, id=1)
+        assert newer.receive()["type"] == "pending"
+        holder.go_on()
+        shared = newer.receive()
+        assert (shared["type"], shared["value"]) == ("shared", "the holder's")
+
+    assert holder.rest() == ["upstream"]
+
+
+def test_old_daemon_ignores_what_it_does_not_know(old: Version, daemon: Start) -> None:
+    """Every new field of a request, in one conversation."""
+    path = daemon("--no-state", **old.environ).socket
+    with JsonPeer(path) as newer:
+        newer.send(op="begin", key="k", context="flex tier", wanted=True, id=1)
+        lease = newer.receive()
+        newer.send(op="fail", lease=lease["lease"], kind="fatal", detail={"status": 400}, status=400, id=2)
+        assert newer.receive()["type"] == "ok"
+        newer.send(op="begin", key="k", id=3)
+        lease = newer.receive()
+        newer.send(op="complete", lease=lease["lease"], value="v", store=False, not_stored="length", id=4)
+        assert newer.receive() == {"type": "stored", "id": 4, "stored": False}
+        newer.send(op="record", passed=[{"reason": "state", "family": "ollama"}], acknowledge=True, id=5)
+        assert newer.receive()["type"] == "recorded"
+
+
+class JsonPeer:
+    """A connection that speaks JSON lines."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(20)
+        self._socket.connect(path)
+        self._lines = self._socket.makefile("r")
+
+    def __enter__(self) -> Self:
+        """Use it in a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the connection."""
+        self._lines.close()
+        self._socket.close()
+
+    def send(self, **request: object) -> None:
+        """Send a request."""
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next reply."""
+        reply: dict[str, Any] = json.loads(self._lines.readline())
+        return reply

@@ -108,19 +108,19 @@ def bounded(client: Client) -> None:
 
 
 def hold(client: Client, failing: str) -> None:
-    """Make the call "shared": show that it runs, wait for a line, then return or fail."""
+    """Make the call "shared": show that it runs, wait for a line, then return or fail; fatally if ``failing`` begins so."""
 
     def upstream(_prompt: str) -> str:
         show("running")
         sys.stdin.readline()
         if failing:
-            raise ConnectionError(failing)
+            raise (ValueError if failing.startswith("fatal") else ConnectionError)(failing)
 
         return "the holder's"
 
     try:
         show(client.outcome(upstream, "p", key="shared").source)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         show(str(error))
 
 
