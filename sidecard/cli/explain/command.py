@@ -43,6 +43,7 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="ignore API keys, as the transport's share_credentials does",
     )
+    parser.add_argument("--identity", metavar="TEXT", help="who makes the request, as the transport's identity= says")
     parser.add_argument("--task", metavar="NAME", help="task, instead of the request's own")
     parser.add_argument("--namespace", metavar="NAME", help="namespace, instead of the request's own")
     parser.add_argument(
@@ -65,6 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.url,
         tuple(map(parse_header, arguments.header)),
         arguments.share_credentials,
+        arguments.identity,
     )
     names = [arguments.request] if arguments.other is None else [arguments.request, arguments.other]
     if names.count(STANDARD) > 1:

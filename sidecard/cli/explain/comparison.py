@@ -17,6 +17,12 @@ def share(one: ExplainedRequest, other: ExplainedRequest) -> bool:
     return not unshared and first.key == second.key and first.namespace == second.namespace
 
 
+def same_context(one: ExplainedRequest, other: ExplainedRequest) -> bool:
+    """Return whether a refusal of one request is one of the other: nothing that may cause it differs outside the key."""
+    contexts = [explained.question.http.context for explained in (one, other) if explained.question.http is not None]
+    return len(set(contexts)) <= 1
+
+
 def text_of(one: ExplainedRequest, other: ExplainedRequest) -> str:
     """Return the comparison as text."""
     differences = one.explanation.differences(other.explanation)
@@ -26,6 +32,8 @@ def text_of(one: ExplainedRequest, other: ExplainedRequest) -> str:
 
     if not share(one, other):
         head = "They do not share:"
+    elif not same_context(one, other):
+        head = "They share answers, but not refusals: their keys are equal, and what is outside of them differs."
     else:
         head = "They share: their keys are equal." if lines else "They share: nothing that enters their keys differs."
 
@@ -42,6 +50,7 @@ def fields_of(one: ExplainedRequest, other: ExplainedRequest) -> dict[str, Any]:
     """Return the comparison as fields; a difference lacks the side on which the value is absent."""
     return {
         "share": share(one, other),
+        "share_refusals": share(one, other) and same_context(one, other),
         "differences": [
             {"path": difference.path, "same_in_normal_form": difference.same_in_normal_form}
             | {

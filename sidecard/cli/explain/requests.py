@@ -20,15 +20,27 @@ from sidecard_client.call.call import STREAM_SUFFIX
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.options import Options
 from sidecard_client.http.embeddings import embedding_request, parts_of_text
+from sidecard_client.http.family import RequestTarget
+from sidecard_client.http.headers import CREDENTIAL_HEADERS, key_headers, lower_names
+from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.recognition import families
-from sidecard_client.http.request import parse_request
+from sidecard_client.http.request import LlmRequest, parse_request
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.wire import DEFAULT_BACKEND
+from sidecard_client.protocol.wire import DEFAULT_BACKEND, PassedReason
 
 FROM_CALL = "call"
+
+_BEFORE_ITS_END = 0.0
+"""A time of day at which no token has expired."""
+
+_PASSES: Mapping[PassedReason, str] = {
+    "state": "it changes what its server keeps; with the header x-sidecard-cache: on it is shared all the same",
+    "tool": "it lets a tool act on the server; with the header x-sidecard-cache: on it is shared all the same",
+}
+"""Why a request that an API recognizes passes to the upstream, as the end of a sentence."""
 
 _POLICY = {
     "ttl": "ttl_seconds",
@@ -76,6 +88,25 @@ class Flags(Struct, frozen=True):
     url: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     share_credentials: bool = False
+    identity: str | None = None
+
+
+class HttpFacts(Struct, frozen=True):
+    """What transports find in an HTTP request besides its key."""
+
+    family: str
+    identity: str
+    """What identifies the caller: ``given``, ``hash``, ``jwt``, ``aws``, several of them joined by ``+``, or empty."""
+    credentials: tuple[str, ...]
+    """Names of the headers that have credentials."""
+    outside_body: tuple[str, ...]
+    """Places of the body that are outside the key."""
+    outside_headers: tuple[str, ...]
+    """Names of the headers that are outside the key, without credentials."""
+    context: str
+    """Digest of what is outside the key and may be why a request fails."""
+    passes: PassedReason | None = None
+    """Why the request passes to the upstream unshared; None if it does not."""
 
 
 class Question(Struct, frozen=True):
@@ -90,6 +121,8 @@ class Question(Struct, frozen=True):
     policy: Mapping[str, tuple[Any, str]]
     unshared_because: str = ""
     """Why the request is never shared; empty if it can be."""
+    http: HttpFacts | None = None
+    """None for a function's call."""
 
     @property
     def max_age_seconds(self) -> float | None:
@@ -201,11 +234,12 @@ def _of_call(form: _CallForm, flags: Flags) -> Question:
 
 
 def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, flags: Flags) -> Question:
-    request = parse_request(method, url, headers, body, share_credentials=flags.share_credentials)
+    request = _parsed(method, url, headers, body, flags)
     if request is None:
         ends = ", ".join(sorted({end for family in families().values() for end in family.paths}))
         raise ValueError(
-            f"{method} {url} is not shared: its body is not that of a known API, or its path ends in none of {ends}"
+            f"{method} {url} is not shared and passes to the upstream (dialect): its body or its host is not that of a "
+            f"known API, or its path ends in none of {ends}"
         )
 
     key_name, parts = request.key_name, request.parts
@@ -224,7 +258,9 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
     if "x-sidecard-ttl" in own:
         policy["ttl_seconds"] = float(own["x-sidecard-ttl"]), f"{FROM_CALL}: x-sidecard-ttl"
 
-    off = own.get("x-sidecard-cache", "").lower() == "off"
+    control = own.get("x-sidecard-cache", "").lower()
+    http = _facts_of(request, headers, passes=not control)
+    because = _PASSES[http.passes] if http.passes is not None else ""
     return Question(
         _options(own.get("x-sidecard-task"), None, None, flags),
         request.asked.model or None,
@@ -233,7 +269,45 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
         parts,
         request.asked.deterministic,
         policy,
-        "its header x-sidecard-cache is off" if off else "",
+        "its header x-sidecard-cache is off" if control == "off" else because,
+        http,
+    )
+
+
+def _parsed(method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, flags: Flags) -> LlmRequest | None:
+    """Parse a request as a process does whose upstream has accepted the request's token."""
+    target, named = RequestTarget.of(method, url), lower_names(headers)
+    if target is not None:
+        ACCEPTED.accept(target, named, _BEFORE_ITS_END)
+
+    try:
+        return parse_request(
+            method,
+            url,
+            headers,
+            body,
+            share_credentials=flags.share_credentials,
+            identity=flags.identity,
+            now=_BEFORE_ITS_END,
+        )
+    finally:
+        if target is not None:
+            ACCEPTED.refuse(target, named)
+
+
+def _facts_of(request: LlmRequest, headers: Sequence[tuple[str, str]], *, passes: bool) -> HttpFacts:
+    named = lower_names(headers)
+    in_key = {line.partition(":")[0] for line in key_headers(named)}
+    names = dict.fromkeys(sorted(name for name, _ in named))
+    credentials = tuple(name for name in names if name in CREDENTIAL_HEADERS)
+    return HttpFacts(
+        request.family.name,
+        request.caller.source,
+        credentials,
+        tuple(request.asked.outside),
+        tuple(name for name in names if name not in in_key and name not in credentials),
+        request.context,
+        (request.asked.passes or None) if passes else None,
     )
 
 

@@ -1,13 +1,20 @@
 """Show one explained request as text or as fields. Pure."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from sidecard.cli.explain.requests import ExplainedRequest
+from sidecard.cli.explain.requests import ExplainedRequest, HttpFacts
 from sidecard.cli.text.numbers import dollars, seconds, size
 from sidecard_client.keys.explanation import text_of as canonical_text
 from sidecard_client.protocol import wire
+
+_IDENTITIES: Final = {
+    "given": "the identity= of the transport",
+    "hash": "the hash of its credentials",
+    "jwt": "the claims of its token, once an app's process has seen its upstream accept it",
+    "aws": "the id of its AWS key",
+}
 
 
 def text_of(explained: ExplainedRequest) -> str:
@@ -27,6 +34,7 @@ def fields_of(explained: ExplainedRequest) -> dict[str, Any]:
         "canonical": dict(explanation.parts),
         "canonical_hex": explanation.canonical.hex(),
         "deterministic": explained.question.deterministic,
+        "http": None if explained.question.http is None else msgspec.to_builtins(explained.question.http),
         "policy": {name: msgspec.to_builtins(value) for name, value in explained.policy.items()},
         "stored": stored,
         "not_stored_because": why_not,
@@ -45,12 +53,27 @@ def _key_lines(explained: ExplainedRequest) -> list[str]:
     if explanation.normalize:
         lines.append(f"normalize  {', '.join(explanation.normalize)}")
 
+    if explained.question.http is not None:
+        lines += _http_lines(explained.question.http)
+
     lines += [f"{name:<11}{explanation.parts[name] or 'none'}" for name in ("task", "model", "name")]
     if explanation.parts.get("sample"):
         lines.append(f"sample     {explanation.parts['sample']}")
 
     lines += [f"{name:<11}{_indented(canonical_text(explanation.parts[name]))}" for name in ("args", "kwargs")]
     return lines
+
+
+def _http_lines(http: HttpFacts) -> list[str]:
+    outside = [*http.outside_body, *(f"header {name}" for name in http.outside_headers)]
+    source = " and ".join(_IDENTITIES[source] for source in http.identity.split("+")) if http.identity else "none"
+    names = f" ({', '.join(http.credentials)})" if http.identity and http.credentials else ""
+    return [
+        f"API        {http.family}",
+        f"identity   {source}{names}",
+        f"outside    {', '.join(outside) or 'nothing'}",
+        f"passes     {http.passes or 'no'}",
+    ]
 
 
 def _indented(text: str) -> str:

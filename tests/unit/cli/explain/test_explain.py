@@ -1,6 +1,7 @@
 """``sidecard explain``: parsed requests, and the shown explanations."""
 
 import json
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import httpx2
@@ -17,6 +18,7 @@ from sidecard.core.settings import Cacheability, EngineSettings, TaskSettings
 from sidecard_client.call import call as calls
 from sidecard_client.call.options import Options
 from sidecard_client.http import SidecardTransport
+from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.request import parse_request
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.naming import name_of
@@ -116,6 +118,71 @@ def test_credentials_separate_keys_unless_shared() -> None:
     requests = [{"url": CHAT, "headers": {"x-api-key": key}, "body": BODY} for key in ("a", "b")]
     assert len({question(one).explain(()).key for one in requests}) == 2
     assert len({question(one, share_credentials=True).explain(()).key for one in requests}) == 1
+
+
+def token_of(subject: str, number: int) -> str:
+    """Return a signed token of a principal, unlike the other ones."""
+    claims = {"iss": "https://login.example", "sub": subject, "exp": 2_000_000_000 + number, "jti": str(number)}
+    parts = ({"alg": "RS256"}, claims, number)
+    return ".".join(urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+
+
+def test_tokens_of_one_principal_have_one_key() -> None:
+    """As in an app's process, once the upstream has accepted them; nothing of that stays in this process."""
+    keys = [
+        question({"url": CHAT, "headers": {"authorization": f"Bearer {token}"}, "body": BODY}).explain(()).key
+        for token in (token_of("a", 1), token_of("a", 2), token_of("b", 3))
+    ]
+    assert (keys[0] == keys[1], keys[0] == keys[2]) == (True, False)
+    assert len(ACCEPTED) == 0
+
+
+def test_identity_replaces_credentials() -> None:
+    """The flag has the effect of the transport's keyword."""
+    requests = [{"url": CHAT, "headers": {"x-api-key": key}, "body": BODY} for key in ("a", "b")]
+    assert len({question(one, identity="app").explain(()).key for one in requests}) == 1
+
+
+def test_text_shows_what_transports_find_in_an_http_request() -> None:
+    """Its API, who makes it, what is outside the key, and whether it passes; no value and no credential."""
+    body = {
+        "model": "claude",
+        "max_tokens": 5,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "why", "cache_control": {"type": "e"}}]}],
+    }
+    headers = {"X-Api-Key": "secret", "User-Agent": "app/1", "anthropic-version": "2023-06-01", "X-Request-Id": "7"}
+    result = explained({"url": "https://api.anthropic.com/v1/messages", "headers": headers, "body": body})
+    lines = text_of(result).splitlines()
+    assert "API        anthropic_messages" in lines
+    assert "identity   the hash of its credentials (x-api-key)" in lines
+    assert "outside    messages[0].content[0].cache_control, header user-agent, header x-request-id" in lines, lines
+    assert "passes     no" in lines
+    fields = fields_of(result)["http"]
+    assert fields["outside_headers"] == ("user-agent", "x-request-id")
+    assert "secret" not in json.dumps(fields) + "".join(lines)
+
+
+@pytest.mark.parametrize(("control", "passes"), [("", "state"), ("on", None), ("refresh", None)])
+def test_request_with_side_effects_passes(control: str, passes: str | None) -> None:
+    """Unless its header says that it is to be shared."""
+    headers = {"x-sidecard-cache": control} if control else {}
+    body = {"model": "gpt", "input": "go on", "conversation": "conv_1"}
+    result = explained({"url": "https://api.openai.com/v1/responses", "headers": headers, "body": body})
+    assert result.question.http is not None
+    assert result.question.http.passes == passes
+    assert (f"passes     {passes or 'no'}" in text_of(result).splitlines()) is True
+    assert ("changes what its server keeps" in result.stored[1]) is (passes is not None)
+    assert share(result, result) is (passes is None)
+
+
+def test_comparison_of_contexts_says_that_refusals_are_not_shared() -> None:
+    """Equal keys, and a part outside of them that differs."""
+    one, other, same = (
+        explained({"url": CHAT, "headers": {"user-agent": agent}, "body": BODY}) for agent in ("a", "b", "b")
+    )
+    assert "share answers, but not refusals" in comparison.text_of(one, other)
+    assert comparison.fields_of(one, other)["share_refusals"] is False
+    assert comparison.fields_of(other, same)["share_refusals"] is True
 
 
 def test_sidecard_headers_set_the_policy() -> None:
