@@ -176,7 +176,8 @@ class UpstreamAnswer:
 
     def _detail(self, summary: AnswerSummary) -> dict[str, Any] | None:
         """Return what waiters get of an answer that is not shared: for one that followed it, that it ended so for all."""
-        ended = {"ended": True} if self._is_live and summary.verdict != "server_error" else {}
+        follows = self._is_live and self._is_shared
+        ended = {"ended": True} if follows and summary.verdict != "server_error" else {}
         if summary.failure == "ignored":
             return ended or None
 
