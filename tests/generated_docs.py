@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from tests import metrics_reference, settings_reference
+from tests import families_reference, metrics_reference, settings_reference
 
 DOCS = Path(__file__).parents[1] / "sidecard" / "docs"
 
@@ -13,6 +13,7 @@ EXAMPLE = DOCS.parent / "example.toml"
 SECTIONS = {
     "configuration": ("settings", settings_reference.markdown),
     "metrics": ("metrics", metrics_reference.markdown),
+    "sdks": ("families", families_reference.markdown),
 }
 """For each page, the name of its generated section and the function that returns it."""
 

@@ -122,7 +122,8 @@ class JsonFamily(ApiFamily):
         return last_text(asked.body, self.text_field) if self.text_field else None
 
     def _needs_no_model(self, target: RequestTarget, fields: dict[str, Any]) -> bool:
-        return target.declared == self.name or target.is_at(self.hosts) or fields.keys() <= self.own_fields
+        only_own = bool(fields) and fields.keys() <= self.own_fields
+        return only_own or target.declared == self.name or target.is_at(self.hosts)
 
     @cached_property
     def _places(self) -> Places:
