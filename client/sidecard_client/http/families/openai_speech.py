@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
+from msgspec import structs
+
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.answers.readers import is_json, json_reader
 from sidecard_client.http.answers.whole_body import WholeBodyReader
@@ -10,6 +12,7 @@ from sidecard_client.http.family import (
     NO_HEADERS,
     AnswerReader,
     ApiRequest,
+    RequestTarget,
     UnclassifiableAnswer,
     media_type_of,
 )
@@ -51,6 +54,14 @@ class OpenAISpeech(JsonFamily):
     own_fields: ClassVar[frozenset[str]] = _FIELDS
     outside: ClassVar[tuple[str, ...]] = ("prompt_cache_key", "metadata")
     answer: ClassVar[type[JsonAnswer]] = SpeechAnswer
+
+    def read(self, target: RequestTarget, body: bytes) -> ApiRequest | None:
+        """As `JsonFamily.read`. OpenAI's streams of events have a format of their own."""
+        asked = super().read(target, body)
+        if asked is None or asked.body.get("stream_format") != "sse":
+            return asked
+
+        return structs.replace(asked, stream=True)
 
     def fits(self, fields: dict[str, Any]) -> bool:
         """Return whether it has a text and a voice."""

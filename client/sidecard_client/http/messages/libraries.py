@@ -1,10 +1,12 @@
-"""The two HTTP libraries, whose classes have the same names and share no base: httpx and httpx2."""
+"""The two HTTP libraries, whose classes have the same names and share no base: httpx and httpx2; and `plain`, for others."""
 
 import sys
 from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from sidecard_client.http.messages import plain
 
 if TYPE_CHECKING:
     # Classes of httpx or of httpx2.
@@ -27,6 +29,9 @@ def library_of(request: "Request") -> ModuleType:
         package = kind.__module__.partition(".")[0]
         if package in {"httpx", "httpx2"}:
             return sys.modules[package]
+
+    if isinstance(request, plain.PlainRequest):
+        return plain
 
     raise TypeError(
         f"a request must be one of httpx or httpx2, not {type(request).__module__}.{type(request).__name__}."

@@ -42,7 +42,7 @@ def form_of(content_type: str, body: bytes) -> dict[str, Any] | None:
                 return None
 
             form.setdefault(part.name, []).append(_value_of(part))
-    except ValueError:  # a part without a name, a text that is not UTF-8, no last boundary
+    except ValueError:  # such as a text that is not UTF-8
         return None
 
     return {name: values[0] if len(values) == 1 else values for name, values in form.items()}
@@ -99,7 +99,11 @@ def _part_of(headers: Mapping[str, str], content: bytes) -> FormField:
     if headers.get("content-transfer-encoding", "binary").lower() not in {"7bit", "8bit", "binary"}:
         raise ValueError("a part is encoded")
 
-    disposition = _parameters_of(headers.get("content-disposition", ""))
+    written = headers.get("content-disposition", "")
+    if "\\" in written:  # browsers and mail programs read it differently
+        raise ValueError("a part has a name that could be another")
+
+    disposition = _parameters_of(written)
     name = disposition.get("name")
     if not name:
         raise ValueError("a part has no name")

@@ -7,7 +7,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
-from sidecard_client.http.sharing.libraries import LIBRARIES, http_client_classes
+from sidecard_client.http.sharing.libraries import BEDROCK, LIBRARIES, http_client_classes, is_bedrock_client
 from sidecard_client.http.sharing.references import is_plain, referred_by
 from sidecard_client.http.sharing.sdks import Unshareable, prepare
 
@@ -18,6 +18,7 @@ MAX_SHOWN: Final = 8
 """How many attributes an error lists."""
 
 _WITHOUT_TRANSPORTS: Final = {
+    "aiobotocore": "aiobotocore",
     "aiohttp": "aiohttp",
     "boto3": "botocore",
     "botocore": "botocore",
@@ -48,7 +49,7 @@ class Search:
         self._known[id(target)] = target
         while todo:
             path, value = todo.popleft()
-            if isinstance(value, classes):
+            if isinstance(value, classes) or is_bedrock_client(value):
                 self.found += 1
                 self._share(value)
                 continue
@@ -104,6 +105,8 @@ class Search:
 
         if self._others:
             text += f" It uses {' and '.join(sorted(self._others))}, which has no transports to put sidecard into."
+            if "botocore" in self._others:
+                text += f" Of botocore, clients of {BEDROCK} can be shared."
 
         return f"{text} Share the object that holds the HTTP client, or use Client.call() around its methods."
 

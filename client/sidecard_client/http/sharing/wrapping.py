@@ -1,10 +1,12 @@
 """Put the sharing transport around the transports of an HTTP client, once."""
 
+from importlib import import_module
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from sidecard_client.call.warn import warn
+from sidecard_client.http.sharing.libraries import is_bedrock_client
 from sidecard_client.http.sharing.references import referred_by
 from sidecard_client.http.transports import SidecardTransport
 
@@ -23,8 +25,12 @@ _settings: Final[WeakKeyDictionary[SidecardTransport, tuple[object, dict[str, An
 def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str, Any]) -> None:
     """Wrap the transports of an HTTP client, and those it has for some hosts or proxies. A shared one stays as it is.
 
-    A transport that several clients or hosts use gets one wrapper for each of them.
+    A transport that several clients or hosts use gets one wrapper for each of them. A client of botocore gets a handler.
     """
+    if is_bedrock_client(client):
+        import_module("sidecard_client.integrations.botocore").share_client(client, sidecard, policy)
+        return
+
     with _lock:
         client._transport = _shared(client, client._transport, sidecard, policy)  # noqa: SLF001 - the libraries' only place for it
         mounts = client._mounts  # noqa: SLF001 - as above

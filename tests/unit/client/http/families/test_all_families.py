@@ -55,7 +55,7 @@ def test_a_request_is_recognized_by_its_shape_on_any_host(name: str) -> None:
     for host in (sample.host, "127.0.0.1:8000", "llm.example.com"):
         family, asked = recognized(sample, host=host)
         assert (family.name, asked.model, asked.passes) == (sample.family, sample.model, "")
-        assert asked.stream == (streamed and name != "speech events")  # it asks for events, not for a stream
+        assert asked.stream == streamed
 
 
 @each_sample

@@ -84,9 +84,17 @@ def test_a_form_that_cannot_be_read_is_none(content_type: str, body: bytes) -> N
     )
 )
 def test_forms_of_the_libraries_are_read(parts: list[tuple[str, bytes, str | None]]) -> None:
-    """Whatever names and contents the library writes, a form is readable, and its files are found."""
+    """Whatever names and contents the library writes, a form is readable, and its files are found.
+
+    Only a backslash in a name is not: programs read it differently.
+    """
     files: Any = [(name, (f"{file}.bin", content)) for name, content, file in parts]
     request = httpx2.Request("POST", "http://x/", files=files or [("f", ("f.bin", b""))])
     read = form_of(request.headers["content-type"], request.read())
-    assert read is not None
-    assert all(map(is_file, read.values()))
+    if any("\\" in name or "\\" in (file or "") for name, _, file in parts):
+        assert read is None
+    else:
+        assert read is not None
+        assert all(
+            is_file(one) for values in read.values() for one in (values if isinstance(values, list) else [values])
+        )
