@@ -127,7 +127,8 @@ class Rejected(Reply, frozen=True, tag="rejected"):
     stale_age_seconds: float = 0.0
     stale_backend: str = ""
     status: int | UnsetType = UNSET
-    """With ``breaker_open``: the HTTP status with which the backend requested the pause, if its caller reported one."""
+    """With ``breaker_open``: the HTTP status with which the backend requested a pause, if its caller reported one. Also while
+    probes decide whether the pause is over."""
 
 
 class Failed(Reply, frozen=True, tag="failed"):

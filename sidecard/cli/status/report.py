@@ -105,13 +105,13 @@ def _unshared(report: Report, tasks: Mapping[str, Ledger]) -> list["RenderableTy
         if getattr(ledger, name)
     ]
     if rows:
-        title = "Requests passed to the upstream, and answers not stored"
+        title = "Not shared, or not stored"
         parts.append(table(title, ("task", "what", "number", "because"), rows, align="llrl"))
 
     if report.passed:
         families = [(family or "unknown", _reasons(reasons)) for family, reasons in report.passed.items()]
-        title = "Passed requests by API, since the daemon started"
-        parts.append(table(title, ("API", "because"), families, align="ll"))
+        title = "Passed by API"
+        parts.append(table(title, ("API", "since the daemon started"), families, align="ll"))
 
     return parts
 

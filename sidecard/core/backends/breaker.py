@@ -123,7 +123,7 @@ class Breaker:
         """How often it has opened."""
         self.cause: OpenCause | None = None
         self.status: int | None = None
-        """While open by a backend's request: its HTTP status, if known."""
+        """While open by a backend's request, and while it is probed afterwards: the request's HTTP status, if known."""
         self.failures = 0
         self.slow = 0
         self._name = name
@@ -357,7 +357,7 @@ class Breaker:
         self.state = state
         self.generation += 1
         self.cause = cause if state in {"open", "forced_open"} else None
-        self.status = None
+        self.status = self.status if state == "half_open" else None
         self._probes_out.clear()
         self._forget_probe_results()
         match state:

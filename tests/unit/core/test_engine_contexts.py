@@ -187,7 +187,7 @@ def test_waiter_with_a_stale_answer_gets_it_when_its_backend_is_closed() -> None
 
 @pytest.mark.parametrize("status", [429, 503, 529])
 def test_closed_backend_rejects_with_the_status_of_its_refusal(status: int) -> None:
-    """As long as its Retry-After lasts; afterwards, and for other causes, there is none."""
+    """As long as its Retry-After lasts, and while it is probed; afterwards, and for other causes, there is none."""
     host = Host(backends={"b": BackendSettings(breaker=BreakerSettings(min_calls=1))})
     alice, bob = host.peer(), host.peer()
     alice.fails(alice.calls("b").lease, retry_after_seconds=20.0, status=status)
@@ -195,7 +195,10 @@ def test_closed_backend_rejects_with_the_status_of_its_refusal(status: int) -> N
     rejected = bob.refused("b")
     assert (rejected.reason, rejected.status, rejected.retry_after_seconds) == ("breaker_open", status, 20.0)
     host.passes(20.0)
-    alice.fails(alice.calls("b").lease, status=status)
+    probe = alice.calls("b").lease
+    rejected = bob.refused("b")
+    assert (rejected.reason, rejected.status, rejected.retry_after_seconds) == ("breaker_open", status, 1.0)
+    alice.fails(probe, status=status)
     alice.receives()
     assert bob.refused("b").status is UNSET
 
