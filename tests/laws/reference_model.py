@@ -270,7 +270,7 @@ class ReferenceModel(ReferenceEntries):
         answer.early = self.settings.task(lease.begin.task).early_refresh
         self.book(lease.begin).bill(seconds, answer.dollars)
         flight = lease.flight
-        obstacle = "" if flight is None else self._store(flight, lease, request, answer, now)
+        obstacle = _given(request) if flight is None else self._store(flight, lease, request, answer, now)
         self.book(lease.begin).not_stored += bool(obstacle)
         self.say(lease.peer, wire.Stored(request.id, flight is not None and not obstacle, obstacle))
         if flight is not None:
@@ -283,8 +283,7 @@ class ReferenceModel(ReferenceEntries):
     def _store(self, flight: Flight, lease: Lease, request: wire.Complete, answer: Answer, now: float) -> str:
         """Store an answer, or return why not."""
         if not request.store:
-            reason = request.not_stored or "policy"
-            return reason if reason in wire.NOT_STORED_REASONS else "other"
+            return _given(request) or "policy"
 
         if not flight.may_store or flight.purged_tags.intersection(request.tags):
             return "removed"
@@ -457,6 +456,11 @@ class ReferenceModel(ReferenceEntries):
 def _stale_fields(old: Answer, now: float) -> dict[str, Any]:
     """Return the fields with which a lease or a rejection carries a stale answer."""
     return {"stale_value": Raw(old.value), "stale_age_seconds": now - old.made, "stale_backend": old.backend}
+
+
+def _given(request: wire.Complete) -> str:
+    """Return the reason that a holder gives for not storing its answer."""
+    return request.not_stored if request.not_stored in {"", *wire.NOT_STORED_REASONS} else "other"
 
 
 def _refusal(lease: Lease, request: wire.Fail) -> Refusal:

@@ -218,7 +218,7 @@ class Ledger(Struct, frozen=True):
     passed_by_reason: dict[str, int] = {}
     """The same by reason, without reasons that have not occurred."""
     not_stored: int = 0
-    """Of ``upstream_calls`` with a key, those whose answer was not stored."""
+    """Answers that were not stored, of calls with a key and of those whose holder gave a reason."""
     not_stored_by_reason: dict[str, int] = {}
     """The same by reason, without reasons that have not occurred."""
 

@@ -191,7 +191,7 @@ class Complete(Request, frozen=True, tag="complete"):
     deterministic: bool = False
     """The same request is meant to get the same answer (temperature 0, a seed, an embedding)."""
     not_stored: Word = ""
-    """Without ``store``: why, for the counters: one of `NOT_STORED_REASONS`."""
+    """Without ``store``, or without a key: why, for the counters: one of `NOT_STORED_REASONS`."""
 
 
 class Fail(Request, frozen=True, tag="fail"):

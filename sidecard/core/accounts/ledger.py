@@ -144,9 +144,9 @@ class TaskLedger:
         """Book requests that a client passed to the upstream."""
         self._count(PASSED.get(reason) or PASSED["other"], count)
 
-    def count_not_stored(self, reason: str) -> None:
+    def count_not_stored(self, reason: NotStoredReason) -> None:
         """Book an answer that was not stored."""
-        self._count(NOT_STORED[known_reason(reason)])
+        self._count(NOT_STORED[reason])
 
     def _count(self, name: str, count: int = 1) -> None:
         setattr(self, name, getattr(self, name) + count)

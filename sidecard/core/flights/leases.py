@@ -10,7 +10,7 @@ from sidecard.core import notes
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
-from sidecard.core.accounts.ledger import FAILURES
+from sidecard.core.accounts.ledger import FAILURES, known_reason
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.breaker import NO_PAUSE, CallResult, Pause
 from sidecard.core.backends.registry import Backends
@@ -21,6 +21,7 @@ from sidecard.core.flights.participants import HeldLease
 from sidecard.core.flights.table import Flights
 from sidecard.core.settings import LiveSettings
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.values import NotStoredReason
 
 LeaseOutcome = Literal["done"] | notes.Outcome
 LeaseRequest = wire.Append | wire.Complete | wire.Fail | wire.Renew
@@ -167,10 +168,19 @@ class Leases(Struct, frozen=True, eq=False):
         self.recorder.record_failure(lease, outcome, message, now - lease.granted_at)
         return effects
 
-    def count_not_stored(self, lease: HeldLease, reason: str) -> None:
-        """Count an answer that is not stored. Answers to calls without a key are never to be."""
-        if lease.request.key is not None:
-            self.billing.tasks.of(lease.request.task).count_not_stored(reason)
+    def count_not_stored(
+        self, lease: HeldLease, given: str, otherwise: NotStoredReason
+    ) -> NotStoredReason | Literal[""]:
+        """Count an answer that is not stored, for the reason that its holder has given, if any; return the reason.
+
+        An answer to a call without a key is never to be stored: it counts only if its holder says why it has none.
+        """
+        if not given and lease.request.key is None:
+            return ""
+
+        reason = known_reason(given) if given else otherwise
+        self.billing.tasks.of(lease.request.task).count_not_stored(reason)
+        return reason
 
     def bill_late(self, name: str, peer: Peer, usage: wire.Usage | None, now: float) -> list[Effect]:
         """Bill the answer of a lease that has ended: its backend did the work."""

@@ -165,7 +165,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         )
         yield _counter(
             "not_stored",
-            "Answers of calls with a key that were not stored.",
+            "Answers that were not stored, of calls with a key and of those whose holder gave a reason.",
             (
                 ({"task": task, "reason": reason}, of[name])
                 for task, of in sums

@@ -61,15 +61,26 @@ def test_answer_that_was_removed_during_its_call_is_not_stored() -> None:
     ],
 )
 def test_answer_that_cannot_be_shared_is_counted_as_not_stored(fail: dict[str, Any], reason: str) -> None:
-    """Its backend has answered, so it is a call and a success; a call without a key was never to be stored."""
+    """Its backend has answered, so it is a call and a success. Without a key it counts only if its holder says why."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.leads("key"), "ignored", answered=True, **fail)
     alice.receives()
     alice.fails(alice.calls("default").lease, "ignored", answered=True, **fail)
     total = host.report().total
-    assert (total.not_stored_by_reason, total.upstream_calls) == ({reason: 1}, 2)
+    assert (total.not_stored_by_reason, total.upstream_calls) == ({reason: 2 if "not_stored" in fail else 1}, 2)
     assert host.breakers()["default"].calls == 2
+
+
+def test_answer_without_a_key_says_why_it_has_none() -> None:
+    """A client does not share what its app's policy forbids: the report must show that nothing is stored, and why."""
+    host = Host()
+    alice = host.peer()
+    for number, given in enumerate(("policy", ""), 2):
+        alice.asks(wire.Complete(alice.calls("default").lease, packed("x"), store=False, not_stored=given, id=number))
+        assert alice.receives() == [Stored(number, False, given)]
+
+    assert host.report().total.not_stored_by_reason == {"policy": 1}
 
 
 def test_failed_calls_count_as_no_answers() -> None:

@@ -4,7 +4,6 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from sidecard.core.accounts.ledger import known_reason
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.effects import Effect, SendReply
@@ -53,8 +52,7 @@ class CompleteOperation(Struct, frozen=True, eq=False):
         call = self.leases.answered(lease, "done", request.usage, now, spoken=request.spoken)
         if flight is None:
             # A call with a key has lost its flight because its stream was too long to be shared.
-            not_stored = "" if lease.request.key is None else "size"
-            self.leases.count_not_stored(lease, not_stored)
+            not_stored = self.leases.count_not_stored(lease, request.not_stored, "size")
             reply = SendReply(peer.id, wire.Stored(request.id, stored=False, not_stored=not_stored))
             return [reply, *call.effects, *self.queues.permit_released(backend, now)]
 
@@ -65,7 +63,7 @@ class CompleteOperation(Struct, frozen=True, eq=False):
         obstacle, effects = self.answers.store(flight, lease, value, call, request, now)
         if obstacle:
             flight.keep_answer(unshared=True)
-            self.leases.count_not_stored(lease, obstacle)
+            obstacle = self.leases.count_not_stored(lease, "" if request.store else request.not_stored, obstacle)
 
         effects.append(SendReply(peer.id, wire.Stored(request.id, not obstacle, obstacle)))
         waiters = self.flights.finish(flight)
@@ -101,7 +99,7 @@ class AnswerStorage(Struct, frozen=True, eq=False):
         task = settings.task(begin.task)
         cacheable = task.cache == "always" or (task.cache == "deterministic" and request.deterministic)
         if not (request.store and cacheable):
-            return known_reason(request.not_stored or "policy"), []
+            return "policy", []
 
         if not flight.may_store(request.tags):
             return "removed", []

@@ -48,7 +48,7 @@ class FailOperation(Struct, frozen=True, eq=False):
         failure = CallFailure(kind, message, lease.request.context, _valid_detail(request))
         if kind == "ignored" and request.answered:
             effects = self.leases.answered(lease, kind, request.usage, now, message=message).effects
-            self.leases.count_not_stored(lease, request.not_stored or ("invalid" if request.invalid else "other"))
+            self.leases.count_not_stored(lease, request.not_stored, "invalid" if request.invalid else "other")
         else:
             pause = NO_PAUSE
             if kind == "transient" and request.retry_after_seconds:
