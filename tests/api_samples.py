@@ -377,6 +377,7 @@ SAMPLES: dict[str, Sample] = {
             {
                 "id": "f",
                 "object": "chat.completion",
+                "created": 1,
                 "model": "codestral-2",
                 "choices": [{"index": 0, "message": {"content": "):"}, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
@@ -521,6 +522,7 @@ SAMPLES: dict[str, Sample] = {
             {
                 "type": "transcription.done",
                 "model": "voxtral-mini",
+                "language": None,
                 "text": "hello",
                 "usage": {"prompt_tokens": 5, "completion_tokens": 2},
             },

@@ -1,5 +1,6 @@
 """A local server of many APIs: it answers each request with the sample of its path, as the provider would."""
 
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -53,7 +54,7 @@ class ApiServer:
 
 
 def sample_for(path: str, body: bytes, content_type: str) -> Sample | None:
-    """Return the sample of a request's path and kind of answer; of several, the one with the same body."""
+    """Return the sample of a request's path and kind of answer; of several, the one with most of its fields."""
     target = RequestTarget.of("POST", f"http://127.0.0.1{path}", content_type)
     found = None if target is None else recognize(target, body)
     if target is None or found is None:
@@ -64,9 +65,15 @@ def sample_for(path: str, body: bytes, content_type: str) -> Sample | None:
     fitting = [
         sample
         for sample in SAMPLES.values()
-        if unquote(sample.path) == unquote(target.path) and (sample.answer_type in STREAMS) == streams
+        if _place_of(sample.path) == _place_of(target.path) and (sample.answer_type in STREAMS) == streams
     ]
-    return next((sample for sample in fitting if sample.body == body), fitting[0] if fitting else None)
+    names = set(asked.body) if isinstance(asked.body, dict) else set()
+    return max(fitting, key=lambda sample: (sample.body == body, len(names & set(sample.asked))), default=None)
+
+
+def _place_of(path: str) -> str:
+    """Return a path without the API's version where that is not the provider's."""
+    return re.sub(r"^/v1(beta1?)?/models/", "/models/", unquote(path))
 
 
 class _Handler(BaseHTTPRequestHandler):

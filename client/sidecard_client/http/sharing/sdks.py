@@ -90,14 +90,25 @@ def _llama_index(value: Any, share: Share) -> int:
 # Objects that replace their clients ----------------------------------------------------------------------------------
 
 
-def _google_genai(value: Any, _: Share) -> int:
-    """Let the asynchronous part use httpx: with aiohttp installed it would use that, which has no transports."""
+def _google_genai(value: Any, share: Share) -> int:
+    """Let the asynchronous part use httpx: with aiohttp installed it would use that, which has no transports.
+
+    Its HTTP client may make one more for each event loop.
+    """
     options, client = getattr(value, "_http_options", None), getattr(value, "_async_httpx_client", None)
     uses_aiohttp = getattr(value, "_use_aiohttp", None)
-    if uses_aiohttp is None or client is None or options is None or not uses_aiohttp():
+    if client is None:
         return 0
 
-    options.httpx_async_client = client
+    maker = getattr(client, "_inner_client_cls", None)
+    if maker is not None and not hasattr(maker, "is_shared"):
+        client._inner_client_cls = _sharing(maker, share)  # noqa: SLF001 - there is no public one
+        for made in list(getattr(client, "_loop_clients", {}).values()):
+            share(made)
+
+    if options is not None and uses_aiohttp is not None and uses_aiohttp():
+        options.httpx_async_client = client
+
     return 0
 
 

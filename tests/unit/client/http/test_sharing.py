@@ -197,3 +197,39 @@ def test_what_cannot_hold_a_client_is_not_entered() -> None:
     """Objects of the standard library have locks, threads and loops inside."""
     assert list(referred_by(Trap())) == []
     assert list(referred_by(object())) == []
+
+
+def test_clients_that_an_sdk_makes_for_each_event_loop_are_shared() -> None:
+    """Google's SDK sends with inner clients, which its own client makes late."""
+
+    class PerLoop(httpx2.AsyncClient):
+        """Makes a client for each loop."""
+
+        _inner_client_cls = httpx2.AsyncClient
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._loop_clients = {"earlier": httpx2.AsyncClient()}
+
+        def made(self) -> Any:
+            """Return the client of another loop."""
+            return self._inner_client_cls()
+
+    class BaseApiClient:
+        """Has such a client, which it would use only without aiohttp."""
+
+        def __init__(self) -> None:
+            self._async_httpx_client = PerLoop()
+            self._http_options = SimpleNamespace(httpx_async_client=None)
+
+        def _use_aiohttp(self) -> bool:
+            return self._http_options.httpx_async_client is None
+
+    BaseApiClient.__module__ = "google.genai._api_client"
+    sdk = BaseApiClient()
+    share(share(Holder(sdk)))
+    inner = sdk._async_httpx_client
+    assert not sdk._use_aiohttp()
+    for client in (inner, inner.made(), inner._loop_clients["earlier"]):
+        assert isinstance(transport_of(client), SidecardTransport)
+        assert not isinstance(transport_of(client)._inner, SidecardTransport)
