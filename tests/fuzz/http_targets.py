@@ -3,13 +3,16 @@
 from contextlib import suppress
 
 import msgspec
+from msgspec import structs
 
 from sidecard.observe.call_log import fine_tuning
 from sidecard.observe.call_log.redaction_process import redacted_json
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import HostNames
 from sidecard.observe.push.target import Postponed, Refused, Sent, result_of
+from sidecard_client.http.embeddings import embedding_request, parts_of_text
 from sidecard_client.http.family import ApiRequest
+from sidecard_client.http.question import question_of
 from sidecard_client.http.recognition import families
 from sidecard_client.http.request import parse_request
 from sidecard_client.keys.fingerprint import fingerprint
@@ -18,7 +21,7 @@ from sidecard_client.protocol.frames import frame
 from tests.fuzz.target import Target, fields, pieces
 from tests.readers import WholeReader
 
-FAMILIES = list(families().values())
+FAMILIES = families()
 URL = b"https://api.openai.com/v1/chat/completions"
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0,"n":2,"stream":true,"user":"u"}'
 
@@ -43,18 +46,25 @@ def asked(data: bytes) -> None:
         return
 
     key = fingerprint("general", request.asked.model or None, request.key_name, (), request.parts, ())
-    begin = wire.Begin(key, id=1, backends=(request.backend,))
+    begin = wire.Begin(key, id=1, backends=(request.backend,), context=request.context)
     assert WholeReader().feed(frame(wire.pack(begin))) == [begin]
+    question_of(request)
+    embedding = embedding_request(request.family.layout, body)
+    if embedding is not None:
+        for text in embedding.inputs:
+            part, parts = parts_of_text(request, embedding.layout, text)
+            fingerprint("general", None, part, (), parts, ())
 
 
 def answered(data: bytes) -> None:
     """Whatever a model's server sends: nothing is raised, however it is cut, and what was used the daemon takes."""
-    which, cut, body = data[:1], data[1:2], data[2:]
-    number = which[0] if which else 0
+    name, content_type, body = fields(data, 3)
+    family = FAMILIES.get(name.decode("latin-1"), FAMILIES["openai_chat"])
+    number = body[0] if body else 0
     read = []
     wanted = ApiRequest("m", {}, stream=number >= 128, choices=1 + number % 2)
-    for parts in ([body], pieces(body, cut[0] if cut else 1)):
-        reader = FAMILIES[number % len(FAMILIES)].reader(wanted, content_type="")
+    for parts in ([body[1:]], pieces(body[1:], number % 128)):
+        reader = family.reader(wanted, content_type=content_type.decode("latin-1"))
         for part in parts:
             reader.feed(part)
 
@@ -63,7 +73,8 @@ def answered(data: bytes) -> None:
     whole, cut_up = read
     assert whole == cut_up
     assert whole.complete or whole.not_stored
-    complete = wire.Complete("boot-1", msgspec.Raw(b"\xc0"), id=1, usage=whole.usage)
+    assert whole.detail or whole == structs.replace(whole, verdict="complete", not_stored="")
+    complete = wire.Complete("boot-1", msgspec.Raw(b"\xc0"), id=1, usage=whole.usage, not_stored=whole.not_stored)
     assert WholeReader().feed(frame(wire.pack(complete))) == [complete]
 
 
@@ -100,16 +111,39 @@ def texts(data: bytes) -> None:
 
 
 def _answers() -> list[bytes]:
-    bodies = [
-        b'{"model":"m","choices":[{"index":0,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}',
-        b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}\r\n\r\ndata: [DONE]\n\n',
-        b'data: {"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":1}}}\n\n',
-        b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}\ndata: {"type":"message_stop"}\n',
-        b'{"model":"m","message":{"content":"hi"},"done":false}\n{"done":true,"done_reason":"stop","eval_count":5}\n',
-        b'{"data":[{"embedding":[1.0]}]}', b'{"error":{"type":"invalid_request_error"}}',
-        b'{"usage":{"input_tokens":5,"cache_read_input_tokens":6,"cache_creation_input_tokens":7}}',
+    whole, events, lines = b"application/json", b"text/event-stream", b"application/x-ndjson"
+    answers = [
+        ("openai_chat", whole, b'{"model":"m","choices":[{"index":0,"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}'),
+        ("openai_chat", events, b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}\r\n\r\ndata: [DONE]\n\n'),
+        ("openai_chat", whole, b'{"error":{"type":"invalid_request_error","code":400}}'),
+        ("openai_completions", b"", b'{"choices":[{"text":"x","finish_reason":"length"}]}'),
+        (
+            "openai_responses",
+            events,
+            b'data: {"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":1}}}\n\n',
+        ),
+        (
+            "anthropic_messages",
+            events,
+            (b'event: ping\ndata: x\n\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}'
+            b'\n\ndata: {"type":"message_stop"}\n\n'),
+        ),
+        ("anthropic_messages", whole, b'{"content":[],"usage":{"input_tokens":5,"cache_read_input_tokens":6}}'),
+        (
+            "ollama_chat",
+            lines,
+            b'{"model":"m","message":{"content":"hi"},"done":false}\n{"done":true,"done_reason":"stop","eval_count":5}\n',
+        ),
+        ("openai_embeddings", whole, b'{"data":[{"embedding":[1.0]}]}'),
+        ("gemini_generate", events, b'data: {"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":1}}\n\n'),
+        ("cohere_chat", events, b'data: {"type":"message-end","delta":{"finish_reason":"COMPLETE"}}\n\n'),
     ]  # fmt: skip
-    return [bytes((kind, 3)) + body for body in bodies for kind in (0, 1, 2, 3, 5, 128, 129, 131, 133)]
+    seeds = [
+        b"\0".join((name.encode(), content_type, bytes((number,)) + body))
+        for name, content_type, body in answers
+        for number in (0, 3, 129)
+    ]
+    return seeds + [name.encode() + b"\0\0\x01{}" for name in FAMILIES]
 
 
 def _texts() -> list[bytes]:
@@ -144,11 +178,31 @@ HTTP_TARGETS = (
         lambda: [
             URL + b"\0authorization: Bearer x\0" + BODY,
             b"http://h:1/api/chat\0a: b\0{}",
-            b"https://[::1]:99/v1/messages\0\0" + BODY,
+            b"https://[::1]:99/v1/messages\0\0" + BODY[:-1] + b',"max_tokens":5,"cache_control":{}}',
+            b'http://h/v1/embeddings\0\0{"model":"m","input":["a",[1]]}',
+            b'http://h/v1/embeddings\0\0{"model":"m","input":["a","b"]}',
+            b'http://h/v1/responses\0\0{"model":"m","input":[{"role":"user","content":[{"type":"input_text","text":"hi"}]}],"tools":[{}]}',
+            b'http://h/v1beta/models/m:generateContent\0\0{"contents":[{"parts":[{"text":"hi"}]}]}',
+            (
+                b"https://api.openai.com/v1/audio/transcriptions\0content-type: multipart/form-data; boundary=b\0--b\r\n"
+                b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b--\r\n'
+            ),
         ],
         (b"/deployments/", b"/chat/completions", b"/api/chat", b"[::1]", b":99999", b"\0"),
     ),
-    Target("answered", answered, _answers, (*_FIELDS, b"data: ", b"[DONE]", b"9007199254740992")),
+    Target(
+        "answered",
+        answered,
+        _answers,
+        (
+            *_FIELDS,
+            *(name.encode() + b"\0" for name in FAMILIES),
+            b"data: ",
+            b"event: ",
+            b"[DONE]",
+            b"9007199254740992",
+        ),
+    ),
     Target(
         "push_answers",
         push_answers,
