@@ -112,8 +112,13 @@ class AsyncStream(Provenance, Generic[T]):
             upstream.leave()
 
     async def _next(self) -> Any:
-        if self._upstream is not None:
-            return await self._upstream.take()
+        upstream = self._upstream
+        if upstream is not None:
+            piece = await upstream.take()
+            if piece is END:
+                self.not_stored = upstream.facts.not_stored
+
+            return piece
 
         if self._conversation is None:
             if self._call.key is UNKEYED:
@@ -145,6 +150,7 @@ class _Upstream:
     ) -> None:
         self._connector = connector
         self._execution = execution
+        self.facts = facts
         self._attempts = leading.attempts
         self._conversation = lead(leading, facts)
         self._scope = anyio.CancelScope()

@@ -202,7 +202,7 @@ class InterceptedCall:
             if is_read(library, first):
                 return first, True
 
-            first.stream = body(self.request, pieces)
+            first.stream = body(self.request, pieces, headers=first.headers)
             return first, False
 
         headers = raw_headers(first)

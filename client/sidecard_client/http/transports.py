@@ -172,7 +172,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
         response, whole = call.response(first, pieces, shared_body_class(library_of(call.request)))
         if whole:
-            drain(pieces)
+            drain(pieces, response.headers)
 
         return response
 
@@ -261,7 +261,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
         response, whole = call.response(first, pieces, async_shared_body_class(library_of(call.request)))
         if whole:
-            await adrain(pieces)
+            await adrain(pieces, response.headers)
 
         return response
 

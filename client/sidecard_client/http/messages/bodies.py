@@ -7,28 +7,40 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sidecard_client.http.messages.refusals import AnswerNotShared, broken_stream, has_ended
+from sidecard_client.http.messages.responses import mark
 from sidecard_client.protocol.errors import CallFailed, CallTimeout
 
 if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
     from sidecard_client._sync.streams import Stream
+    from sidecard_client.call.streams import Provenance
     from sidecard_client.http.messages.libraries import Request, Response
 
 Decode = Callable[[bytes], Iterator[bytes]]
 
 
-def drain(pieces: "Stream[Any]") -> None:
-    """Read what is left of an answer that the app has already."""
+def drain(pieces: "Stream[Any]", headers: Any) -> None:
+    """Read what is left of an answer that the app has already; complete the ``headers`` of its response."""
     with suppress(AnswerNotShared):
         for _ in pieces:
             pass
 
+    mark_unstored(headers, pieces)
 
-async def adrain(pieces: "AsyncStream[Any]") -> None:
+
+async def adrain(pieces: "AsyncStream[Any]", headers: Any) -> None:
     """Do as `drain` does."""
     with suppress(AnswerNotShared):
         async for _ in pieces:
             pass
+
+    mark_unstored(headers, pieces)
+
+
+def mark_unstored(headers: Any, facts: "Provenance") -> None:
+    """Set the header for an answer that the daemon did not store, at the end of its stream."""
+    if headers is not None and facts.not_stored:
+        mark(headers, not_stored=facts.not_stored)
 
 
 def is_read(library: ModuleType, response: "Response") -> bool:
@@ -43,15 +55,21 @@ def is_read(library: ModuleType, response: "Response") -> bool:
 
 @cache
 def shared_body_class(library: ModuleType) -> type:
-    """Return the class of the library's blocking bodies: ``(request, pieces, decode)``."""
+    """Return the class of the library's blocking bodies: ``(request, pieces, decode, headers)``."""
 
     class SharedBody(library.SyncByteStream):  # type: ignore[name-defined,misc]  # the library is known at run time only
-        """The pieces of a stream that sidecard shares; ``decode`` decodes them for a caller that cannot."""
+        """The pieces of a stream that sidecard shares; ``decode`` decodes them for a caller that cannot.
 
-        def __init__(self, request: "Request", pieces: "Stream[Any]", decode: Decode | None = None) -> None:
+        ``headers`` are those of this caller's own call, which are completed at the end.
+        """
+
+        def __init__(
+            self, request: "Request", pieces: "Stream[Any]", decode: Decode | None = None, headers: Any = None
+        ) -> None:
             self._request = request
             self._pieces = pieces
             self._decode = decode
+            self._headers = headers
 
         def __iter__(self) -> Iterator[bytes]:
             try:
@@ -60,6 +78,8 @@ def shared_body_class(library: ModuleType) -> type:
                         yield piece
                     else:
                         yield from self._decode(piece)
+
+                mark_unstored(self._headers, self._pieces)
             except AnswerNotShared:
                 return  # its own caller has all there was, and its SDK judges that
             except (CallFailed, CallTimeout) as error:
@@ -74,15 +94,18 @@ def shared_body_class(library: ModuleType) -> type:
 
 @cache
 def async_shared_body_class(library: ModuleType) -> type:
-    """Return the class of the library's asynchronous bodies: ``(request, pieces, decode)``."""
+    """Return the class of the library's asynchronous bodies: ``(request, pieces, decode, headers)``."""
 
     class AsyncSharedBody(library.AsyncByteStream):  # type: ignore[name-defined,misc]  # as above
         """As `SharedBody`."""
 
-        def __init__(self, request: "Request", pieces: "AsyncStream[Any]", decode: Decode | None = None) -> None:
+        def __init__(
+            self, request: "Request", pieces: "AsyncStream[Any]", decode: Decode | None = None, headers: Any = None
+        ) -> None:
             self._request = request
             self._pieces = pieces
             self._decode = decode
+            self._headers = headers
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             try:
@@ -92,6 +115,8 @@ def async_shared_body_class(library: ModuleType) -> type:
                     else:
                         for part in self._decode(piece):
                             yield part
+
+                mark_unstored(self._headers, self._pieces)
             except AnswerNotShared:
                 return
             except (CallFailed, CallTimeout) as error:
