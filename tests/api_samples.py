@@ -123,6 +123,7 @@ _BLOCKS = [{"role": "user", "content": [{"text": "hello"}]}]
 _COUNTS = {"promptTokenCount": 5, "candidatesTokenCount": 2, "totalTokenCount": 7}
 _GEMINI = "/v1beta/models/gemini-3-pro"
 _ON_VERTEX = "/v1beta1/projects/p/locations/us-central1/publishers/google/models/gemini-3-pro"
+_CLAUDE_ON_VERTEX = "/v1/projects/p/locations/us-east5/publishers/anthropic/models/claude-5@20270101"
 _CLAUDE = "/model/anthropic.claude-5-v1%3A0"
 _GEMINI_USAGE = Usage("gemini-3-pro-001", 5, 2)
 _CHUNKS = (
@@ -578,6 +579,33 @@ SAMPLES: dict[str, Sample] = {
         EVENT_STREAM,
         used=Usage("claude-5", 5, 2),
         model="anthropic.claude-5-v1:0",
+    ),
+    "vertex claude": Sample(
+        "anthropic_vertex",
+        VERTEX,
+        f"{_CLAUDE_ON_VERTEX}:rawPredict",
+        {"anthropic_version": "vertex-2023-10-16", "max_tokens": 9, "messages": _HELLO},
+        as_json(
+            {
+                "type": "message",
+                "model": "claude-5",
+                "content": [{"type": "text", "text": "hi"}],
+                "stop_reason": "end_turn",
+                "usage": {"input_tokens": 5, "output_tokens": 2},
+            }
+        ),
+        used=Usage("claude-5", 5, 2),
+        model="claude-5@20270101",
+    ),
+    "vertex claude stream": Sample(
+        "anthropic_vertex",
+        VERTEX,
+        f"{_CLAUDE_ON_VERTEX}:streamRawPredict",
+        {"anthropic_version": "vertex-2023-10-16", "max_tokens": 9, "messages": _HELLO, "stream": True},
+        as_events(*_CLAUDE_EVENTS, named=True),
+        EVENTS,
+        used=Usage("claude-5", 5, 2),
+        model="claude-5@20270101",
     ),
     "bedrock converse": Sample(
         "bedrock_converse",
