@@ -277,6 +277,8 @@ class Explain(Request, frozen=True, tag="explain"):
     task: Name = DEFAULT_TASK
     namespace: Namespace = DEFAULT_NAMESPACE
     key: Key | None = None
+    context: Context | None = None
+    """Whose remembered failure is shown, as `Begin.context`; None is the latest of any."""
 
 
 class Watch(Request, frozen=True, tag="watch"):

@@ -114,9 +114,9 @@ def _explain(question: Question, arguments: argparse.Namespace) -> ExplainedRequ
     policy = _policy_of_settings(task, arguments) if reply is None else reply.policy
     explanation = question.explain(_forms_in(policy))
     if reply is not None and explanation.key is not None:
-        reply = _query_key(
-            path, wire.Explain(id=1, task=task, namespace=namespace, key=explanation.key), explanation.key
-        )
+        context = "" if question.http is None else question.http.context
+        request = wire.Explain(id=1, task=task, namespace=namespace, key=explanation.key, context=context)
+        reply = _query_key(path, request, explanation.key)
 
     own = {name: wire.PolicyValue(value, origin, origin) for name, (value, origin) in question.policy.items()}
     return ExplainedRequest(question, explanation, policy | own, reply, path, why_not)

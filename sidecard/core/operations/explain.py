@@ -42,7 +42,11 @@ class ExplainOperation(Struct, frozen=True, eq=False):
 
         entry = self.policy.cache.peek(scope, request.key)
         flight = self.flights.find(scope, request.key)
-        failure = self.failures.latest(scope, request.key, now)
+        if request.context is None:
+            failure = self.failures.latest(scope, request.key, now)
+        else:
+            failure = self.failures.find(scope, request.key, request.context, now)
+
         explained = wire.Explained(
             request.id,
             request.task,

@@ -103,8 +103,10 @@ def test_remembered_failure_is_served_to_equal_contexts_alone() -> None:
         bob.asks(wire.Begin("key", task="rag", context=context, id=2))
         assert bob.receives() == [Failed(2, "fatal", context, packed(context))]
 
-    bob.asks(wire.Explain("rag", key="key"))
-    assert bob.gets(wire.Explained).failure == "b"
+    for asked, failure in ((None, "b"), ("a", "a"), ("c", None)):
+        bob.asks(wire.Explain("rag", key="key", context=asked))
+        assert bob.gets(wire.Explained).failure == failure
+
     bob.completes(bob.leads("key", task="rag"), "answer")
     host.passes(0.0)
     for context in ("a", "b"):
