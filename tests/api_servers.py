@@ -61,7 +61,7 @@ def sample_for(path: str, body: bytes, content_type: str) -> Sample | None:
         return None
 
     _, asked = found
-    streams = asked.stream and (":" not in target.path.rpartition("/")[2] or "alt=sse" in target.query)
+    streams = asked.stream and (not target.path.endswith(":streamGenerateContent") or "alt=sse" in target.query)
     fitting = [
         sample
         for sample in SAMPLES.values()

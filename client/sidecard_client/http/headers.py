@@ -41,6 +41,7 @@ ACCOUNT_HEADERS: Final = frozenset(
 CALLER_HEADERS: Final = frozenset(
     {
         "accept", "content-type", "user-agent", "x-amz-user-agent", "x-client-name", "x-goog-api-client", "x-ms-useragent",
+        "x-server-timeout",
         "helicone-user-id", "http-referer", "x-title", "x-openrouter-title", "x-openrouter-categories",
     }
 )  # fmt: skip

@@ -176,7 +176,7 @@ class InterceptedCall:
         try:
             answer = _from_json(body)
         except (MsgspecError, RecursionError, UnicodeError, ValueError):
-            answer = body.decode("utf-8", "replace")
+            answer = _text_of(body)
 
         return self.redacted({"args": prompt["args"][:1], "kwargs": {}}, answer)
 
@@ -218,6 +218,14 @@ class InterceptedCall:
 
         content = first["body"] if decode is None else b"".join(decode(first["body"]))
         return response_of(library, first, [*headers, *visible], library.ByteStream(content)), True
+
+
+def _text_of(body: bytes) -> str:
+    """Return a body as text; for audio and other bytes only how many they are."""
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return f"({len(body)} bytes)"
 
 
 def _encodings_of(head: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from sidecard_client.http.request_bodies.shapes import are_messages
 
 _STREAMED: Final = "/converse-stream"
 _HINT: Final = "cachePoint"
-_READING_TOOLS: Final = frozenset({"nova_grounding"})
+_READING_TOOLS: Final = ("nova_grounding",)
 
 
 class BedrockConverse(BedrockFamily):

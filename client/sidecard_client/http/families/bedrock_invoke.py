@@ -10,6 +10,7 @@ from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.families import anthropic_messages
 from sidecard_client.http.family import NO_HEADERS, AnswerReader, ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.bedrock import BedrockFamily
+from sidecard_client.http.request_bodies.outside import Places
 
 _STREAMED: Final = "/invoke-with-response-stream"
 
@@ -27,6 +28,10 @@ class BedrockInvoke(BedrockFamily):
         """As `JsonFamily.read`. The path says whether the answer is a stream."""
         asked = super().read(target, body)
         return None if asked is None else structs.replace(asked, stream=self.ending(target) == _STREAMED)
+
+    def places_outside(self, fields: dict[str, Any]) -> Places:
+        """Return the places in requests of Anthropic's models; others have fields of their own."""
+        return super().places_outside(fields) if "anthropic_version" in fields else {}
 
     def fits(self, fields: dict[str, Any]) -> bool:
         """Return True: the path names a model, and models have requests of any form."""

@@ -10,8 +10,8 @@ from sidecard_client.http.request_bodies.cohere import HOSTS, usage_of
 from sidecard_client.http.request_bodies.json_family import JsonFamily
 from sidecard_client.http.request_bodies.shapes import are_messages
 
-_FAILED: Final = frozenset({"ERROR", "TIMEOUT"})
-"""Finish reasons of answers that the server could not end."""
+_FAILED: Final = ("ERROR", "TIMEOUT")
+"""Finish reasons of answers that the server could not end. A tuple, because a hostile one may be unhashable."""
 
 
 class CohereAnswer(JsonAnswer):

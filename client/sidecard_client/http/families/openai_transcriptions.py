@@ -13,7 +13,7 @@ from sidecard_client.http.request_bodies.form import is_file
 from sidecard_client.http.request_bodies.form_family import FormFamily
 from sidecard_client.http.request_bodies.openai import HOSTS
 
-_TEXT_FORMATS: Final = frozenset({"text", "srt", "vtt"})
+_TEXT_FORMATS: Final = ("text", "srt", "vtt")
 _LINKS: Final = ("file_url", "file_id", "url")
 _ENDS: Final = ("transcript.text.done", "transcription.done")
 

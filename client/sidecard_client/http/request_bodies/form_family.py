@@ -4,20 +4,22 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from sidecard_client.http.family import ApiFamily, ApiRequest, RequestTarget
+from sidecard_client.http.family import ApiRequest, RequestTarget
 from sidecard_client.http.request_bodies.form import form_of
 from sidecard_client.http.request_bodies.json_family import JsonFamily
 
 FORM: Final = "multipart/form-data"
 _MAX_DIGITS: Final = 9
+_TRUE: Final = ("true", "True", "1")
+"""A tuple, because the value of a repeated field is a list."""
 
 
 class FormFamily(JsonFamily):
     """A `JsonFamily` that also takes forms, in which numbers and truth values are texts."""
 
-    def claims(self, target: RequestTarget) -> bool:
-        """As `JsonFamily.claims`, also for forms."""
-        return ApiFamily.claims(self, target) if target.media_type == FORM else super().claims(target)
+    def takes(self, media_type: str) -> bool:
+        """As `JsonFamily.takes`, or a form."""
+        return media_type == FORM or super().takes(media_type)
 
     def fields_of(self, target: RequestTarget, body: bytes) -> dict[str, Any] | None:
         """Return the fields of a form, or of a JSON object."""
@@ -26,7 +28,7 @@ class FormFamily(JsonFamily):
     def read(self, target: RequestTarget, body: bytes) -> ApiRequest | None:
         """As `JsonFamily.read`."""
         asked = super().read(target, body)
-        if asked is None or asked.body.get("stream") not in {"true", "True", "1"}:
+        if asked is None or asked.body.get("stream") not in _TRUE:
             return asked
 
         return structs.replace(asked, stream=True)

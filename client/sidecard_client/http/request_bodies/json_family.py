@@ -53,6 +53,10 @@ class JsonFamily(ApiFamily):
         """Return what the request changes."""
         return ""
 
+    def places_outside(self, fields: dict[str, Any]) -> Places:  # noqa: ARG002 - for families that need it
+        """Return the places of `outside`, if they are the same in every request."""
+        return self._places
+
     def choices(self, fields: dict[str, Any]) -> int:  # noqa: ARG002 - for families that have several
         """Return how many answers the request asks for."""
         return 1
@@ -68,13 +72,16 @@ class JsonFamily(ApiFamily):
 
     def claims(self, target: RequestTarget) -> bool:
         """As `ApiFamily.claims`. An ending below an item's id is another API's on any host."""
-        media_type = target.media_type
-        if media_type and not is_json(media_type) and media_type != "text/plain":
+        if not self.takes(target.media_type):
             return False
 
         return super().claims(target) and (
             target.declared == self.name or not is_below_an_item(target.path, self.ending(target))
         )
+
+    def takes(self, media_type: str) -> bool:
+        """Return whether a request's body may be of this type."""
+        return not media_type or is_json(media_type) or media_type == "text/plain"
 
     def read(self, target: RequestTarget, body: bytes) -> ApiRequest | None:
         """As `ApiFamily.read`."""
@@ -86,7 +93,7 @@ class JsonFamily(ApiFamily):
         if model is None and not self._needs_no_model(target, fields):
             return None
 
-        kept, outside = divided_at(fields, self._places)
+        kept, outside = divided_at(fields, self.places_outside(fields))
         return ApiRequest(
             model or "",
             kept,

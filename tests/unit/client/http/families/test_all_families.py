@@ -11,7 +11,7 @@ from msgspec import structs
 
 from sidecard_client.http.family import AnswerSummary, ApiFamily, ApiRequest, RequestTarget
 from sidecard_client.http.recognition import families, recognize
-from tests.api_samples import EVENT_STREAM, EVENTS, JSON, JSON_LINES, SAMPLES, Sample
+from tests.api_samples import EVENT_STREAM, EVENTS, JSON, JSON_LINES, SAMPLES, Sample, as_events
 from tests.thoroughness import cases
 
 HEADERS = {"content-length": "1"}
@@ -123,6 +123,40 @@ _WORDS = sorted({
     "data", "b64_json", "url", "categories", "audio_data", "text", "stopReason", "messageStop", "metadata", "outputs",
     "generations", "choices", "images", "finish_reasons", "amazon-bedrock-invocationMetrics", "error", "code",
 })  # fmt: skip
+_ANSWERS: tuple[dict[str, Any], ...] = (
+    {"type": "message-end", "delta": {"finish_reason": []}},
+    {"finish_reason": {}, "message": {}, "usage": {"billed_units": []}},
+    {"candidates": [{"finishReason": [], "index": {}}], "promptFeedback": {"blockReason": {}}},
+    {"stopReason": {}, "usage": [], "messageStop": [], "metadata": {"usage": 1}},
+    {"choices": [{"finish_reason": []}], "results": [[]], "embeddings": {"float": {}}, "images": [{}]},
+    {"type": [], "event_type": {}, "data": [[]], "results": [{"index": [], "relevance_score": "x"}], "error": []},
+)
+_REQUESTS: tuple[dict[str, Any], ...] = (
+    {"toolConfig": {"tools": [{"systemTool": {"name": []}}, 7]}, "messages": [{"role": "user", "content": 7}]},
+    {"contents": [{"parts": {}}], "tools": [{"x": 1}, []], "generationConfig": {"candidateCount": [], "seed": {}}},
+    {"model": "m", "messages": [{"role": "user"}], "connectors": [{"id": []}], "tools": {}, "n": [], "stream": {}},
+    {"model": "m", "input": [[]], "voice": "v", "stream_format": [], "response_format": {}, "prompt": "p", "n": {}},
+    {"model": "m", "texts": [{}], "query": "q", "documents": [{}], "requests": [{}], "content": {}, "instances": [[]]},
+)
+
+
+@each_sample
+def test_values_of_the_wrong_type_raise_nothing(name: str) -> None:
+    """Lists and objects cannot be looked up in tables."""
+    for answer in _ANSWERS:
+        assert read(name, json.dumps(answer).encode(), content_type=JSON).verdict
+        assert read(name, as_events(answer), content_type=EVENTS).verdict
+
+    sample = SAMPLES[name]
+    target = RequestTarget.of("POST", f"https://{sample.host}{sample.path}")
+    assert target is not None
+    for fields in _REQUESTS:
+        found = recognize(target, json.dumps(fields).encode())
+        if found is not None:
+            family, asked = found
+            family.question(asked)
+
+
 _VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -246,3 +246,11 @@ def test_what_anthropics_models_change_passes_through() -> None:
     }
     assert asked_for("invoke", **fields)[1].passes == ""
     assert asked_for("invoke", **fields, mcp_servers=[{"url": "u"}])[1].passes == "tool"
+
+
+def test_hints_of_anthropic_are_outside_the_key_of_its_models_only() -> None:
+    """In another model's request, a field of the same name may mean anything."""
+    fields: dict[str, Any] = {"cache_control": {"type": "ephemeral"}, "prompt": "x"}
+    assert asked_for("invoke", **fields)[1].body == fields
+    claude: dict[str, Any] = {**fields, "anthropic_version": "bedrock-2023-05-31"}
+    assert "cache_control" not in asked_for("invoke", **claude)[1].body

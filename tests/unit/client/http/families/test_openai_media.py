@@ -175,3 +175,18 @@ def test_each_input_has_its_verdict(given: Any, results: int, verdict: str) -> N
     assert known[1].deterministic
     answer = {"id": "m", "model": "m", "results": [{"flagged": False, "categories": {"violence": False}}] * results}
     assert summary(known, answer).verdict == verdict
+
+
+def test_azure_names_the_deployment_in_the_path() -> None:
+    """Of a form, too."""
+    form = as_form({"file": SONG})
+    assert asked_for("/openai/deployments/whisper-1/audio/transcriptions", form, "127.0.0.1")[1].model == "whisper-1"
+
+
+def test_a_field_that_is_repeated_is_no_fault() -> None:
+    """Its value is a list."""
+    twice = as_form({"model": "m", "file": SONG, "stream": "true", "response_format": "srt"})
+    twice = twice.replace(b"--limit--", b"") + as_form({"stream": "true", "response_format": "srt"})
+    family, asked = asked_for("/v1/audio/transcriptions", twice)
+    assert asked.body["stream"] == ["true", "true"]
+    assert family.reader(asked, content_type="text/plain").finish().verdict == "unclassifiable"
