@@ -5,7 +5,7 @@ from math import inf, isfinite
 from typing import Any, TypeVar, get_args
 
 from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedger
-from sidecard.core.backends.breaker import BreakerMemory
+from sidecard.core.backends.breaker import BreakerMemory, is_refusal
 from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.names import NameMemory
 from sidecard.core.notes import OpenCause
@@ -119,7 +119,7 @@ def _breaker(where: str, item: dict[str, Any]) -> Iterator[str | BreakerMemory]:
         yield f"{where}.doublings is {_shown(doublings)}"
         doublings = -1
 
-    if status is not None and type(status) is not int:
+    if status is not None and not (type(status) is int and is_refusal(status)):
         yield f"{where}.status is {_shown(status)}"
         status = None
 

@@ -63,6 +63,7 @@ PROBING_RETRY_SECONDS = 1.0
 """The ``retry_after_seconds`` of callers that are rejected while all probes are out: about the time of a short call."""
 
 _MAX_DOUBLINGS = 32
+_REFUSALS = range(400, 600)
 
 BreakerEvent = Literal[
     "tripped", "paused", "cooled_down", "probes_passed", "probes_neutral", "probes_failed", "unprobed"
@@ -94,6 +95,11 @@ class Pause(NamedTuple):
 
 
 NO_PAUSE = Pause(0.0)
+
+
+def is_refusal(status: int) -> bool:
+    """Return whether an HTTP status refuses a request: callers present it as the backend's, so any other one would deceive."""
+    return status in _REFUSALS
 
 
 class BreakerPass(Struct, frozen=True, gc=False):

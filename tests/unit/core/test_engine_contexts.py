@@ -205,6 +205,15 @@ def test_closed_backend_rejects_with_the_status_of_its_refusal(status: int) -> N
     assert bob.refused("b").status is UNSET
 
 
+@pytest.mark.parametrize("status", [None, 100, 200, 399, 600, 999])
+def test_status_that_refuses_nothing_is_not_passed_on(status: int | None) -> None:
+    """Another caller's app would take it for an answer."""
+    host = Host()
+    alice, bob = host.peer(), host.peer()
+    alice.fails(alice.calls("b").lease, retry_after_seconds=20.0, status=status)
+    assert bob.refused("b").status is UNSET
+
+
 def test_status_is_that_of_the_backend_which_reopens_first() -> None:
     """Of several closed ones; a backend that is closed for another reason has none."""
     host = Host()

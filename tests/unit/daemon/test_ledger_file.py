@@ -245,6 +245,8 @@ SPENDING: dict[str, Any] = {
         ({"breakers": {"b": {"state": "open", "cause": 1, "until": 1, "doublings": 1}}}, "breakers.b.cause is 1"),
         ({"breakers": {"b": {"state": "open", "cause": None, "until": 1e300, "doublings": 1}}}, "breakers.b.until is 1e+300"),
         ({"breakers": {"b": {"state": "open", "cause": None, "until": 1, "doublings": 1e9}}}, "breakers.b.doublings is"),
+        ({"breakers": {"b": {"state": "open", "cause": None, "until": 1, "doublings": 1, "status": 200}}}, "breakers.b.status is"),
+        ({"breakers": {"b": {"state": "open", "cause": None, "until": 1, "doublings": 1, "status": "429"}}}, "breakers.b.status is"),
     ],
 )  # fmt: skip
 def test_a_broken_item_of_a_ledger_takes_no_other_with_it(

@@ -3,7 +3,7 @@
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sidecard.core.backends.admission import Admission
-from sidecard.core.backends.breaker import NO_PAUSE, Pause
+from sidecard.core.backends.breaker import NO_PAUSE, Pause, is_refusal
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
@@ -52,7 +52,8 @@ class FailOperation(Struct, frozen=True, eq=False):
         else:
             pause = NO_PAUSE
             if kind == "transient" and request.retry_after_seconds:
-                pause = Pause(request.retry_after_seconds, request.status)
+                status = request.status if request.status is not None and is_refusal(request.status) else None
+                pause = Pause(request.retry_after_seconds, status)
 
             result = backend.result_of_failure(request)
             effects = self.leases.unanswered(lease, kind, message, result, now, pause)
