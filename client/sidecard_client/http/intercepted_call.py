@@ -11,7 +11,6 @@ from sidecard_client.call.call import UNKEYED
 from sidecard_client.http.answers.errors import kind_of_status
 from sidecard_client.http.embedding_calls import EmbeddingCall
 from sidecard_client.http.embeddings import embedding_request
-from sidecard_client.http.headers import lower_names
 from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.messages.bodies import ReadAhead, is_read, replayed_body_class
 from sidecard_client.http.messages.encodings import admits, decoded_whole, decoder_for, encodings_in
@@ -51,6 +50,7 @@ class InterceptedCall:
         self,
         asked: "LlmRequest",
         request: "Request",
+        headers: dict[str, str],
         task: str,
         *,
         keep: bool,
@@ -60,6 +60,8 @@ class InterceptedCall:
     ) -> None:
         self.asked = asked
         self.request = request
+        self.headers = headers
+        """Those of the request, with names in lower case."""
         self.task = task
         self.policy: dict[str, Any] = {
             "task": task,
@@ -110,7 +112,7 @@ class InterceptedCall:
         response.stream = replayed_body_class(library_of(self.request))(ahead)
         self._refused = response
         if response.status_code in _UNAUTHORIZED:
-            ACCEPTED.refuse(self.asked.target, lower_names(self.request.headers.items()))
+            ACCEPTED.refuse(self.asked.target, list(self.headers.items()))
 
         encodings = encodings_in(response.headers.get("content-encoding", ""))
         body = None if ahead.whole is None else decoded_whole(encodings, ahead.whole)
@@ -142,7 +144,7 @@ class InterceptedCall:
 
     def accept_credentials(self) -> None:
         """Note that the upstream has answered a request with these credentials."""
-        ACCEPTED.accept(self.asked.target, lower_names(self.request.headers.items()), time())
+        ACCEPTED.accept(self.asked.target, list(self.headers.items()), time())
 
     # Hooks ------------------------------------------------------------------------------------------------------------
 
@@ -208,7 +210,7 @@ class InterceptedCall:
         headers = raw_headers(first)
         encodings = _encodings_of(first)
         decode = None
-        if encodings and not admits(self.request.headers.get("accept-encoding"), encodings):
+        if encodings and not admits(self.headers.get("accept-encoding"), encodings):
             decoder = decoder_for(encodings)
             decode = None if decoder is None else decoder.decode
             headers = headers if decode is None else without_encoding(headers)

@@ -4,17 +4,17 @@ from collections.abc import Collection, Mapping
 from time import time  # noqa: TID251 - tokens expire by the wall clock
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options
 from sidecard_client.http.clients import Clients
-from sidecard_client.http.family import RequestTarget
+from sidecard_client.http.family import ApiFamily, RequestTarget
 from sidecard_client.http.identity import checked_identity, given_identity
 from sidecard_client.http.intercepted_call import InterceptedCall
-from sidecard_client.http.messages.forwarding import read_timeout_of
-from sidecard_client.http.recognition import claimants, families
-from sidecard_client.http.request import parse_request
+from sidecard_client.http.messages.forwarding import headers_of, read_timeout_of
+from sidecard_client.http.recognition import claimants, families, first_fit
+from sidecard_client.http.request import described_request
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import Embedder
 from sidecard_client.protocol.wire import DEFAULT_TASK
@@ -30,6 +30,9 @@ Keep = Literal["always", "deterministic", "never"]
 not shared either, because a repetition asks for another answer. ``never``: none, but flights are shared.
 """
 
+_MAX_KNOWN: Final = 256
+"""Limit of the heads whose families a transport remembers."""
+
 _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
 
 
@@ -39,6 +42,14 @@ class PassedRequest(Struct, frozen=True):
     reason: str
     family: str = ""
     task: str = DEFAULT_TASK
+
+
+class ClaimedRequest(Struct, frozen=True):
+    """The head of a request, and the families that may read its body. ``headers`` have names in lower case."""
+
+    target: RequestTarget
+    families: tuple[ApiFamily, ...]
+    headers: dict[str, str]
 
 
 UNRECOGNIZED: Final = PassedRequest("dialect")
@@ -85,54 +96,72 @@ class Interception:
         self._share_credentials = share_credentials
         self._identity = checked_identity(identity)
         self._endpoints = endpoints
+        self._claiming: dict[RequestTarget, tuple[str, tuple[ApiFamily, ...]]] = {}
         # Here, so that an impossible value is an error of the transport's construction and not of each request.
         given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize, "embed": embed}
         checked = Options().changed(given)
         self._normalize, self._embedding = checked.normalize, checked.embed
 
-    def claim(self, request: "Request") -> RequestTarget | None:
-        """Return the target of a request that may be an LLM call, as far as its head tells. No other body is read."""
-        headers = request.headers
+    def claim(self, request: "Request") -> ClaimedRequest | None:
+        """Return a request that may be an LLM call, as far as its head tells. The body of any other is not read."""
+        headers = headers_of(request)
         target = RequestTarget.of(request.method, str(request.url), headers.get("content-type", ""))
-        return target if target is not None and claimants(target, self._endpoints)[1] else None
+        if target is None:
+            return None
+
+        head = structs.replace(target, query="") if target.query else target
+        known = self._claiming.get(head)
+        if known is None:
+            as_declared, families = claimants(head, self._endpoints)
+            known = as_declared.declared, families
+            if len(self._claiming) >= _MAX_KNOWN:
+                self._claiming.clear()
+
+            self._claiming[head] = known
+
+        declared, families = known
+        if not families:
+            return None
+
+        return ClaimedRequest(structs.replace(target, declared=declared) if declared else target, families, headers)
 
     def intercept(
-        self, request: "Request", target: RequestTarget, body: bytes | None
+        self, request: "Request", claimed: ClaimedRequest, body: bytes | None
     ) -> InterceptedCall | PassedRequest:
         """Return the call that a request becomes, or why it becomes none. Raises `ValueError` for a wrong header.
 
         ``body`` is None if it is too large to be read.
         """
-        task = request.headers.get("x-sidecard-task", self._task)
+        target, headers = claimed.target, claimed.headers
+        task = headers.get("x-sidecard-task", self._task)
         if body is None:
-            claiming = claimants(target, self._endpoints)[1]
-            return PassedRequest("size", claiming[0].name, task)
+            return PassedRequest("size", claimed.families[0].name, task)
 
-        headers = [(name, value) for name, value in request.headers.items() if isinstance(value, str)]
-        asked = parse_request(
-            request.method,
-            str(request.url),
-            headers,
-            body,
-            self._endpoints,
-            share_credentials=self._share_credentials,
-            identity=given_identity(self._identity, request),
-            now=time(),
-        )
-        if asked is None:
+        found = first_fit(target, claimed.families, body)
+        if found is None:
             return PassedRequest("dialect", task=task)
 
-        control = request.headers.get("x-sidecard-cache", "").lower()
+        control = headers.get("x-sidecard-cache", "").lower()
         if control not in _CONTROLS:
             raise ValueError(f"x-sidecard-cache must be on, refresh, off or only, not {control!r}.")
 
-        if asked.asked.passes and not control:
-            return PassedRequest(asked.asked.passes, asked.family.name, task)
+        family, asked = found
+        if asked.passes and not control:
+            return PassedRequest(asked.passes, family.name, task)
 
         rule = self._keep.get(task, self._keep.get("", "always"))
         call = InterceptedCall(
-            asked,
+            described_request(
+                family,
+                asked,
+                target,
+                list(headers.items()),
+                share_credentials=self._share_credentials,
+                identity=given_identity(self._identity, request),
+                now=time(),
+            ),
             request,
+            headers,
             task,
             keep=rule != "never",
             keep_length=self._keep_length,
@@ -150,7 +179,7 @@ class Interception:
         call.policy |= self._policy | {
             "deterministic": asked.deterministic,
             "backend": self._backend or call.asked.backend,
-            "ttl": self._ttl_of(request),
+            "ttl": self._ttl_of(call.headers),
             "wait": self._wait if self._wait is not None else read_timeout_of(request),
         }
         if control == "off" or (rule == "deterministic" and not asked.deterministic):
@@ -173,8 +202,8 @@ class Interception:
         """The normal forms of texts in keys; None if the task's settings decide."""
         return None if isinstance(self._normalize, str) else self._normalize
 
-    def _ttl_of(self, request: "Request") -> float | None:
-        ttl = request.headers.get("x-sidecard-ttl")
+    def _ttl_of(self, headers: Mapping[str, str]) -> float | None:
+        ttl = headers.get("x-sidecard-ttl")
         if ttl is None:
             return self._ttl
 

@@ -1,7 +1,7 @@
 """Find the family of a request."""
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
 
@@ -45,7 +45,11 @@ def recognize(
     target: RequestTarget, body: bytes, endpoints: Mapping[str, str] | None = None
 ) -> tuple[ApiFamily, ApiRequest] | None:
     """Return a request's family and what it asks for; None if it must pass through, because its meaning is unknown."""
-    target, claiming = claimants(target, endpoints)
+    return first_fit(*claimants(target, endpoints), body)
+
+
+def first_fit(target: RequestTarget, claiming: Iterable[ApiFamily], body: bytes) -> tuple[ApiFamily, ApiRequest] | None:
+    """Return the first of these families that can read a body, and what it asks for; None if none can."""
     for family in claiming:
         asked = family.read(target, body)
         if asked is not None:

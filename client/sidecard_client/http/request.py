@@ -72,7 +72,20 @@ def parse_request(
     if target is None or found is None:
         return None
 
-    family, asked = found
+    return described_request(*found, target, named, share_credentials=share_credentials, identity=identity, now=now)
+
+
+def described_request(
+    family: ApiFamily,
+    asked: ApiRequest,
+    target: RequestTarget,
+    named: Headers,
+    *,
+    share_credentials: bool,
+    identity: str | None,
+    now: float,
+) -> LlmRequest:
+    """Return a request that a family has read, with its key's parts; as `parse_request`."""
     caller = identity_of(target, named, identity, now=now)
     target = structs.replace(target, query=visible_query(target.query))
     parts = {

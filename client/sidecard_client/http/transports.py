@@ -132,11 +132,11 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
     def handle_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``."""
-        target = self.claim(request)
-        if target is None:
+        claimed = self.claim(request)
+        if claimed is None:
             return self._pass(request, UNRECOGNIZED)
 
-        call = self.intercept(request, target, body_of(request))
+        call = self.intercept(request, claimed, body_of(request))
         if isinstance(call, PassedRequest):
             return self._pass(request, call)
 
@@ -221,11 +221,11 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
     async def handle_async_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``. Canceling it does not end a call with waiters."""
-        target = self.claim(request)
-        if target is None:
+        claimed = self.claim(request)
+        if claimed is None:
             return await self._apass(request, UNRECOGNIZED)
 
-        call = self.intercept(request, target, await abody_of(request))
+        call = self.intercept(request, claimed, await abody_of(request))
         if isinstance(call, PassedRequest):
             return await self._apass(request, call)
 

@@ -23,6 +23,23 @@ MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _LENGTH_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
+def headers_of(request: "Request") -> dict[str, str]:
+    """Return the headers with names in lower case; values of one name are joined, as the library joins them."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in request.headers.raw:
+        name, value = raw_name.decode("latin-1").lower(), _text_of(raw_value)
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+
+    return headers
+
+
+def _text_of(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def without_own_headers(request: "Request") -> "Request":
     """Return the request as the backend receives it: without our headers, and otherwise as it is, byte for byte."""
     headers = [(name, value) for name, value in request.headers.raw if not name.lower().startswith(OWN_PREFIX)]

@@ -27,9 +27,9 @@ def intercept(headers: dict[str, str] | None = None, temperature: float = 1.0, *
     body = json.dumps({"model": "m", "messages": [], "temperature": temperature}).encode()
     request = httpx2.Request("POST", "http://h/v1/chat/completions", headers=headers, content=body)
     transport = Transport(**policy)
-    target = transport.claim(request)
-    assert target is not None
-    call = transport.intercept(request, target, body)
+    claimed = transport.claim(request)
+    assert claimed is not None
+    call = transport.intercept(request, claimed, body)
     assert isinstance(call, InterceptedCall)
     return call
 
@@ -43,10 +43,10 @@ def test_a_request_that_passes_says_why() -> None:
     """Its body is too large, or not that of the API; the task is the request's."""
     request = httpx2.Request("POST", "http://h/v1/chat/completions", headers={"x-sidecard-task": "rag"}, content=b"{}")
     transport = Transport()
-    target = transport.claim(request)
-    assert target is not None
-    assert transport.intercept(request, target, None) == PassedRequest("size", "openai_chat", "rag")
-    assert transport.intercept(request, target, b"{}") == PassedRequest("dialect", "", "rag")
+    claimed = transport.claim(request)
+    assert claimed is not None
+    assert transport.intercept(request, claimed, None) == PassedRequest("size", "openai_chat", "rag")
+    assert transport.intercept(request, claimed, b"{}") == PassedRequest("dialect", "", "rag")
 
 
 @pytest.mark.parametrize(
