@@ -138,7 +138,7 @@ class ApiRequest(Struct, frozen=True):
     deterministic: bool = False
     """The same request is meant to get the same answer: temperature 0, a seed, or embeddings."""
     choices: int = 1
-    """How many answers the request asks for."""
+    """How many answers the request asks for; 0 if the server decides."""
     outside: dict[str, Any] = {}
     """Parts of the body that do not change the answer, by place, such as ``messages[0].content[1].cache_control``."""
     passes: SideEffect = ""
@@ -254,8 +254,12 @@ class ApiFamily(ABC):
 
     def ending(self, target: RequestTarget) -> str:
         """Return the longest of the family's endings that the path has; empty if it has none."""
-        path = target.path.rstrip("/")
-        return max((end for end in self.paths if path.endswith(end)), key=len, default="")
+        path, longest = target.path.rstrip("/"), ""
+        for end in self.paths:
+            if len(end) > len(longest) and path.endswith(end):
+                longest = end
+
+        return longest
 
     def claims(self, target: RequestTarget) -> bool:
         """Return whether a request may be one of this API, as far as its head tells."""

@@ -19,6 +19,20 @@ def families() -> Mapping[str, ApiFamily]:
     return {family.name: family for family in found}
 
 
+@cache
+def _by_end() -> tuple[int, Mapping[str, list[tuple[str, ApiFamily]]]]:
+    """Return the endings of all paths with their families, the longest ones first, by their last characters, and how many."""
+    endings = sorted(
+        ((end, family) for family in families().values() for end in family.paths), key=lambda one: -len(one[0])
+    )
+    shortest = min(len(end) for end, _ in endings)
+    found: dict[str, list[tuple[str, ApiFamily]]] = {}
+    for end, family in endings:
+        found.setdefault(end[-shortest:], []).append((end, family))
+
+    return shortest, found
+
+
 def claimants(
     target: RequestTarget, endpoints: Mapping[str, str] | None = None
 ) -> tuple[RequestTarget, tuple[ApiFamily, ...]]:
@@ -26,12 +40,13 @@ def claimants(
 
     ``endpoints`` maps endings of paths to names of families; if given, no other path is claimed.
     """
-    known = families()
-    if endpoints is None:
-        claiming = [family for family in known.values() if family.claims(target)]
-        return target, tuple(sorted(claiming, key=lambda family: -len(family.ending(target))))
-
     path = target.path.rstrip("/")
+    if endpoints is None:
+        length, by_end = _by_end()
+        ending = (family for end, family in by_end.get(path[-length:], ()) if path.endswith(end))
+        return target, tuple(dict.fromkeys(family for family in ending if family.claims(target)))
+
+    known = families()
     end = max((end for end in endpoints if path.endswith(end)), key=len, default=None)
     if end is None:
         return target, ()

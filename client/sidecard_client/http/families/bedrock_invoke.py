@@ -29,9 +29,9 @@ class BedrockInvoke(BedrockFamily):
         asked = super().read(target, body)
         return None if asked is None else structs.replace(asked, stream=self.ending(target) == _STREAMED)
 
-    def places_outside(self, fields: dict[str, Any]) -> Places:
+    def places_outside(self, fields: dict[str, Any], body: bytes) -> Places:
         """Return the places in requests of Anthropic's models; others have fields of their own."""
-        return super().places_outside(fields) if "anthropic_version" in fields else {}
+        return super().places_outside(fields, body) if "anthropic_version" in fields else {}
 
     def fits(self, fields: dict[str, Any]) -> bool:
         """Return True: the path names a model, and models have requests of any form."""

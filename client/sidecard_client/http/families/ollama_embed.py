@@ -40,7 +40,7 @@ class OllamaEmbed(JsonFamily):
     def choices(self, fields: dict[str, Any]) -> int:
         """Return the number of texts."""
         given = fields.get("input")
-        return len(given) if isinstance(given, list) else 1
+        return len(given) if isinstance(given, list) and given else 1
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Without a text, it loads or unloads the model."""

@@ -53,9 +53,9 @@ class JsonFamily(ApiFamily):
         """Return what the request changes."""
         return ""
 
-    def places_outside(self, fields: dict[str, Any]) -> Places:  # noqa: ARG002 - for families that need it
-        """Return the places of `outside`, if they are the same in every request."""
-        return self._places
+    def places_outside(self, fields: dict[str, Any], body: bytes) -> Places:  # noqa: ARG002 - for families that need it
+        """Return the places of `outside` that a request may have. Few bodies have the name of a nested one."""
+        return self._places if any(name in body for name in self._nested_names) else self._top_places
 
     def choices(self, fields: dict[str, Any]) -> int:  # noqa: ARG002 - for families that have several
         """Return how many answers the request asks for."""
@@ -93,7 +93,7 @@ class JsonFamily(ApiFamily):
         if model is None and not self._needs_no_model(target, fields):
             return None
 
-        kept, outside = divided_at(fields, self.places_outside(fields))
+        kept, outside = divided_at(fields, self.places_outside(fields, body))
         return ApiRequest(
             model or "",
             kept,
@@ -135,3 +135,12 @@ class JsonFamily(ApiFamily):
     @cached_property
     def _places(self) -> Places:
         return places(self.outside)
+
+    @cached_property
+    def _top_places(self) -> Places:
+        return places(path for path in self.outside if "." not in path)
+
+    @cached_property
+    def _nested_names(self) -> tuple[bytes, ...]:
+        """Names of nested fields: a body without them is not searched."""
+        return tuple({path.rpartition(".")[2].encode() for path in self.outside if "." in path})

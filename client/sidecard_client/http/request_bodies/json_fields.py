@@ -1,11 +1,11 @@
 """The fields of a JSON body. Pure."""
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 _from_json = msgspec.json.Decoder().decode
-_MAX_INTEGER: Final = 2**63
+_to_msgpack = msgspec.msgpack.Encoder().encode
 
 
 def fields_of_json(body: bytes) -> dict[str, Any] | None:
@@ -20,14 +20,9 @@ def fields_of_json(body: bytes) -> dict[str, Any] | None:
 
 def is_plain(value: Any) -> bool:
     """Return whether msgpack can express a value of JSON, whose integers are unbounded."""
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, int) and not -_MAX_INTEGER <= item < 2 * _MAX_INTEGER:
-            return False
+    try:
+        _to_msgpack(value)
+    except (OverflowError, RecursionError, UnicodeError):
+        return False
 
     return True

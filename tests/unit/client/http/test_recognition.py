@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecard_client.http import families as package
+from sidecard_client.http import recognition
 from sidecard_client.http.family import RequestTarget
 from sidecard_client.http.recognition import claimants, families, recognize
 
@@ -146,9 +147,11 @@ FAMILY = Haiku()
     (tmp_path / "added_haiku.py").write_text(source, encoding="utf-8")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     families.cache_clear()
+    recognition._by_end.cache_clear()
     yield
     monkeypatch.undo()
     families.cache_clear()
+    recognition._by_end.cache_clear()
 
 
 @pytest.mark.usefixtures("added_family")

@@ -340,3 +340,23 @@ def test_requests_without_such_a_text_have_no_similar_ones(api: str, fields: dic
     found = recognize(target, json.dumps({"model": "m", **own, **fields}).encode())
     assert found is not None
     assert found[0].question(found[1]) is None
+
+
+@pytest.mark.parametrize("stream", [["true"], {"a": 1}])
+def test_a_stream_of_any_json_type_raises_nothing(stream: object) -> None:
+    """Also for APIs that take forms, in which it is a text."""
+    target = RequestTarget.of("POST", "http://h/v1/images/generations", "application/json")
+    assert target is not None
+    found = recognize(target, json.dumps({"model": "m", "prompt": "p", "stream": stream}).encode())
+    assert found is not None
+    assert not found[1].stream
+
+
+def test_a_hint_whose_name_is_escaped_stays_in_the_key() -> None:
+    """A body is searched for the names of hints as they are usually written; a miss costs less than a wrong answer."""
+    target = RequestTarget.of("POST", "http://h/v1/chat/completions", "application/json")
+    assert target is not None
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": [part(cache_control=MARK)]}]})
+    found = recognize(target, body.replace("cache_control", "cache\\u005fcontrol").encode())
+    assert found is not None
+    assert found[1].body["messages"][0]["content"][0]["cache_control"] == MARK
