@@ -35,6 +35,7 @@ _SENTENCE_ABOUT_THE_REQUEST: Final = re.compile(
 )
 _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MAX_CHARACTERS: Final = 80
+_STATUS_FIELDS: Final = ("code", "status", "status_code")
 
 
 class InBandError(Struct, frozen=True):
@@ -71,9 +72,14 @@ def in_band_error(error: Any) -> InBandError:
     return InBandError(origin, str(description)[:_MAX_CHARACTERS])
 
 
+def is_refusal(fields: dict[str, Any]) -> bool:
+    """Return whether an object is an error by itself: it has a message and the status of one."""
+    return isinstance(fields.get("message"), str) and any(_status_in(fields.get(name)) for name in _STATUS_FIELDS)
+
+
 def _words(error: dict[str, Any]) -> Iterator[Any]:
     """Yield an error's numbers, then its names."""
-    named = [error.get(field) for field in ("code", "status", "status_code", "type", "error_type", "reason")]
+    named = [error.get(field) for field in (*_STATUS_FIELDS, "type", "error_type", "reason")]
     details = error.get("error")
     if isinstance(details, dict):
         named += [details.get(field) for field in ("code", "status", "type")]

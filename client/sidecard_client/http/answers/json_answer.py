@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from sidecard_client.http.answers.errors import InBandError, in_band_error
+from sidecard_client.http.answers.errors import InBandError, in_band_error, is_refusal
 from sidecard_client.http.answers.finish import not_stored_for
 from sidecard_client.http.family import AnswerSummary, NotStored, Verdict
 from sidecard_client.protocol.usage import counts_of
@@ -130,6 +130,6 @@ def _error_in(name: str, event: dict[str, Any]) -> Any:
     if error:
         return error
 
-    # An event of this name, or an object that says so, is the error itself: Responses, vLLM, SGLang.
-    is_error = name == "error" or event.get("type") == "error" or event.get("object") == "error"
+    # An event of this name, or an object that says so, is the error itself: Responses, vLLM, SGLang, gateways.
+    is_error = name == "error" or event.get("type") == "error" or event.get("object") == "error" or is_refusal(event)
     return event if is_error else None

@@ -77,6 +77,7 @@ class AnthropicMessages(JsonFamily):
         "tools[].caching",
         "messages[].content[].cache_control",
         "messages[].content[].content[].cache_control",
+        "messages[].content[].content[].source.content[].cache_control",
         "messages[].content[].source.content[].cache_control",
     )
     answer: ClassVar[type[JsonAnswer]] = MessageAnswer

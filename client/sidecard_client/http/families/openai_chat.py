@@ -53,8 +53,10 @@ class OpenAIChat(JsonFamily):
         return number_of_choices(fields)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
-        """Stored completions are the server's state; its own tools may act."""
-        return effect_of_tools(fields.get("tools")) or ("state" if fields.get("store") else "")
+        """Stored and deferred completions are the server's state; its own tools may act."""
+        return effect_of_tools(fields.get("tools")) or (
+            "state" if fields.get("store") or fields.get("deferred") else ""
+        )
 
 
 FAMILY = OpenAIChat()

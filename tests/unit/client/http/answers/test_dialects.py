@@ -214,6 +214,8 @@ def test_pings_of_anthropic_may_have_any_data(ping: str, named: bool) -> None:
         ("openai_chat", '{"choices": [{"error": {"code": 502}, "finish_reason": "error"}]}', JSON, "server_error"),
         ("openai_chat", '{"choices": [{"finish_reason": "error"}]}', JSON, "server_error"),
         ("openai_chat", '{"error": true}', JSON, "server_error"),
+        ("openai_chat", '{"code": 400, "message": "x"}', JSON, "request_error"),
+        ("openai_chat", '{"status": "502", "message": "x"}', JSON, "server_error"),
         ("openai_chat", data(START, '{"error": {"code": 400}}'), EVENTS, "request_error"),
         ("openai_chat", data(START, STOP, '{"error": {"message": "lost"}}', "[DONE]"), EVENTS, "server_error"),
         ("openai_chat", data(START) + 'event: error\ndata: {"message": "lost", "code": 500}\n\n', EVENTS, "server_error"),

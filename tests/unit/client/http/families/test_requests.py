@@ -210,6 +210,7 @@ def test_the_same_names_elsewhere_count(api: str, body: Any) -> None:
         ("responses", {"agent": {"type": "agent_reference", "name": "a"}}, "tool"),
         ("responses", {"tools": [{"type": "mcp"}], "store": True}, "tool"),
         ("chat", {"store": True}, "state"),
+        ("chat", {"deferred": True}, "state"),
         ("chat", {"tools": [{"type": "code_interpreter"}]}, "state"),
         ("chat", {"tools": [{"type": "mcp"}]}, "tool"),
         ("chat", {"tools": {"type": "mcp"}}, "tool"),
