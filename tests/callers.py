@@ -55,7 +55,8 @@ def connecting(kind: str, socket_path: str) -> Iterator[Callable[..., Caller]]:
             if kind == "sync":
                 return Caller(stack.enter_context(Client(socket_path, **arguments)), None)
 
-            portal = stack.enter_context(start_blocking_portal(kind))
+            backend, options = ("asyncio", {"use_uvloop": True}) if kind == "uvloop" else (kind, {})
+            portal = stack.enter_context(start_blocking_portal(backend, options))
             sidecard = portal.call(partial(AsyncClient, socket_path, **arguments))
             return Caller(stack.enter_context(portal.wrap_async_context_manager(sidecard)), portal)
 

@@ -28,11 +28,12 @@ from sidecard_client.protocol.connection import (
     ConnectionEnded,
     ConnectionLost,
     DaemonUnresponsive,
+    LeaseWatcher,
     Renewal,
     renewal_of,
 )
 from sidecard_client.protocol.errors import ProtocolError
-from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Pending, Ping, Renew, Timeout
+from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Ok, Pending, Ping, Renew, Timeout
 
 RECEIVE_BYTES = 128 * 1024
 
@@ -53,8 +54,8 @@ class AsyncConnection:
 
     __slots__ = (
         "__weakref__", "_ended", "_held", "_loop", "_new_future", "_pending", "_proved", "_queues",
-        "_resting", "_send_buffer", "_socket", "_ticks", "_timeout_seconds",
-        "_unanswered", "_waits", "ended_by", "place", "protocol", "proven", "reason",
+        "_renewals", "_resting", "_send_buffer", "_socket", "_ticks", "_timeout_seconds",
+        "_unanswered", "_waits", "_wanted_before", "ended_by", "place", "protocol", "proven", "reason",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,9 @@ class AsyncConnection:
         self._pending: dict[int, ReplyFuture | ReplySlot] = {}
         self._waits: dict[int, Wait] = {}
         self._held: dict[str, Renewal] = {}
+        self._renewals: dict[int, str] = {}
+        """Leases that have a watcher, by the id of their open `Renew`."""
+        self._wanted_before: frozenset[str] = frozenset()
         self._queues: dict[int, ReplyQueue] = {}
         self._timeout_seconds = timeout_seconds
         self._ticks = Ticks(timeout_seconds)
@@ -186,6 +190,11 @@ class AsyncConnection:
 
         return reply, queue
 
+    def unfollow_from_elsewhere(self, request_id: int) -> None:
+        """Cancel a stream from another thread than the loop's, or at any point of it."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_from_thread(self.unfollow, request_id)
+
     def unfollow(self, request_id: int) -> None:
         """Cancel a stream that has not ended."""
         if self._queues.pop(request_id, None) is not None:
@@ -204,9 +213,12 @@ class AsyncConnection:
             self.protocol.forget(request_id)
             self._send_buffer.send(data)
 
-    def hold(self, lease: wire.Lease) -> None:
-        """Renew ``lease`` until `release`."""
-        self._held[lease.lease] = renewal_of(lease, monotonic())
+    def hold(self, lease: wire.Lease, watcher: LeaseWatcher | None = None) -> None:
+        """Renew ``lease`` until `release`. ``watcher`` hears what happens to it meanwhile."""
+        self._held[lease.lease] = renewal_of(lease, monotonic(), watcher)
+        if watcher is not None and self.protocol.wanted:
+            self._notify_wanted()  # 1. the lease and `Wanted` arrive together; 2. the task gets the lease, and holds it
+
         if self._resting:
             self._stir()
 
@@ -232,6 +244,11 @@ class AsyncConnection:
         futures = [*self._unanswered.values(), *self._pending.values()]
         for queue in self._queues.values():
             queue.put(None)
+
+        held, self._held = self._held, {}
+        for renewal in held.values():
+            if renewal.watcher is not None:
+                renewal.watcher.lost()
 
         self._queues.clear()
         self._unanswered.clear()
@@ -302,6 +319,8 @@ class AsyncConnection:
 
         self._ticks.heard = self._ticks.number
         self._deliver(self.protocol.receive(data))
+        if self.protocol.wanted:
+            self._notify_wanted()
 
     def _pass_a_tick(self) -> None:
         self._ticks.number += 1
@@ -331,7 +350,11 @@ class AsyncConnection:
             if future is None:
                 future = self._pending.pop(request_id, None)
                 if future is None:
-                    self._enqueue(request_id, reply)
+                    if request_id in self._renewals:
+                        self._renewed(self._renewals.pop(request_id), reply)
+                    else:
+                        self._enqueue(request_id, reply)
+
                     continue
 
             elif reply.__class__ is Pending:
@@ -357,12 +380,46 @@ class AsyncConnection:
         self._pending.pop(request_id, None)
         self._waits.pop(request_id, None)
 
+    def _notify_wanted(self) -> None:
+        """Notify the watchers of the leases for which another caller waits; keep the leases that are not held yet."""
+        for lease in list(self.protocol.wanted):
+            held = self._held.get(lease)
+            if held is not None:
+                self.protocol.wanted.discard(lease)
+                if held.watcher is not None:
+                    held.watcher.wanted()
+
+    def _renewed(self, lease: str, reply: AnyReply) -> None:
+        """Notify the watcher of a lease of what the reply to a renewal says."""
+        held = self._held.get(lease)
+        if held is None or held.watcher is None:
+            return
+
+        if not isinstance(reply, Ok):
+            held.watcher.lost()
+        elif reply.waiters:
+            held.watcher.wanted()
+
     def _renew(self, now: float) -> None:
+        self.protocol.wanted -= self._wanted_before  # leases that no caller has held since the last tick
+        self._wanted_before = frozenset(self.protocol.wanted)
         for lease, held in self._held.items():
             # Early rather than late: a renewal that falls due within the coming tick is sent before it.
             if held.renew_at <= now + self._ticks.seconds:
                 held.renew_at = now + held.every_seconds
-                self.send(Renew(lease=lease))
+                if held.watcher is None:
+                    self.send(Renew(lease=lease))
+                else:
+                    self._renew_watched(lease)
+
+    def _renew_watched(self, lease: str) -> None:
+        for unanswered in [number for number, renewed in self._renewals.items() if renewed == lease]:
+            del self._renewals[unanswered]
+            self.protocol.forget(unanswered)
+
+        request_id, data = self.protocol.send(Renew(lease=lease))
+        self._renewals[request_id] = lease
+        self._send_buffer.send(data)
 
     def _end_late_waits(self, now: float) -> None:
         """End waits that the daemon has forgotten although it answers pings."""

@@ -101,8 +101,7 @@ class Execution:
                     resume = conversation.send
                     result = handler(self, command)
             except StopIteration as end:
-                self.give_back()
-                return end.value
+                return self.concluded(end.value)
             except BaseException as error:
                 if error is result:  # the conversation has ended with it
                     result = None  # the error refers to this frame, which must not refer to it
@@ -117,6 +116,11 @@ class Execution:
 
                 # An interruption, at any point: the conversation returns what is held, and raises it again.
                 resume, result = conversation.throw, error
+
+    def concluded(self, result: Any) -> Any:
+        """Return a conversation's result, and its connection to the client."""
+        self.give_back()
+        return result
 
     def begin(self, command: commands.BeginCall) -> commands.FinalReply:
         """Send a begin and wait for the final reply."""

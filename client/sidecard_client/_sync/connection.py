@@ -13,6 +13,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sidecard_client.protocol.connection import (
     Connection,
@@ -211,7 +212,7 @@ class BlockingConnection:
 
         Returns False if renewing again is useless: the connection has ended, or an earlier reply refused it.
         """
-        return self._drain() and self._beat(Renew(lease=lease)) is not None
+        return self.drain(lease) and self._beat(Renew(lease=lease)) is not None
 
     def ping(self) -> int | None:
         """Send a ping without waiting. Return its id; 0 while another thread sends, None if the connection has ended.
@@ -223,10 +224,7 @@ class BlockingConnection:
     def abandon(self) -> None:
         """Wake the thread that waits for a reply: the daemon is unreachable."""
         self.abandoned = True
-        try:
-            self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # the connection has ended already, which also wakes the thread
+        self._shut_down()
 
     def has_input(self) -> bool:
         """Return whether unread bytes, or the connection's end, have arrived. Consumes nothing."""
@@ -239,10 +237,20 @@ class BlockingConnection:
 
         return True
 
+    def end(self) -> None:
+        """End the connection, whatever uses it now. The daemon voids its lease and its wait."""
+        # Before the descriptor is closed: the kernel keeps a socket open while another thread waits for it.
+        self._shut_down()
+        self.close()
+
     def close(self) -> None:
-        """End the connection. The daemon voids its lease and its wait."""
+        """Close this process's descriptor. The connection ends with its last descriptor, which may be another process's."""
         self.usable = False
         self.socket.close()
+
+    def _shut_down(self) -> None:
+        with suppress(OSError):  # the connection has ended already
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def _beat(self, request: AnyRequest) -> int | None:
         if not self._sending.acquire(blocking=False):
@@ -260,13 +268,19 @@ class BlockingConnection:
 
         return request_id
 
-    def _drain(self) -> bool:
-        """Receive the replies to earlier renewals, which would fill the buffers of a call that runs for hours."""
+    def drain(self, lease: str) -> bool:
+        """Receive what has arrived, such as replies to renewals of ``lease``, without waiting. Returns False as `renew` does.
+
+        Unread replies would fill the buffers of a call that runs for hours.
+        """
         try:
             while size := self.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT):
                 replies = self.protocol.receive(self._view[:size])
                 # A batch has other requests open.
                 self._replies += [reply for reply in replies if type(reply) is not Ok]
+                if any(type(reply) is Ok and reply.waiters for reply in replies):
+                    self.protocol.wanted.add(lease)
+
                 if any(isinstance(reply, StaleLease | Error) for reply in replies):
                     return False
 

@@ -290,7 +290,7 @@ class Connector:
     def throw_away(self, connection: BlockingConnection) -> None:
         """Close ``connection``. The daemon voids its waits and its lease."""
         self._open.discard(connection)
-        connection.close()
+        connection.end()
 
     def close(self) -> None:
         """Close idle connections. Those in use are closed when they are given back."""
@@ -363,7 +363,7 @@ def _end_unused(connections: set[BlockingConnection], heartbeat: Heartbeat) -> N
     """Close what belonged to a connector that no client, call or stream uses any more."""
     heartbeat.abandon()
     for connection in list(connections):
-        connection.close()
+        connection.end()
 
 
 def _jitter() -> float:

@@ -1,46 +1,58 @@
-"""The blocking client's streams: execute the commands of `call.streams` in the caller's thread."""
+"""The blocking client's streams: execute the commands of `call.streams` and `call.leading` in the caller's thread.
 
-import threading
+Another caller's stream is followed in the caller's thread. This client's own call begins there too, and goes on in a thread of its
+own once another caller waits for it (`upstream`)::
+
+    caller's thread: piece -> to the daemon -> use it -> next piece ...
+                                                 another caller waits
+    own thread:                                           piece -> to the daemon -> keep it -> next piece ...
+    caller's thread:                                                                   take it -> use it -> take the next ...
+"""
+
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, cast
+from weakref import proxy
 
 from sidecard_client._sync.calls import Execution
 from sidecard_client._sync.connector import Connector
+from sidecard_client._sync.heartbeat import StreamWatcher
+from sidecard_client._sync.upstream import Upstream
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.commands import (
+    Ask,
     BeginCall,
     Command,
     FinalReply,
     Give,
-    GoOn,
+    Hold,
     NextReply,
     Open,
     Pull,
     Raised,
     Returned,
 )
-from sidecard_client.call.conversation import finished
-from sidecard_client.call.leading import stream
-from sidecard_client.call.streams import END, Provenance, no_pieces
+from sidecard_client.call.leading import others_wait
+from sidecard_client.call.streams import END, Leading, Provenance, follow, no_pieces
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import SidecardError
 
 
 class Stream(Provenance, Generic[T]):
     """Iterates over the pieces of an answer, wherever they come from. Begins with the first piece.
 
-    For one thread at a time. As a context manager, it is closed at the end of the block. A stream without references is
-    closed too, but then its call is not finished for waiters.
+    For one thread at a time. As a context manager, it is closed at the end of the block; so is a stream without references, some
+    time later.
     """
 
     def __init__(self, connector: Connector, call: Call) -> None:
         self._connector = connector
         self._call = call
-        self._execution = _StreamExecution(connector)
-        self._conversation: Generator[Command, Any, Raised | None] | None = None
-        self._busy = False  # True: the conversation runs, so it cannot be resumed
+        self._execution = StreamExecution(connector)
+        self._conversation: Generator[Command, Any, Leading | None] | None = None
+        self._upstream: Upstream | None = None
+        self._follows = False  # True: a thread executes the conversation, so it cannot be resumed
         self._closed = False
 
     def __repr__(self) -> str:
@@ -60,21 +72,19 @@ class Stream(Provenance, Generic[T]):
             sleep(self.pause_seconds(pace_seconds, monotonic()))
 
         try:
-            step = self._advance()
-            if isinstance(step, Give):
-                if self._closed:
-                    self._end()
+            piece = self._next()
+        except BaseException as error:
+            if self._closed and isinstance(error, SidecardError):  # another thread has closed it meanwhile
+                piece = END
+            else:
+                self.close()
+                raise
 
-                return cast("T", step.piece)
+        if piece is END:
+            self.close()
+            raise StopIteration
 
-            finished(step)
-        except BaseException:
-            step = None  # an error refers to this frame, which must not refer to it
-            self._end()
-            raise
-
-        self._end()
-        raise StopIteration
+        return cast("T", piece)
 
     def __enter__(self) -> Self:
         return self
@@ -85,137 +95,163 @@ class Stream(Provenance, Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        # Takes no lock, since this may run at any point of any thread. The daemon sees the connection end, and elects a
-        # waiter.
+        # Takes no lock, since this may run at any point of any thread.
+        upstream = getattr(self, "_upstream", None)
+        if upstream is not None and upstream.orphan():
+            return
+
+        # The daemon sees the connection end: it withdraws the begin, or elects a waiter.
         execution = getattr(self, "_execution", None)
         if execution is not None and execution.connection is not None:
             self._connector.throw_away(execution.connection)
 
     def close(self) -> None:
         """End the stream. If this client makes the call and other callers wait for it, a thread finishes it for them."""
-        # Marked first: 1. an SDK closes its response, and a thread continues the call for waiters; 2. its `with` block
-        # closes it again, and a second thread would resume the same generator.
-        conversation, was_closed = self._conversation, self._closed
-        self._closed = True
-        if was_closed or conversation is None:
+        was_closed, self._closed = self._closed, True
+        upstream = self._upstream
+        if upstream is not None:
+            upstream.leave()
+        elif was_closed:
             return
-
-        if self._execution.follows:
+        elif self._follows:
+            self._execution.interrupt()
+        else:
             self._execution.unfollow()
-        elif self._busy:
-            # By the function itself, or in another thread than the one that takes a piece, which ends the rest.
-            if self._execution.calls_function:
-                self._execution.end()
+            self._execution.abandon()
 
-            return
-        elif isinstance(self._execution.run(conversation, False), GoOn):  # noqa: FBT003 - the result of `Give`
-            with suppress(RuntimeError):  # if no thread can be started, the call is not finished
-                threading.Thread(target=self._finish, name="sidecard-stream", daemon=True).start()
-                return
+    def _next(self) -> Any:
+        if self._upstream is not None:
+            return self._upstream.take()
 
-            self._execution.run(conversation, False)  # noqa: FBT003 - the result of `GoOn`
-
-        self._end()
-
-    def _finish(self) -> None:
-        conversation = self._conversation
-        # Its followers get the result; this process has no caller for it any more.
-        with suppress(BaseException):
-            if conversation is not None:
-                self._execution.run(conversation, True)  # noqa: FBT003 - the result of `GoOn`
-
-        self._end()
-
-    def _advance(self) -> Any:
-        result = None if self._conversation is None else True  # the result of `Give`
         if self._conversation is None:
             if self._call.key is UNKEYED:
                 self._call = keyed(self._call, self._connector.normal_forms(self._call.options.task))
 
-            self._conversation = stream(self._call, self, self._connector.place)
+            # Not this object itself, which its conversation must not keep alive.
+            self._conversation = follow(self._call, proxy(self), self._connector.place)
 
-        self._busy = True
+        self._follows = True
         try:
-            return self._execution.run(self._conversation, result)
+            step = self._execution.run(self._conversation)
         finally:
-            self._busy = False
+            self._follows = False
 
-    def _end(self) -> None:
-        self._closed = True
-        self._conversation = None
-        self._execution.end()
+        if isinstance(step, Give):
+            return step.piece
+
+        if step is None or self._closed:
+            self._execution.abandon()
+            return END
+
+        facts = Provenance()
+        facts.waited_seconds = self.waited_seconds
+        self._upstream = upstream = Upstream(self._execution, step, facts)
+        piece = upstream.first()
+        self.adopt(facts)
+        return piece
 
 
-class _StreamExecution(Execution):
+class StreamExecution(Execution):
     """One stream's conversation, its connection, and the function's iterator."""
 
-    follows = False
+    idle_seconds = 0.0
+    """How long the stream may stay unread while no other caller waits for it; 0 without a limit."""
+    _follows = False
     """The pieces are the daemon's, and more may come."""
-    calls_function = False
-    """The function runs, which does not use the connection."""
+    _watcher: StreamWatcher | None = None
     _request_id = 0
     _wait_seconds: float | None = None
     _pieces: Iterator[Any] = iter(())
     _close_source: Callable[[], object] | None = None
 
+    # A followed stream ------------------------------------------------------------------------------------------------
+
     def begin(self, command: BeginCall) -> FinalReply:
         """Send a begin, and follow the stream if the reply is its first piece."""
-        if self.follows:
+        if self._follows:
             self.unfollow()  # a stream of another type
 
         reply = super().begin(command)
         if isinstance(reply, wire.Chunk):
-            self.follows, self._request_id = True, reply.id
+            self._follows, self._request_id = True, reply.id
             self._wait_seconds = command.call.options.wait_seconds
 
         return reply
 
     def unfollow(self) -> None:
-        """Withdraw the begin."""
-        self.follows = False
-        if self.connection is not None and self._connector.cancel(self.connection, self._request_id):
+        """Withdraw the begin of a followed stream that has not ended."""
+        follows, self._follows = self._follows, False
+        if follows and self.connection is not None and self._connector.cancel(self.connection, self._request_id):
             self.give_back()
 
-    def end(self) -> None:
-        """Close the function's stream and the connection; void everything that is held."""
-        self.abandon()
-        close, self._close_source = self._close_source, None
-        self._pieces = iter(())
-        if close is not None:
-            with suppress(ValueError):  # a generator that is running, because it closes its own stream
-                close()
+    def interrupt(self) -> None:
+        """Wake the thread that waits for the next piece: its connection has ended."""
+        connection = self.connection
+        if connection is not None:
+            connection.abandon()
 
     def _next_reply(self, _: NextReply) -> FinalReply:
         connection = self.connection
         assert connection is not None  # noqa: S101 - it is there from the first piece to the last; for the type checker
         reply = self._connector.wait(connection, self._request_id, self._wait_seconds, monotonic())
-        self.follows = isinstance(reply, wire.Chunk)
+        self._follows = isinstance(reply, wire.Chunk)
         return reply
 
-    def _open(self, command: Open) -> Returned | Raised:
-        self.hold(command)
-        self.calls_function = True
-        try:
-            pieces = command.function(*command.call.args, **command.call.kwargs)
-            if not isinstance(pieces, Iterable):
-                raise no_pieces(command.function, pieces)
+    def concluded(self, result: Any) -> Any:
+        """Return a conversation's result; keep the connection for the call that follows it, if one does."""
+        return result if isinstance(result, Leading) else super().concluded(result)
 
-            self._close_source = getattr(pieces, "close", None)
-            self._pieces = iter(pieces)
+    # A call of this process, which `Upstream` drives ------------------------------------------------------------------
+
+    def watch(self, watcher: StreamWatcher, command: Open) -> None:
+        """Renew the lease of ``command`` until `release`; ``watcher`` hears of it whenever it is held."""
+        self._watcher = watcher
+        self.idle_seconds = 0.0 if command.lease is None else command.lease.idle_seconds
+        self.hold(command)
+
+    def hold(self, command: Hold | Open) -> None:
+        """Renew the lease of ``command`` until `release`."""
+        if command.lease is not None and self.connection is not None:
+            self._connector.heartbeat.hold(self.connection, command.lease, watcher=self._watcher)
+
+    def abandon(self, _: object = None) -> None:
+        """Close the connection: the daemon voids the begin, and a lease that it granted."""
+        super().abandon()
+        self._watcher = None  # which refers to this object
+
+    def others_wait(self, lease: wire.Lease) -> bool:
+        """Return whether other callers wait for a held lease, which is held after this if they do."""
+        self.release()
+        waiting = others_wait(self._ask(Ask(wire.Renew(lease=lease.lease))))
+        if waiting:
+            self.hold(Hold(lease))
+
+        return waiting
+
+    def poke(self) -> bool:
+        """Let the heartbeat look at the stream; False if it cannot. Takes no lock."""
+        return self._watcher is not None and self._connector.heartbeat.poke()
+
+    def call_function(self, command: Open | Pull) -> Returned | Raised:
+        """Call the function, or take its next piece."""
+        try:
+            if isinstance(command, Open):
+                pieces = command.function(*command.call.args, **command.call.kwargs)
+                if not isinstance(pieces, Iterable):
+                    raise no_pieces(command.function, pieces)
+
+                self._close_source = getattr(pieces, "close", None)
+                self._pieces = iter(pieces)
+
             return Returned(next(self._pieces, END))
         except BaseException as error:  # noqa: BLE001 - the conversation decides about it
-            self.release()
             return Raised(error)
-        finally:
-            self.calls_function = False
 
-    def _pull(self, _: Pull) -> Returned | Raised:
-        self.calls_function = True
-        try:
-            return Returned(next(self._pieces, END))
-        except BaseException as error:  # noqa: BLE001 - as above
-            return Raised(error)
-        finally:
-            self.calls_function = False
+    def close_source(self) -> None:
+        """Close the function's stream."""
+        close, self._close_source = self._close_source, None
+        self._pieces = iter(())
+        if close is not None:
+            close()
 
-    handlers: ClassVar = {**Execution.handlers, BeginCall: begin, NextReply: _next_reply, Open: _open, Pull: _pull}
+    handlers: ClassVar = {**Execution.handlers, BeginCall: begin, Hold: hold, NextReply: _next_reply}

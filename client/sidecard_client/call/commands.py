@@ -1,7 +1,7 @@
 """What a conversation asks of its client, and the results: the client executes them, blocking or awaiting."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -9,6 +9,10 @@ from sidecard_client.call.call import Call
 from sidecard_client.call.local_flights import LocalWaiter
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionLost
+
+AfterGive = Literal["more", "left", "unread", "full"]
+"""What the caller of a stream does after a piece: it wants more; it has left; it has not read for `wire.Lease.idle_seconds`; or
+it has so many pieces to read yet that no more can be kept for it."""
 
 
 class BeginCall(Struct, frozen=True):
@@ -81,7 +85,12 @@ class Open(Struct, frozen=True):
 
 
 class Pull(Struct, frozen=True):
-    """Take the next piece of the opened stream: `Returned`, or `Raised`."""
+    """Take the next piece of the opened stream: `Returned`, or `Raised`.
+
+    ``complete``: the caller has the whole answer, so it need not wait for this if it leaves.
+    """
+
+    complete: bool = False
 
 
 class NextReply(Struct, frozen=True):
@@ -89,9 +98,13 @@ class NextReply(Struct, frozen=True):
 
 
 class Give(Struct, frozen=True):
-    """Hand ``piece`` to the caller: the result is whether it wants more."""
+    """Hand ``piece`` to the caller: the result is an `AfterGive`.
+
+    ``shared``: other callers may get the answer. Otherwise no piece is to be made before the caller wants it.
+    """
 
     piece: Any
+    shared: bool = False
 
 
 class GoOn(Struct, frozen=True):

@@ -10,15 +10,15 @@ ENOUGH       no: the next piece completes the answer          no
 ===========  ===============================================  =========================================================
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 from msgspec import structs
 
 from sidecard_client.call.attempts import Attempts
-from sidecard_client.call.call import Call
 from sidecard_client.call.commands import (
     Abandon,
+    AfterGive,
     Ask,
     Command,
     FinalReply,
@@ -36,18 +36,15 @@ from sidecard_client.call.completion import reason_of, warn_unshareable
 from sidecard_client.call.conversation import run_attempts, settle
 from sidecard_client.call.failures import fail, kind_of
 from sidecard_client.call.stream_report import StreamReport
-from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Leading, Provenance, follow
+from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Leading, Provenance
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import UnshareableValue
+from sidecard_client.protocol.errors import CallFailed, UnshareableValue
+
+LEFT: Final = "its caller wanted no more of the stream"
+UNREAD: Final = "its caller did not read the stream, and no other caller waited for it"
 
 FLUSH_BYTES: Final = 256 * 1024
 """After so many bytes of pieces that were held back, the daemon's reply is awaited, so that no backlog builds up."""
-
-
-def stream(call: Call, facts: Provenance, place: Callable[[], str]) -> Generator[Command, Any, Raised | None]:
-    """Converse for a whole stream. Raises what `follow` does."""
-    leading = yield from follow(call, facts, place)
-    return None if leading is None else (yield from lead(leading, facts))
 
 
 def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised | None]:
@@ -61,7 +58,8 @@ def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised 
                 return result
 
             for piece in facts.use_stale(stale):
-                yield Give(piece)
+                if (yield Give(piece)) != "more":
+                    break
 
             return None
 
@@ -77,90 +75,128 @@ def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised 
             yield Abandon()
 
 
-def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece
+def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and for each state of the caller
     attempts: Attempts, piece: Any
 ) -> Generator[Command, Any, Raised | None]:
-    lease = attempts.lease
-    report = None if lease is None else StreamReport(attempts.call, lease, attempts.opened_at)
-    read, last, complete = True, False, False
+    sharing = _Sharing(attempts)
+    reads, last, complete = True, False, False
     while True:
         if piece is ENOUGH:
             last = True
         else:
-            own, shared = not isinstance(piece, ForOthers), not isinstance(piece, ForOwnCaller)
+            own, others = not isinstance(piece, ForOthers), not isinstance(piece, ForOwnCaller)
             if isinstance(piece, ForOthers | ForOwnCaller):
                 piece = piece.piece
 
-            if report is not None:
-                if piece is not END:
-                    report.began()
+            if others:
+                yield from sharing.append(piece)
 
-                if shared and not (yield from _report(attempts, report, piece)):
-                    report = None
-
-            if piece is END:
+            if piece is END or not (reads or sharing.goes_on):
                 return None
 
+            sharing.began()
             complete = last
-            if own and read:
-                read = yield Give(piece)
-                if not read and not complete and not (yield from _may_go_on(attempts)):
-                    return None
+            if own and reads:
+                after: AfterGive = yield Give(piece, sharing.goes_on)
+                reads = after != "left"
+                if after == "full":
+                    yield from sharing.stop("its caller reads too slowly for the pieces to be kept")
+                elif after != "more":
+                    if complete:
+                        yield from sharing.append(END)
+                        return None
 
-            if complete and not read:
-                yield from _end(attempts, report)
+                    unread = after == "unread"
+                    if not (yield from _may_go_on(attempts, UNREAD if unread else LEFT)):
+                        return (
+                            Raised(CallFailed("transient", f"the stream was ended, because {UNREAD}"))
+                            if unread
+                            else None
+                        )
+
+            elif complete and not reads:
+                yield from sharing.append(END)
                 return None
 
-        result: Returned | Raised = yield Pull()
+        result: Returned | Raised = yield Pull(complete)
         if isinstance(result, Raised):
-            lease = attempts.lease
-            if complete:
-                yield from _end(attempts, report)
-            elif lease is not None:
-                yield Release(lease)
-                yield from settle(attempts, _failure(attempts.call, lease, result.error, report))
-
+            yield from sharing.append(END) if complete else sharing.fail(result.error)
             return result
 
         piece = result.value
 
 
-def _failure(call: Call, lease: wire.Lease, error: BaseException, report: StreamReport | None) -> wire.Fail:
-    message = fail(lease.lease, error, kind_of(error, call.options.classify))
-    return structs.replace(message, usage=report.usage()) if message.answered and report is not None else message
+class _Sharing:
+    """What the daemon gets of a stream: each piece and the end, as long as it takes them."""
 
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        lease = attempts.lease
+        self._report = None if lease is None else StreamReport(attempts.call, lease, attempts.opened_at)
 
-def _end(attempts: Attempts, report: StreamReport | None) -> Generator[Command, Any, None]:
-    """Report an answer that is complete, although its function has not ended."""
-    if report is not None:
-        yield from _report(attempts, report, END)
+    @property
+    def goes_on(self) -> bool:
+        """Whether the daemon takes pieces."""
+        return self._report is not None
 
+    def began(self) -> None:
+        """Record that the function has produced a piece."""
+        if self._report is not None:
+            self._report.began()
 
-def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[Command, Any, bool]:
-    """Send a piece, or the end, to the daemon. Returns False once nothing more can be shared."""
-    lease = attempts.lease
-    if lease is None:
-        return False
+    def append(self, piece: Any) -> Generator[Command, Any, None]:
+        """Send a piece, or the end."""
+        report, lease = self._report, self._attempts.lease
+        if report is None or lease is None:
+            return
 
-    unshareable = None
-    try:
-        if piece is not END:
-            return (yield from _append(attempts, lease, report.append(piece)))
+        unshareable = None
+        try:
+            if piece is not END:
+                yield from self._send(lease, report.append(piece))
+                return
 
-        if not (yield from _append(attempts, lease, report.take_held())):
-            return False
+            if not (yield from self._send(lease, report.take_held())):
+                return
 
-        message = report.complete()
-    except UnshareableValue as error:
-        unshareable = reason_of(attempts.call, error)
-        message = report.refuse(error)
+            message = report.complete()
+        except UnshareableValue as error:
+            unshareable = reason_of(self._attempts.call, error)
+            message = report.refuse(error)
 
-    yield Release(lease)
-    yield from settle(attempts, message)
-    if unshareable is not None:
-        warn_unshareable(attempts.call.function_of(attempts.backend), unshareable)
+        yield from self._end(lease, message)
+        if unshareable is not None:
+            warn_unshareable(self._attempts.call.function_of(self._attempts.backend), unshareable)
 
-    return False
+    def fail(self, error: BaseException) -> Generator[Command, Any, None]:
+        """Report that the function has raised."""
+        report, lease, call = self._report, self._attempts.lease, self._attempts.call
+        if report is None or lease is None:
+            return
+
+        message = fail(lease.lease, error, kind_of(error, call.options.classify))
+        if message.answered:
+            message = structs.replace(message, usage=report.usage())
+
+        yield from self._end(lease, message)
+
+    def stop(self, reason: str) -> Generator[Command, Any, None]:
+        """End the lease without an answer for others, although the function goes on for its caller."""
+        lease = self._attempts.lease
+        if lease is not None:
+            yield from self._end(lease, wire.Fail(lease=lease.lease, kind="ignored", message=reason, answered=True))
+
+    def _end(self, lease: wire.Lease, message: wire.Complete | wire.Fail) -> Generator[Command, Any, None]:
+        self._report = None
+        yield Release(lease)
+        yield from settle(self._attempts, message)
+
+    def _send(self, lease: wire.Lease, messages: Sequence[wire.Append]) -> Generator[Command, Any, bool]:
+        taken = yield from _append(self._attempts, lease, messages)
+        if not taken:
+            self._report = None
+
+        return taken
 
 
 def _append(attempts: Attempts, lease: wire.Lease, messages: Sequence[wire.Append]) -> Generator[Command, Any, bool]:
@@ -183,8 +219,8 @@ def _append(attempts: Attempts, lease: wire.Lease, messages: Sequence[wire.Appen
     return taken
 
 
-def _may_go_on(attempts: Attempts) -> Generator[Command, Any, bool]:
-    """After the caller has left, return whether the call goes on because others wait for it; else end it."""
+def _may_go_on(attempts: Attempts, reason: str) -> Generator[Command, Any, bool]:
+    """Return whether the call goes on because others wait for it; else end it for ``reason``."""
     lease = attempts.lease
     if lease is None:
         return False
@@ -198,7 +234,7 @@ def _may_go_on(attempts: Attempts) -> Generator[Command, Any, bool]:
 
         yield Release(lease)
 
-    yield from settle(attempts, wire.Fail(lease.lease, "cancelled", "the caller wanted no more of its stream"))
+    yield from settle(attempts, wire.Fail(lease=lease.lease, kind="cancelled", message=reason))
     return False
 
 

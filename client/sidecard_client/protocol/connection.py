@@ -11,6 +11,8 @@ A request is open from `Connection.send` to its last reply or `Connection.forget
 The owner of a `Connection` moves the bytes and watches the time.
 """
 
+from typing import Protocol
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -76,18 +78,29 @@ RENEWALS_PER_LEASE = 3
 MIN_RENEWAL_SECONDS = 0.05
 
 
+class LeaseWatcher(Protocol):
+    """What hears of a held lease while its connection is not used otherwise."""
+
+    def wanted(self) -> None:
+        """Note that another caller waits for the lease's answer. Waits for nothing."""
+
+    def lost(self) -> None:
+        """Note that the lease has ended, or its connection. Waits for nothing."""
+
+
 class Renewal(Struct):
     """A held lease: renewed every ``every_seconds``, next at ``renew_at``."""
 
     lease: str
     every_seconds: float
     renew_at: float
+    watcher: LeaseWatcher | None = None
 
 
-def renewal_of(lease: wire.Lease, now: float) -> Renewal:
+def renewal_of(lease: wire.Lease, now: float, watcher: LeaseWatcher | None = None) -> Renewal:
     """Plan the renewals of a lease that was granted ``now``."""
     every_seconds = max(lease.expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
-    return Renewal(lease.lease, every_seconds, now + every_seconds)
+    return Renewal(lease.lease, every_seconds, now + every_seconds, watcher)
 
 
 def _answered_by(*kinds: type[wire.Reply]) -> frozenset[type[wire.Reply]]:
@@ -127,11 +140,13 @@ _AFTER_PENDING = frozenset({wire.Chunk, wire.Note, *wire.FINAL_REPLIES_OF_BEGIN}
 class Connection:
     """One connection that carries any number of requests at the same time. After a `ProtocolError` it must be closed."""
 
-    __slots__ = ("_frames", "_unanswered", "next_id", "pending")
+    __slots__ = ("_frames", "_unanswered", "next_id", "pending", "wanted")
 
     def __init__(self, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         self.pending: set[int] = set()
         """Ids of the requests whose first reply was `Pending` or a chunk of a stream."""
+        self.wanted: set[str] = set()
+        """Leases for whose answer another caller waits. The owner of the connection takes them out."""
         self._frames = FrameBuffer(max_reply_bytes)
         self.next_id = 1
         """The id that the next request gets. A request that has it already saves `send` a copy."""
@@ -162,7 +177,7 @@ class Connection:
         self.pending.discard(request_id)
 
     def receive(self, data: bytes | memoryview) -> list[AnyReply]:
-        """Take received bytes and return the complete replies to open requests, and every `wire.Wanted`.
+        """Take received bytes and return the complete replies to open requests; note every `wire.Wanted`.
 
         Raises `ProtocolError` for bytes that cannot be decoded, and for a reply that no open request expects;
         `ConnectionRefused` for an `Error` about the whole connection (id 0).
@@ -177,10 +192,6 @@ class Connection:
 
             request_id = reply.id
             kind = reply.__class__
-            if kind is wire.Wanted and 0 < request_id < self.next_id:
-                replies.append(reply)
-                continue
-
             expected = unanswered.get(request_id)
             if expected is not None and kind in expected:
                 del unanswered[request_id]
@@ -190,6 +201,9 @@ class Connection:
                 if kind is not wire.Chunk and kind is not wire.Note:
                     self.pending.remove(request_id)
 
+            elif isinstance(reply, wire.Wanted) and 0 < request_id < self.next_id:
+                self.wanted.add(reply.lease)
+                continue
             elif expected is None and 0 < request_id < self.next_id and request_id not in self.pending:
                 continue  # a late reply to a closed request
             else:

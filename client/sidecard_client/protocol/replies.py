@@ -105,6 +105,8 @@ class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     stale_backend: str = ""
     waiters: int = 0
     """How many callers wait for the lease's answer already, if its begin had ``wanted``. Then no `Wanted` follows."""
+    idle_seconds: float = 0.0
+    """If its begin had ``wanted``: how long its stream may stay unread while no caller waits for it; 0 is not known."""
 
 
 class Wanted(Reply, frozen=True, tag="wanted"):

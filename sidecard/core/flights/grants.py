@@ -74,8 +74,11 @@ class LeaseReplies(Struct, frozen=True, eq=False):
             decision.route,
             decision.obstacles,
             self.recorder.prompts,
-            waiters=lease.report_waiters() if lease.request.wanted else 0,
         )
+        if lease.request.wanted:
+            waiters, idle_seconds = lease.report_waiters(), settings.idle_seconds
+            reply = structs.replace(reply, waiters=waiters, idle_seconds=idle_seconds)
+
         if previous is not None:
             counters.early_refreshes += lease.early_refresh
             counters.stale_given += not lease.early_refresh

@@ -1,5 +1,6 @@
 """The decisions of a stream: each scenario as a script of results, and an interruption thrown in at every yield."""
 
+from collections.abc import Callable
 from typing import Any
 from warnings import catch_warnings
 
@@ -7,11 +8,11 @@ import pytest
 
 from sidecard_client import CallFailed, CallTimeout
 from sidecard_client.call import commands
-from sidecard_client.call.call import prepare
+from sidecard_client.call.call import Call, prepare
 from sidecard_client.call.commands import Raised, Returned
-from sidecard_client.call.leading import FLUSH_BYTES, stream
+from sidecard_client.call.leading import FLUSH_BYTES, lead
 from sidecard_client.call.options import Options
-from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Provenance
+from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Provenance, follow
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
 from sidecard_client.protocol.errors import SidecardWarning
@@ -46,13 +47,16 @@ def generate(prompt: str) -> list[str]:
 class Daemon:
     """Executes commands with the results of a script, and counts the leases that it may still hold."""
 
-    def __init__(self, *results: Any, leave_at: int = -1, may_go_on: bool = True) -> None:
+    def __init__(
+        self, *results: Any, leave_at: int = -1, after: commands.AfterGive = "left", may_go_on: bool = True
+    ) -> None:
         self.results = list(results)
         self.commands: list[commands.Command] = []
         self.pieces: list[Any] = []
         self.held = 0
         self.renewed = False
         self._leave_at = leave_at
+        self._after = after
         self._may_go_on = may_go_on
 
     @property
@@ -66,7 +70,7 @@ class Daemon:
         match command:
             case commands.Give():
                 self.pieces.append(command.piece)
-                return len(self.pieces) - 1 != self._leave_at
+                return self._after if len(self.pieces) - 1 == self._leave_at else "more"
             case commands.GoOn():
                 return self._may_go_on
             case commands.Abandon():
@@ -172,6 +176,12 @@ SCRIPTS: list[Script] = [
     ),
     ("an own call", {}, (wire.Failed(1, "ignored", ""), lease(), Returned("a"), Returned(END), STORED), ["a"]),
 ]
+
+
+def stream(call: Call, facts: Provenance, place: Callable[[], str]) -> Any:
+    """Converse for a whole stream, as the clients do one after the other."""
+    leading = yield from follow(call, facts, place)
+    return None if leading is None else (yield from lead(leading, facts))
 
 
 def converse(policy: dict[str, Any]) -> Any:

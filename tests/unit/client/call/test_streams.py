@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from sidecard_client.call.call import prepare
-from sidecard_client.call.commands import Ask, BeginCall, Give, Open, Pull, Returned
-from sidecard_client.call.leading import stream
+from sidecard_client.call.commands import Ask, Give, Open, Pull, Returned
+from sidecard_client.call.leading import lead
 from sidecard_client.call.options import Options
-from sidecard_client.call.streams import END, Provenance
+from sidecard_client.call.streams import END, Leading, Provenance
 from sidecard_client.protocol import wire
 
 
@@ -35,18 +35,16 @@ def test_pieces_of_a_running_call_are_not_delayed(source: str) -> None:
 def test_the_report_of_a_stream_says_when_its_first_piece_came() -> None:
     """Breakers and routes judge by the seconds from the call of the function to its first piece."""
     granted = wire.Lease(id=1, lease="l", backend="default", expires_in_seconds=15, attempt=1)
-    conversation = stream(prepare(Options(), list, ("p",), {}, stream=True), Provenance(), str)
+    conversation = lead(Leading(prepare(Options(), list, ("p",), {}, stream=True), granted), Provenance())
     result: Any = None
     usage = None
     while usage is None:
         match conversation.send(result):
-            case BeginCall():
-                result = granted
             case Open():
                 sleep(0.02)
                 result = Returned("piece")
             case Give():
-                result = True
+                result = "more"
             case Pull():
                 result = Returned(END)
             case Ask(wire.Complete() as complete):
