@@ -288,7 +288,7 @@ def test_another_thread_may_close_a_stream_while_its_function_runs(
     rest: list[str] = []
     reader = threading.Thread(target=lambda: rest.extend(shared))
     reader.start()
-    poll(lambda: shared._upstream is not None and shared._upstream._calls_function, "the function does not run")
+    poll(lambda: shared._held is not None and shared._held._calls_function, "the function does not run")
     shared.close()
     poll(lambda: ask(running.socket, {"op": "stats"})["leases"] == 0, "the lease is kept")
     model.lets(1)

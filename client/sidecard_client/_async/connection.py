@@ -17,7 +17,8 @@ from time import monotonic
 from typing import Literal
 
 from sidecard_client._async.event_loops import EventLoop
-from sidecard_client._async.reply_futures import Inbox, ReplyFuture, ReplyQueue, ReplySlot
+from sidecard_client._async.renewals import Renewals
+from sidecard_client._async.reply_futures import Inbox, ReplyCallback, ReplyFuture, ReplyQueue, ReplySlot
 from sidecard_client._async.send_buffer import SendBuffer
 from sidecard_client._async.ticks import Ticks, Wait
 from sidecard_client._async.unix_socket import connect
@@ -29,11 +30,9 @@ from sidecard_client.protocol.connection import (
     ConnectionLost,
     DaemonUnresponsive,
     LeaseWatcher,
-    Renewal,
-    renewal_of,
 )
 from sidecard_client.protocol.errors import ProtocolError
-from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Ok, Pending, Ping, Renew, Timeout
+from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Pending, Ping, Timeout
 
 RECEIVE_BYTES = 128 * 1024
 
@@ -53,9 +52,9 @@ class AsyncConnection:
     """
 
     __slots__ = (
-        "__weakref__", "_ended", "_held", "_loop", "_new_future", "_pending", "_proved", "_queues",
+        "__weakref__", "_ended", "_loop", "_new_future", "_pending", "_proved", "_queues",
         "_renewals", "_resting", "_send_buffer", "_socket", "_ticks", "_timeout_seconds",
-        "_unanswered", "_waits", "_wanted_before", "ended_by", "place", "protocol", "proven", "reason",
+        "_unanswered", "_waits", "ended_by", "place", "protocol", "proven", "reason",
     )  # fmt: skip
 
     def __init__(
@@ -76,13 +75,10 @@ class AsyncConnection:
         self._proved = proved
         self._ended = ended
         self._new_future = loop.new_future
-        self._unanswered: dict[int, ReplyFuture | ReplySlot] = {}  # in order of sending
-        self._pending: dict[int, ReplyFuture | ReplySlot] = {}
+        self._unanswered: dict[int, ReplyFuture | ReplySlot | ReplyCallback] = {}  # in order of sending
+        self._pending: dict[int, ReplyFuture | ReplySlot | ReplyCallback] = {}
         self._waits: dict[int, Wait] = {}
-        self._held: dict[str, Renewal] = {}
-        self._renewals: dict[int, str] = {}
-        """Leases that have a watcher, by the id of their open `Renew`."""
-        self._wanted_before: frozenset[str] = frozenset()
+        self._renewals = Renewals(self.protocol)
         self._queues: dict[int, ReplyQueue] = {}
         self._timeout_seconds = timeout_seconds
         self._ticks = Ticks(timeout_seconds)
@@ -96,7 +92,7 @@ class AsyncConnection:
         if self.reason is not None:
             return f"<AsyncConnection ended: {self.reason}>"
 
-        counts = f"{len(self._unanswered)} unanswered, {len(self._pending)} pending, {len(self._held)} held"
+        counts = f"{len(self._unanswered)} unanswered, {len(self._pending)} pending, {len(self._renewals)} held"
         return f"<AsyncConnection {counts}>"
 
     # For callers ------------------------------------------------------------------------------------------------------
@@ -140,6 +136,18 @@ class AsyncConnection:
             raise self.lost()
 
         return reply
+
+    def call_back(self, request: AnyRequest, function: Callable[[AnyReply | None], None]) -> None:
+        """Send a request, and call ``function`` with its reply, or with None if none will arrive. Waits for nothing."""
+        if self.reason is not None:
+            function(None)
+            return
+
+        request_id, data = self.protocol.send(request)
+        self._unanswered[request_id] = ReplyCallback(function)
+        self._send_buffer.send(data)
+        if self._resting:
+            self._stir()
 
     def submit(self, reports: Sequence[AnyRequest], requests: Sequence[AnyRequest], inbox: Inbox) -> list[int]:
         """Send all; return the ids of ``requests``, whose replies go to ``inbox``. Raises `ConnectionLost`."""
@@ -215,16 +223,13 @@ class AsyncConnection:
 
     def hold(self, lease: wire.Lease, watcher: LeaseWatcher | None = None) -> None:
         """Renew ``lease`` until `release`. ``watcher`` hears what happens to it meanwhile."""
-        self._held[lease.lease] = renewal_of(lease, monotonic(), watcher)
-        if watcher is not None and self.protocol.wanted:
-            self._notify_wanted()  # 1. the lease and `Wanted` arrive together; 2. the task gets the lease, and holds it
-
+        self._renewals.hold(lease, watcher, monotonic())
         if self._resting:
             self._stir()
 
     def release(self, lease: wire.Lease) -> None:
         """Stop renewing ``lease``."""
-        self._held.pop(lease.lease, None)
+        self._renewals.release(lease)
 
     def lost(self) -> ConnectionLost:
         """Return the error of a request that will get no reply."""
@@ -245,11 +250,7 @@ class AsyncConnection:
         for queue in self._queues.values():
             queue.put(None)
 
-        held, self._held = self._held, {}
-        for renewal in held.values():
-            if renewal.watcher is not None:
-                renewal.watcher.lost()
-
+        self._renewals.lose()
         self._queues.clear()
         self._unanswered.clear()
         self._pending.clear()
@@ -320,16 +321,19 @@ class AsyncConnection:
         self._ticks.heard = self._ticks.number
         self._deliver(self.protocol.receive(data))
         if self.protocol.wanted:
-            self._notify_wanted()
+            self._renewals.notify()
 
     def _pass_a_tick(self) -> None:
         self._ticks.number += 1
         now = monotonic()
-        self._renew(now)
+        # Early rather than late: a renewal that falls due within the coming tick is sent before it.
+        for data in self._renewals.beat(now + self._ticks.seconds, now):
+            self._send_buffer.send(data)
+
         self._end_late_waits(now)
         self._judge()
         self._ticks.end(self.protocol.next_id)
-        self._resting = not (self._unanswered or self._pending or self._held or self._queues)
+        self._resting = not (self._unanswered or self._pending or self._renewals or self._queues)
         if not self._resting:
             self._loop.call_later(self._ticks.seconds, self._on_tick)
 
@@ -350,9 +354,7 @@ class AsyncConnection:
             if future is None:
                 future = self._pending.pop(request_id, None)
                 if future is None:
-                    if request_id in self._renewals:
-                        self._renewed(self._renewals.pop(request_id), reply)
-                    else:
+                    if not self._renewals.answered(request_id, reply):
                         self._enqueue(request_id, reply)
 
                     continue
@@ -379,47 +381,6 @@ class AsyncConnection:
         self._unanswered.pop(request_id, None)
         self._pending.pop(request_id, None)
         self._waits.pop(request_id, None)
-
-    def _notify_wanted(self) -> None:
-        """Notify the watchers of the leases for which another caller waits; keep the leases that are not held yet."""
-        for lease in list(self.protocol.wanted):
-            held = self._held.get(lease)
-            if held is not None:
-                self.protocol.wanted.discard(lease)
-                if held.watcher is not None:
-                    held.watcher.wanted()
-
-    def _renewed(self, lease: str, reply: AnyReply) -> None:
-        """Notify the watcher of a lease of what the reply to a renewal says."""
-        held = self._held.get(lease)
-        if held is None or held.watcher is None:
-            return
-
-        if not isinstance(reply, Ok):
-            held.watcher.lost()
-        elif reply.waiters:
-            held.watcher.wanted()
-
-    def _renew(self, now: float) -> None:
-        self.protocol.wanted -= self._wanted_before  # leases that no caller has held since the last tick
-        self._wanted_before = frozenset(self.protocol.wanted)
-        for lease, held in self._held.items():
-            # Early rather than late: a renewal that falls due within the coming tick is sent before it.
-            if held.renew_at <= now + self._ticks.seconds:
-                held.renew_at = now + held.every_seconds
-                if held.watcher is None:
-                    self.send(Renew(lease=lease))
-                else:
-                    self._renew_watched(lease)
-
-    def _renew_watched(self, lease: str) -> None:
-        for unanswered in [number for number, renewed in self._renewals.items() if renewed == lease]:
-            del self._renewals[unanswered]
-            self.protocol.forget(unanswered)
-
-        request_id, data = self.protocol.send(Renew(lease=lease))
-        self._renewals[request_id] = lease
-        self._send_buffer.send(data)
 
     def _end_late_waits(self, now: float) -> None:
         """End waits that the daemon has forgotten although it answers pings."""

@@ -103,6 +103,23 @@ class ReplySlot:
         self.inbox.put(reply)
 
 
+class ReplyCallback:
+    """Calls ``function`` with a reply; used like a `ReplyFuture` that no caller awaits."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[AnyReply | None], None]) -> None:
+        self._function = function
+
+    def done(self) -> bool:
+        """Return False: the result is set once."""
+        return False
+
+    def set_result(self, reply: AnyReply | None, /) -> None:
+        """Pass the reply on."""
+        self._function(reply)
+
+
 class ReplyQueue:
     """The replies to a request that has many: the chunks of a stream, and the reply that ends it."""
 

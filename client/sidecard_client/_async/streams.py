@@ -1,7 +1,7 @@
 """The async client's streams: execute the commands of `call.streams` and `call.leading`.
 
 Another caller's stream is followed in the caller's task. This client's own call runs in a task of its own, so that it
-can go on for waiters when its caller is canceled (`upstream`). It is at most one piece ahead of its caller, unless another
+can go on for waiters when its caller is canceled (`held_streams`). It is at most one piece ahead of its caller, unless another
 caller waits for the answer::
 
     call's task:     piece -> to the daemon -> hand over -- wait until taken --> next piece ...
@@ -23,8 +23,8 @@ from anyio import to_thread
 from sidecard_client._async.calls import AsyncExecution
 from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
+from sidecard_client._async.held_streams import AsyncHeldStream, RunningCall
 from sidecard_client._async.reply_futures import ReplyQueue
-from sidecard_client._async.upstream import AsyncUpstream, RunningCall
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.commands import Command, FinalReply, Give, Hold, NextReply, Open, Pull, Raised, Returned, Run
 from sidecard_client.call.streams import END, Leading, Provenance, follow, no_pieces
@@ -47,7 +47,7 @@ class AsyncStream(Provenance, Generic[T]):
         self._call = call
         self._execution = AsyncStreamExecution(connector)
         self._conversation: Generator[Command, Any, Leading | None] | None = None
-        self._upstream: AsyncUpstream | None = None
+        self._held: AsyncHeldStream | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -88,29 +88,35 @@ class AsyncStream(Provenance, Generic[T]):
 
     def __del__(self) -> None:
         # This may run at any point of any thread, and when the loop is closed.
-        upstream = getattr(self, "_upstream", None)
-        if upstream is not None:
-            upstream.leave_from_elsewhere()
+        held = getattr(self, "_held", None)
+        if held is not None:
+            held.leave_from_elsewhere()
         elif hasattr(self, "_execution"):
             self._execution.unfollow_from_elsewhere()
 
     async def aclose(self) -> None:
         """End the stream. If this client makes the call and other callers wait for it, a task finishes it for them."""
-        upstream = self._upstream
-        if self._leave() and upstream is not None:
+        held = self._held
+        if self._leave() and held is not None:
             with anyio.CancelScope(shield=True):
-                await upstream.settled.wait()
+                await held.settled.wait()
+
+            self.not_stored = held.facts.not_stored
 
     def _leave(self) -> bool:
         """End the caller's part; False if the stream belongs to another event loop."""
         self._closed = True
         self._execution.unfollow()
-        upstream, self._upstream = self._upstream, None
-        return upstream is None or upstream.leave()
+        held, self._held = self._held, None
+        if held is None:
+            return True
+
+        self.not_stored = held.facts.not_stored
+        return held.leave()
 
     async def _next(self) -> Any:
-        if self._upstream is not None:
-            return await self._upstream.take()
+        if self._held is not None:
+            return await self._held.take()
 
         if self._conversation is None:
             if self._call.key is UNKEYED:
@@ -128,9 +134,9 @@ class AsyncStream(Provenance, Generic[T]):
 
         facts = Provenance()  # as above
         facts.waited_seconds = self.waited_seconds
-        self._upstream = upstream = AsyncUpstream(self._connector, self._execution, step, facts)
-        self._connector.start(upstream.run)
-        piece = await upstream.take()
+        self._held = held = AsyncHeldStream(self._execution, step, facts)
+        self._connector.start(held.run)
+        piece = await held.take()
         self.adopt(facts)
         return piece
 
@@ -138,7 +144,7 @@ class AsyncStream(Provenance, Generic[T]):
 class AsyncStreamExecution(AsyncExecution):
     """One stream's conversation, its connection, and the function's iterator."""
 
-    watcher: AsyncUpstream | None = None
+    watcher: AsyncHeldStream | None = None
     """Hears of the lease while it is held."""
     running_call: RunningCall | None = None
     """Set while the function runs."""

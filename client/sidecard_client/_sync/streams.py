@@ -1,7 +1,7 @@
 """The blocking client's streams: execute the commands of `call.streams` and `call.leading` in the caller's thread.
 
 Another caller's stream is followed in the caller's thread. This client's own call begins there too, and goes on in a thread of its
-own once another caller waits for it (`upstream`)::
+own once another caller waits for it (`held_streams`)::
 
     caller's thread: piece -> to the daemon -> use it -> next piece ...
                                                  another caller waits
@@ -18,7 +18,7 @@ from weakref import proxy
 from sidecard_client._sync.calls import Execution
 from sidecard_client._sync.connector import Connector
 from sidecard_client._sync.heartbeat import StreamWatcher
-from sidecard_client._sync.upstream import Upstream
+from sidecard_client._sync.held_streams import HeldStream
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.commands import (
     Ask,
@@ -51,7 +51,7 @@ class Stream(Provenance, Generic[T]):
         self._call = call
         self._execution = StreamExecution(connector)
         self._conversation: Generator[Command, Any, Leading | None] | None = None
-        self._upstream: Upstream | None = None
+        self._held: HeldStream | None = None
         self._follows = False  # True: a thread executes the conversation, so it cannot be resumed
         self._closed = False
 
@@ -96,8 +96,8 @@ class Stream(Provenance, Generic[T]):
 
     def __del__(self) -> None:
         # Takes no lock, since this may run at any point of any thread.
-        upstream = getattr(self, "_upstream", None)
-        if upstream is not None and upstream.orphan():
+        held = getattr(self, "_held", None)
+        if held is not None and held.orphan():
             return
 
         # The daemon sees the connection end: it withdraws the begin, or elects a waiter.
@@ -108,9 +108,10 @@ class Stream(Provenance, Generic[T]):
     def close(self) -> None:
         """End the stream. If this client makes the call and other callers wait for it, a thread finishes it for them."""
         was_closed, self._closed = self._closed, True
-        upstream = self._upstream
-        if upstream is not None:
-            upstream.leave()
+        held = self._held
+        if held is not None:
+            held.leave()
+            self.not_stored = held.facts.not_stored
         elif was_closed:
             return
         elif self._follows:
@@ -120,8 +121,8 @@ class Stream(Provenance, Generic[T]):
             self._execution.abandon()
 
     def _next(self) -> Any:
-        if self._upstream is not None:
-            return self._upstream.take()
+        if self._held is not None:
+            return self._held.take()
 
         if self._conversation is None:
             if self._call.key is UNKEYED:
@@ -145,8 +146,8 @@ class Stream(Provenance, Generic[T]):
 
         facts = Provenance()
         facts.waited_seconds = self.waited_seconds
-        self._upstream = upstream = Upstream(self._execution, step, facts)
-        piece = upstream.first()
+        self._held = held = HeldStream(self._execution, step, facts)
+        piece = held.first()
         self.adopt(facts)
         return piece
 
@@ -201,7 +202,7 @@ class StreamExecution(Execution):
         """Return a conversation's result; keep the connection for the call that follows it, if one does."""
         return result if isinstance(result, Leading) else super().concluded(result)
 
-    # A call of this process, which `Upstream` drives ------------------------------------------------------------------
+    # A call of this process, which `HeldStream` drives ------------------------------------------------------------------
 
     def watch(self, watcher: StreamWatcher, command: Open) -> None:
         """Renew the lease of ``command`` until `release`; ``watcher`` hears of it whenever it is held."""

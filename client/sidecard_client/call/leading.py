@@ -184,7 +184,9 @@ class _Sharing:
         """End the lease without an answer for others, although the function goes on for its caller."""
         lease = self._attempts.lease
         if lease is not None:
-            yield from self._end(lease, wire.Fail(lease=lease.lease, kind="ignored", message=reason, answered=True))
+            yield from self._end(
+                lease, wire.Fail(lease=lease.lease, kind="ignored", message=reason, answered=True, not_stored="other")
+            )
 
     def _end(self, lease: wire.Lease, message: wire.Complete | wire.Fail) -> Generator[Command, Any, None]:
         self._report = None

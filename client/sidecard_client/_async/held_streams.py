@@ -12,13 +12,13 @@ over     has ended                                    -
 ======== ============================================ =========================================================================
 
 All of this happens in the task's event loop, so a step between two ``await`` is not interrupted. Interleavings, numbered as in
-the blocking client's ``upstream``:
+the blocking client's ``held_streams``:
 
 1.  Another caller begins to wait while the task waits for its caller: it wakes, and runs ahead.
 2.  ... while the function runs: the task does not wait after the next piece.
 4.  The caller leaves while the task waits for it: the conversation asks whether others wait.
-5.  ... while the function runs: a second task asks, and cancels the function if no other caller waits. If the function has
-    produced a piece meanwhile, the conversation has asked too, and its answer counts (`RunningCall`).
+5.  ... while the function runs: the daemon is asked beside it, and the function is canceled if no other caller waits. If it has
+    produced a piece meanwhile, the conversation has asked too, and that reply counts (`RunningCall`).
 7.  The stream is closed in another event loop or thread: its own loop is told.
 8.  The last reference to the stream goes away, perhaps in another thread: as 7.
 9.  The last waiter leaves while the task runs ahead: it goes on, and the answer is stored.
@@ -30,12 +30,10 @@ the blocking client's ``upstream``:
 """
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.event_loops import event_loop_of, running, runs_here
 from sidecard_client.call.commands import AfterGive, Command, Give, GoOn, Raised
 from sidecard_client.call.conversation import finished
@@ -44,7 +42,6 @@ from sidecard_client.call.streams import END, Leading, Provenance
 from sidecard_client.call.unread_pieces import UnreadPieces
 from sidecard_client.call.warn import beside_caller, place_of_caller
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import ConnectionLost
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -61,14 +58,12 @@ class RunningCall:
         self.complete = complete
 
 
-class AsyncUpstream:
+class AsyncHeldStream:
     """The function of one stream. ``facts`` are complete with the first piece."""
 
-    def __init__(
-        self, connector: AsyncConnector, execution: "AsyncStreamExecution", leading: Leading, facts: Provenance
-    ) -> None:
-        self._connector = connector
+    def __init__(self, execution: "AsyncStreamExecution", leading: Leading, facts: Provenance) -> None:
         self._execution = execution
+        self.facts = facts
         self._attempts = leading.attempts
         self._conversation: Generator[Command, Any, Raised | None] = lead(leading, facts)
         self._scope = anyio.CancelScope()
@@ -123,7 +118,7 @@ class AsyncUpstream:
             if running_call.complete:
                 self._scope.cancel()
             else:
-                self._connector.start(partial(self._end_unless_others_wait, running_call))
+                self._ask_whether_others_wait(running_call)
 
         return True
 
@@ -132,19 +127,23 @@ class AsyncUpstream:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_from_thread(self.leave)
 
-    async def _end_unless_others_wait(self, running_call: RunningCall) -> None:
-        connection, lease, reply = self._execution.connection, self._attempts.lease, None
-        if connection is not None and lease is not None:
-            with suppress(ConnectionLost):
-                reply = await connection.ask(wire.Renew(lease=lease.lease))
+    def _ask_whether_others_wait(self, running_call: RunningCall) -> None:
+        """Cancel the function if no other caller waits. Without a task, which a loop that is ending would not run."""
 
-        if self._execution.running_call is not running_call:
-            return
+        def decide(reply: wire.AnyReply | None) -> None:
+            if self._execution.running_call is not running_call:
+                return
 
-        if reply is not None and others_wait(reply):
-            self.settled.set()
+            if reply is not None and others_wait(reply):
+                self.settled.set()
+            else:
+                self._scope.cancel()
+
+        connection, lease = self._execution.connection, self._attempts.lease
+        if connection is None or lease is None:
+            decide(None)
         else:
-            self._scope.cancel()
+            connection.call_back(wire.Renew(lease=lease.lease), decide)
 
     # The connection's side --------------------------------------------------------------------------------------------
 

@@ -75,13 +75,14 @@ RETRY_SECONDS: Final = 0.02
 """How soon the heartbeat looks again at a stream that a thread has locked."""
 
 
-class Upstream:
+class HeldStream:
     """The function of one stream. ``facts`` are complete with the first piece."""
 
     def __init__(self, execution: "StreamExecution", leading: Leading, facts: Provenance) -> None:
         self.orphaned = False
         """No reference to its stream is left."""
         self._execution = execution
+        self.facts = facts
         self._attempts = leading.attempts
         self._conversation: Generator[Command, Any, Raised | None] = lead(leading, facts)
         self._context = copy_context()
@@ -351,12 +352,12 @@ def last_piece(result: Returned | Raised) -> Give | None:
     return None if piece is END or piece is ENOUGH or isinstance(piece, ForOthers) else Give(piece)
 
 
-_running: WeakSet[Upstream] = WeakSet()
+_running: WeakSet[HeldStream] = WeakSet()
 
 
 def _leave_to_parent() -> None:
-    for upstream in list(_running):
-        upstream.leave_to_parent()
+    for held in list(_running):
+        held.leave_to_parent()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
