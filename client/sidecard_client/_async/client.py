@@ -13,7 +13,7 @@ from sidecard_client.batches.batch import MAX_BATCH, InputBatch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
 from sidecard_client.call.outcome import Outcome, renewable
-from sidecard_client.call.wrapping import SharedMethods, generates
+from sidecard_client.call.wrapping import generates, wrapped
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol import wire
@@ -165,9 +165,11 @@ class AsyncClient(AsyncLifecycle):
 
         Everything else passes through. All keywords of a method's calls go to the method.
         Two objects of one class share if their texts are equal (`sidecard docs client`, "Keys").
+
+        A client of an SDK, such as ``OpenAI()``, or a model of a framework is shared by its HTTP clients instead, as by
+        `sidecard_client.share` with this client, and returned itself. ``methods`` makes a proxy of it as well.
         """
-        options = self._options.changed(policy)
-        return cast("T", SharedMethods(self._perform, llm_client, options, methods, awaits=self.awaits))
+        return cast("T", wrapped(self, self._perform, llm_client, methods, policy))
 
     # Entries ----------------------------------------------------------------------------------------------------------
 

@@ -116,6 +116,11 @@ class BaseClient:
         return self
 
     @property
+    def defaults(self) -> Options:
+        """The policy of calls that name none of their own."""
+        return self._options
+
+    @property
     def redact(self) -> Redact | None:
         """The hook that redacts prompts and answers for the daemon's call log."""
         return self._options.redact

@@ -6,6 +6,7 @@
 import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from importlib import import_module
 from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodType
 from typing import Any, Self
 
@@ -22,6 +23,15 @@ NEVER_SHARED = frozenset({"close", "aclose"})
 
 _GENERATOR_FLAGS = 0x20 | 0x200
 """``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``."""
+
+SDK_PACKAGES = frozenset(
+    {
+        "agents", "agno", "anthropic", "cohere", "crewai", "dspy", "google", "groq", "haystack", "httpx", "httpx2",
+        "huggingface_hub", "instructor", "litellm", "llama_index", "mistralai", "ollama", "openai", "pydantic_ai",
+        "semantic_kernel", "smolagents", "together",
+    }
+)  # fmt: skip
+"""Packages whose objects make their calls through HTTP clients. LangChain's, ``langchain_openai`` and others, are too many."""
 
 METHOD_TYPES = (MethodType, FunctionType, BuiltinMethodType)
 
@@ -278,6 +288,28 @@ class SharedMethods:
     def __repr__(self) -> str:
         """Show the target."""
         return f"<shared {self._sidecard_target!r}>"
+
+
+def wrapped(
+    sidecard: Any, perform: Perform, target: object, methods: Collection[str] | None, policy: dict[str, Any]
+) -> Any:
+    """Return what `wrap` of the client ``sidecard`` returns for ``target``.
+
+    An SDK's object is shared by its HTTP clients, as by ``share()``, and returned itself. Its methods have no stable keys:
+    ``OpenAI().chat.completions`` is an object of its own, and their answers are objects of the SDK.
+    """
+    if methods is None and _is_of_sdk(type(target)):
+        # Above this package, and imported with an SDK only.
+        sharing = import_module("sidecard_client.http.sharing")
+        if sharing.share_if_found(target, sidecard, policy):
+            return target
+
+    return SharedMethods(perform, target, sidecard.defaults.changed(policy), methods, awaits=sidecard.awaits)
+
+
+def _is_of_sdk(kind: type) -> bool:
+    packages = {str(one.__module__).partition(".")[0] for one in kind.__mro__}
+    return not packages.isdisjoint(SDK_PACKAGES) or any(name.startswith("langchain") for name in packages)
 
 
 def generates(function: Callable[..., Any]) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from sidecard_client.call.base_client import BaseClient
+from sidecard_client.call.options import Options
 from sidecard_client.http.interception import Interception
 from sidecard_client.http.sharing.libraries import is_async
 
@@ -19,7 +20,10 @@ _counterparts: Final["WeakKeyDictionary[BaseClient, Client | AsyncClient]"] = We
 
 
 def checked_policy(policy: dict[str, Any], sidecard: "Client | AsyncClient | None") -> dict[str, Any]:
-    """Return the keywords of the transport. Raises `TypeError` for an unknown keyword and for a wrong ``sidecard``."""
+    """Return the keywords of the transport: those of ``policy``, else what ``sidecard`` has as defaults of every call.
+
+    Raises `TypeError` for an unknown keyword and for a wrong ``sidecard``, and what the transport raises for a wrong value.
+    """
     if sidecard is not None and not isinstance(sidecard, BaseClient):
         raise TypeError(f"sidecard= must be a Client or an AsyncClient, not {type(sidecard).__name__}.")
 
@@ -29,7 +33,20 @@ def checked_policy(policy: dict[str, Any], sidecard: "Client | AsyncClient | Non
         raise TypeError(f"{unknown[0]}= is not a keyword of share(); there are: sidecard, {', '.join(sorted(known))}.")
 
     Interception(**policy)  # an impossible value is an error even if every client is shared already
-    return policy
+    return policy if sidecard is None else _defaults_of(sidecard) | policy
+
+
+def _defaults_of(sidecard: "Client | AsyncClient") -> dict[str, Any]:
+    options, plain = sidecard.defaults, Options()
+    fields = {
+        "task": "task",
+        "ttl": "ttl_seconds",
+        "stale": "stale_seconds",
+        "wait": "wait_seconds",
+        "normalize": "normalize",
+    }
+    own = {keyword: getattr(options, field) for keyword, field in fields.items()}
+    return {keyword: value for keyword, value in own.items() if value != getattr(plain, fields[keyword])}
 
 
 def sidecard_of(client: object, given: "Client | AsyncClient | None") -> "Client | AsyncClient":

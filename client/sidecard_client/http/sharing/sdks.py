@@ -90,11 +90,23 @@ def _llama_index(value: Any, share: Share) -> int:
 # Objects that replace their clients ----------------------------------------------------------------------------------
 
 
+def _together(value: Any, _: Share) -> int:
+    if not hasattr(value, "_client"):
+        raise Unshareable("this version of together uses requests and aiohttp. Versions 2.0 and later use httpx.")
+
+    return 0
+
+
 def _google_genai(value: Any, share: Share) -> int:
     """Let the asynchronous part use httpx: with aiohttp installed it would use that, which has no transports.
 
     Its HTTP client may make one more for each event loop.
     """
+    if not hasattr(value, "_async_httpx_client"):
+        raise Unshareable(
+            "this version of google-genai makes an HTTP client for each request. Later versions keep one."
+        )
+
     options, client = getattr(value, "_http_options", None), getattr(value, "_async_httpx_client", None)
     uses_aiohttp = getattr(value, "_use_aiohttp", None)
     if client is None:
@@ -195,6 +207,8 @@ _CLASSES: Final[dict[tuple[str, str], Callable[[Any, Share], int]]] = {
     ("agents", "OpenAIProvider"): _touch("_get_client"),
     ("google", "BaseApiClient"): _google_genai,
     ("pydantic_ai", "Provider"): _pydantic_ai,
+    ("together", "Together"): _together,
+    ("together", "AsyncTogether"): _together,
     ("huggingface_hub", "InferenceClient"): _huggingface_hub,
     ("huggingface_hub", "AsyncInferenceClient"): _huggingface_hub,
     ("dspy", "LM"): _litellm,

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import httpx2
+import openai
 import pytest
 
 from sidecard_client import Client, SidecardTransport, SidecardWarning, share
@@ -233,3 +234,37 @@ def test_clients_that_an_sdk_makes_for_each_event_loop_are_shared() -> None:
     for client in (inner, inner.made(), inner._loop_clients["earlier"]):
         assert isinstance(transport_of(client), SidecardTransport)
         assert not isinstance(transport_of(client)._inner, SidecardTransport)
+
+
+# Client.wrap ---------------------------------------------------------------------------------------------------------
+
+
+def test_wrap_shares_an_sdks_object_by_its_http_clients() -> None:
+    """It returns the object itself, whose requests use this client and its defaults."""
+    sidecard = Client(task="rag", ttl=60)
+    llm = openai.OpenAI(api_key="k")
+    assert sidecard.wrap(llm, keep_length=True) is llm
+    transport = transport_of(llm._client)
+    assert transport._clients.blocking is sidecard
+    assert (transport._task, transport._ttl, transport._keep_length) == ("rag", 60, True)
+
+
+def test_wrap_makes_a_proxy_of_any_other_object() -> None:
+    """An app's own class is called by its methods, also if it has an SDK's client inside or derives from one."""
+    sidecard = Client()
+    llm = openai.OpenAI(api_key="k")
+    for target, methods in ((Holder(llm), None), (llm, ["get"])):
+        assert repr(sidecard.wrap(target, methods=methods)).startswith("<shared ")
+
+    assert not isinstance(transport_of(llm._client), SidecardTransport)
+
+
+def test_an_sdks_object_without_http_clients_becomes_a_proxy() -> None:
+    """There is nothing else to share of it."""
+    assert repr(Client().wrap(openai.NotGiven())).startswith("<shared ")
+
+
+def test_copies_of_an_sdks_client_use_the_same_http_client() -> None:
+    """With other options, its calls are shared as before."""
+    llm = share(openai.OpenAI(api_key="k"))
+    assert llm.with_options(timeout=5).copy(max_retries=0)._client is llm._client
