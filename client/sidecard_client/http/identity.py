@@ -26,7 +26,7 @@ from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from threading import Lock
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -112,6 +112,16 @@ class CallerIdentity(Struct, frozen=True):
     """Digits for the backend's name, of the principal and of the account that the request selects; empty without either."""
     source: str
     """What the principal was made from: ``given``, ``hash``, ``jwt``, ``aws``, several of them joined by ``+``, or empty."""
+    unproven: str = ""
+    """The principal while no JWT of the request is accepted; empty if it has none."""
+
+
+class _Proof(NamedTuple):
+    """A credential: its kind, what identifies the caller, and for a JWT also what did so before it was accepted."""
+
+    kind: str
+    text: bytes
+    token: bytes = b""
 
 
 class AcceptedTokens:
@@ -179,17 +189,20 @@ def identity_of(
 ) -> CallerIdentity:
     """Return who makes a request. ``given`` is what ``identity=`` says; ``now`` is the time of day in seconds."""
     if given is not None:
-        proofs = [("given", b"given " + given.encode("utf-8", "surrogateescape"))]
+        proofs = [_Proof("given", b"given " + given.encode("utf-8", "surrogateescape"))]
     else:
-        proofs = sorted(_proofs_of(destination, headers, now, accepted), key=lambda proof: proof[1])
+        proofs = list(_proofs_of(destination, headers, now, accepted))
 
     selected = account_headers(headers)
-    principal = _joined_digest([text for _, text in proofs])
+    principal = _joined_digest(sorted(proof.text for proof in proofs))
     account = _joined_digest([principal.encode(), *(line.encode("utf-8", "surrogateescape") for line in selected)])
     return CallerIdentity(
         principal if proofs else "",
         account[:ACCOUNT_DIGITS] if proofs or selected else "",
-        "+".join(sorted({kind for kind, _ in proofs})),
+        "+".join(sorted({proof.kind for proof in proofs})),
+        _joined_digest(sorted(proof.token or proof.text for proof in proofs))
+        if any(proof.token for proof in proofs)
+        else "",
     )
 
 
@@ -225,10 +238,8 @@ def visible_query(query: str) -> str:
     return "&".join(pair for pair in query.split("&") if _parameter_of(pair)[0] not in CREDENTIAL_PARAMETERS)
 
 
-def _proofs_of(
-    destination: Destination, headers: Headers, now: float, accepted: AcceptedTokens
-) -> Iterator[tuple[str, bytes]]:
-    """Yield what proves who the caller is: the kind, and what identifies the caller."""
+def _proofs_of(destination: Destination, headers: Headers, now: float, accepted: AcceptedTokens) -> Iterator[_Proof]:
+    """Yield what proves who the caller is."""
     has_session = any(name == "x-amz-security-token" for name, _ in headers)
     for name, value in headers:
         if name not in CREDENTIAL_HEADERS:
@@ -240,18 +251,20 @@ def _proofs_of(
                 continue
 
         aws_id = _aws_id_of(value, with_session=has_session)
-        claims = accepted.claims(destination, token, now) if (token := _jwt_in(value)) else None
+        token = _jwt_in(value)
         if aws_id is not None:
-            yield "aws" if aws_id.startswith("AKIA") else "hash", f"aws {aws_id}".encode()
-        elif claims is not None:
-            yield "jwt", name.encode() + b" jwt " + claims
+            yield _proof_of_aws(aws_id)
+        elif token:
+            claims, hashed = accepted.claims(destination, token, now), _hashed(name, value)
+            kind, text = ("hash", hashed) if claims is None else ("jwt", name.encode() + b" jwt " + claims)
+            yield _Proof(kind, text, hashed)
         else:
-            yield "hash", _hashed(name, value)
+            yield _Proof("hash", _hashed(name, value))
 
     yield from _proofs_in_query(destination.query)
 
 
-def _proofs_in_query(query: str) -> Iterator[tuple[str, bytes]]:
+def _proofs_in_query(query: str) -> Iterator[_Proof]:
     found = [_parameter_of(pair) for pair in query.split("&")]
     credentials = {name: value for name, value in found if name in CREDENTIAL_PARAMETERS}
     aws_id = _aws_id_of(
@@ -262,9 +275,13 @@ def _proofs_in_query(query: str) -> Iterator[tuple[str, bytes]]:
             continue
 
         if aws_id is not None and name == "x-amz-credential":
-            yield "aws" if aws_id.startswith("AKIA") else "hash", f"aws {aws_id}".encode()
+            yield _proof_of_aws(aws_id)
         else:
-            yield "hash", _hashed(name, value)
+            yield _Proof("hash", _hashed(name, value))
+
+
+def _proof_of_aws(key_id: str) -> _Proof:
+    return _Proof("aws" if key_id.startswith("AKIA") else "hash", f"aws {key_id}".encode())
 
 
 def _aws_id_of(value: str, *, with_session: bool) -> str | None:

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from sidecard_client.http.family import ApiFamily, ApiRequest, RequestTarget
+from sidecard_client.http.first_requests import FIRST_REQUESTS
 from sidecard_client.http.headers import Headers, context_headers, key_headers, lower_names
 from sidecard_client.http.identity import CallerIdentity, identity_of, visible_query
 from sidecard_client.http.recognition import recognize
@@ -88,12 +89,12 @@ def described_request(
     """Return a request that a family has read, with its key's parts; as `parse_request`."""
     caller = identity_of(target, named, identity, now=now)
     target = structs.replace(target, query=visible_query(target.query))
-    parts = {
+    parts: dict[str, Any] = {
         "url": target.url,
         "body": asked.body,
         "headers": key_headers(named),
-        "identity": "" if share_credentials else caller.principal,
     }
+    parts["identity"] = "" if share_credentials else FIRST_REQUESTS.principal_of(caller, parts)
     context = context_of(asked, named, caller.principal if share_credentials else "")
     backend = _backend_name(target.host, asked.model, caller.account)
     return LlmRequest(family, asked, target, caller, backend, parts, context)

@@ -9,6 +9,7 @@ import pytest
 from msgspec import Struct, structs
 
 from sidecard_client import SidecardWarning
+from sidecard_client.http.first_requests import FirstRequests
 from sidecard_client.http.identity import (
     AcceptedTokens,
     CallerIdentity,
@@ -80,8 +81,8 @@ def test_renewed_tokens_of_one_principal_are_one_identity(renewed: dict[str, Any
     """Once the upstream has accepted both, they differ only in what every token has of its own."""
     old, new = jwt(), jwt(signature="bmV3", **renewed)
     accepted = after(old, new)
-    assert who(bearer(new), accepted) == who(bearer(old), accepted)
-    assert who(bearer(new), accepted).source == "jwt"
+    one, other = who(bearer(old), accepted), who(bearer(new), accepted)
+    assert (one.principal, one.account, one.source) == (other.principal, other.account, "jwt")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,27 @@ def test_the_memory_of_accepted_tokens_is_bounded() -> None:
     accepted.accept(HERE, bearer(tokens[2]), NOW)
     assert len(accepted) == 2
     assert [who(bearer(token), accepted).source for token in tokens] == ["jwt", "hash", "jwt"]
+
+
+def test_a_request_keeps_its_key_when_its_token_is_accepted() -> None:
+    """Repeated with the same token, it finds the answer that was stored before; other requests use the claims."""
+    first, accepted = FirstRequests(limit=2), AcceptedTokens()
+    before = who(bearer(jwt()), accepted)
+    assert first.principal_of(before, {"body": 1}) == before.principal == before.unproven
+
+    accepted.accept(HERE, bearer(jwt()), NOW)
+    after_it = who(bearer(jwt()), accepted)
+    assert first.principal_of(after_it, {"body": 1}) == before.principal
+    assert first.principal_of(after_it, {"body": 2}) == after_it.principal != before.principal
+
+    renewed = jwt(jti="2")
+    accepted.accept(HERE, bearer(renewed), NOW)
+    assert first.principal_of(who(bearer(renewed), accepted), {"body": 1}) == after_it.principal
+
+    for number in (3, 4):
+        first.principal_of(before, {"body": number})
+
+    assert first.principal_of(after_it, {"body": 1}) == after_it.principal
 
 
 # AWS -----------------------------------------------------------------------------------------------------------------
