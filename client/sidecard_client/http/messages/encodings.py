@@ -49,6 +49,11 @@ class Decoder:
 
         return self._bounded(data)
 
+    @property
+    def is_between_frames(self) -> bool:
+        """The body may end here: HTTP libraries raise if a frame of zstd is incomplete."""
+        return all(step.is_between_frames for step in self._steps if isinstance(step, _ZstdFrames))
+
     def _bounded(self, data: bytes) -> Iterator[bytes]:
         try:
             for piece in self._through(0, data):
@@ -84,15 +89,17 @@ def decoder_for(encodings: Sequence[str]) -> Decoder | None:
 
 
 def decoded_whole(encodings: Sequence[str], body: Sequence[bytes]) -> bytes | None:
-    """Return a whole body decoded; None if that is not possible."""
+    """Return a whole body decoded; None if that is not possible, or if it ends too early."""
     decoder = decoder_for(encodings)
     if decoder is None:
         return None
 
     try:
-        return b"".join(part for piece in body for part in decoder.decode(piece))
+        whole = b"".join(part for piece in body for part in decoder.decode(piece))
     except UndecodableAnswer:
         return None
+
+    return whole if decoder.is_between_frames else None
 
 
 def admits(accept_encoding: str | None, encodings: Sequence[str]) -> bool:
@@ -182,6 +189,7 @@ class _ZstdFrames:
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
         self._object = make()
+        self.is_between_frames = True
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Decode some bytes."""
@@ -192,6 +200,7 @@ class _ZstdFrames:
                     self._object = self._make()
 
                 piece = self._object.decompress(rest)
+                self.is_between_frames = self._object.eof
                 rest = self._object.unused_data if self._object.eof else b""
                 if piece:
                     yield piece

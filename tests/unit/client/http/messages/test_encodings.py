@@ -68,6 +68,14 @@ def test_damaged_bytes_raise(name: str) -> None:
     assert decoded_whole([name], [b"\x00nothing of this kind\xff" * 20]) is None
 
 
+def test_a_frame_of_zstd_that_ends_too_early_is_no_whole_body() -> None:
+    """HTTP libraries raise for it, so that other callers must not get its beginning as all of it."""
+    frames = zstandard.compress(b"one" * 99) + zstandard.compress(b"two")
+    assert decoded_whole(["zstd"], [frames[:7], frames[7:]]) == b"one" * 99 + b"two"
+    assert decoded_whole(["zstd"], [frames[:-1]]) is None
+    assert decoded_whole(["zstd"], []) == b""
+
+
 def test_a_few_bytes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces are bounded, and so is their sum."""
     monkeypatch.setattr(encodings, "MAX_DECODED_BYTES", 4 * MAX_PIECE_BYTES)
