@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -23,6 +24,8 @@ from sidecard_client.http import SidecardTransport
 
 HERE = Path(__file__).parent
 CALLS = 300
+OWN_SECONDS = 100e-6
+"""How much of a hit's time may be the transport's and the daemon's; the rest is the SDK's and its HTTP library's."""
 WARM_UP = 20
 
 
@@ -36,26 +39,34 @@ def sdk_overhead(hosts: Hosts, _: Effort) -> list[Row]:
     rows: list[Row] = []
     for stream, what in ((False, "answer"), (True, "stream")):
         times = _measure(url, hosts.sockets["sidecard"], stream=stream)
+        own = times["hit"] - times["at_once"]
         figures = {f"{kind}_seconds": seconds for kind, seconds in times.items()}
+        figures |= {"own_seconds": own, "added_by_miss_seconds": times["miss"] - times["direct"]}
         rows += [
             Row(f"SDK hit, {what}, against a direct call", 1.0, times["hit"] / times["direct"], figures=figures),
             Row(f"SDK miss, {what}, against a direct call", 1.75, times["miss"] / times["direct"], figures=figures),
+            Row(f"SDK hit, {what}: sidecard's own part, against 100 us", 1.0, own / OWN_SECONDS, figures=figures),
         ]
 
     return [*rows, _against_litellm(url, rows[0].figures["hit_seconds"])]
 
 
 def _measure(url: str, socket: str, *, stream: bool) -> dict[str, float]:
-    """Return the median seconds of a direct call, a miss and a hit; interleaved, with a model that takes no time."""
-    times: dict[str, list[float]] = {"direct": [], "miss": [], "hit": []}
+    """Return the median seconds of a direct call, a miss, a hit, and a call that its transport answers at once.
+
+    They are interleaved, with a model that takes no time.
+    """
+    times: dict[str, list[float]] = {"direct": [], "miss": [], "hit": [], "at_once": []}
     with (
         Client(socket) as sidecard,
-        httpx2.Client(transport=SidecardTransport(httpx2.HTTPTransport(), sidecard)) as shared,
+        httpx2.Client(transport=SidecardTransport(sidecard=sidecard)) as shared,
         httpx2.Client() as direct,
+        httpx2.Client(transport=httpx2.MockTransport(_answers(direct, url, stream=stream))) as at_once,
     ):
+        clients = {"direct": direct, "miss": shared, "hit": shared, "at_once": at_once}
         models = {
             kind: openai.OpenAI(base_url=f"{url}/v1", api_key="k", http_client=http_client, max_retries=0)
-            for kind, http_client in (("direct", direct), ("miss", shared), ("hit", shared))
+            for kind, http_client in clients.items()
         }
         for number in range(CALLS + WARM_UP):
             # Sockets of different runs differ, so each run's first request for a question is a miss.
@@ -71,6 +82,14 @@ def _measure(url: str, socket: str, *, stream: bool) -> dict[str, float]:
                     times[kind].append(perf_counter() - began)
 
     return {kind: median(seconds) for kind, seconds in times.items()}
+
+
+def _answers(http: httpx2.Client, url: str, *, stream: bool) -> Callable[[httpx2.Request], httpx2.Response]:
+    """Return a handler that gives the model's answer to every request."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "at once"}], "stream": stream}
+    answer = http.post(f"{url}/v1/chat/completions", json=body)
+    headers = {"content-type": answer.headers["content-type"]}
+    return lambda _: httpx2.Response(200, headers=headers, content=answer.content)
 
 
 def _against_litellm(url: str, hit_seconds: float) -> Row:
