@@ -37,13 +37,18 @@ class EmbeddingCall:
     def __init__(self, call: "InterceptedCall", wanted: EmbeddingRequest) -> None:
         self.call = call
         self.texts = [text.json for text in wanted.inputs]
-        self.policy = call.policy | {"store": call.keeps, "usage": self._usage, "redact": self._transcript}
-        del self.policy["key"]
         self._wanted = wanted
         self._fresh: Response | None = None
         """The last upstream answer."""
         self._whole = False
         """It answers the whole request as it was sent."""
+
+    def policy(self) -> dict[str, Any]:
+        """Return the keywords of the batch."""
+        own = {"store": self.call.keeps, "usage": self._usage, "redact": self._transcript}
+        policy = self.call.policy | self.call.hooks() | own
+        del policy["key"]
+        return policy
 
     def keys(self, forms: tuple[NormalForm, ...]) -> list[str]:
         """Return the key of each text, which is that of a request for this text alone."""

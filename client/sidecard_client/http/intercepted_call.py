@@ -63,13 +63,8 @@ class InterceptedCall:
         self.headers = headers
         """Those of the request, with names in lower case."""
         self.task = task
-        self.policy: dict[str, Any] = {
-            "task": task,
-            "store": self.may_be_stored,
-            "usage": self.usage,
-            "redact": self.transcript,
-            "embed": None if embed is None else structs.replace(embed, find=lambda: question_of(asked)),
-        }
+        self.policy: dict[str, Any] = {}
+        """The keywords of the call, without `hooks`."""
         self.answer: UpstreamAnswer | None = None
         """The last upstream answer."""
         self.embedding: EmbeddingCall | None = None
@@ -78,6 +73,7 @@ class InterceptedCall:
         self._keep = keep
         self._keep_length = keep_length
         self._redact = redact
+        self._embed = embed
 
     # The key ----------------------------------------------------------------------------------------------------------
 
@@ -152,6 +148,16 @@ class InterceptedCall:
     def objection(self) -> str:
         """Why the app's policy does not store the answer; empty if it does."""
         return "" if self._keep and self.policy["key"] is not None else "policy"
+
+    def hooks(self) -> dict[str, Any]:
+        """Return the rest of the keywords. They are not kept here, since they refer to this object."""
+        asked, embed = self.asked, self._embed
+        return {
+            "store": self.may_be_stored,
+            "usage": self.usage,
+            "redact": self.transcript,
+            "embed": None if embed is None else structs.replace(embed, find=lambda: question_of(asked)),
+        }
 
     def keeps(self, _answer: Any) -> bool:
         """Return whether the transport's policy stores answers of the task."""

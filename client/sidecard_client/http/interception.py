@@ -4,17 +4,18 @@ from collections.abc import Collection, Mapping
 from time import time  # noqa: TID251 - tokens expire by the wall clock
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options
 from sidecard_client.http.clients import Clients
 from sidecard_client.http.family import ApiFamily, RequestTarget
+from sidecard_client.http.headers import ATTEMPT_HEADERS
 from sidecard_client.http.identity import checked_identity, given_identity
 from sidecard_client.http.intercepted_call import InterceptedCall
 from sidecard_client.http.messages.forwarding import headers_of, read_timeout_of
 from sidecard_client.http.recognition import claimants, families, first_fit
-from sidecard_client.http.request import described_request
+from sidecard_client.http.request import CallerParts, caller_parts, described_request
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import Embedder
 from sidecard_client.protocol.wire import DEFAULT_TASK
@@ -31,7 +32,7 @@ not shared either, because a repetition asks for another answer. ``never``: none
 """
 
 _MAX_KNOWN: Final = 256
-"""Limit of the heads whose families a transport remembers."""
+"""Limit of the heads whose parts a transport remembers."""
 
 _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
 
@@ -96,7 +97,7 @@ class Interception:
         self._share_credentials = share_credentials
         self._identity = checked_identity(identity)
         self._endpoints = endpoints
-        self._claiming: dict[RequestTarget, tuple[str, tuple[ApiFamily, ...]]] = {}
+        self._known: dict[tuple[RequestTarget, str | None, tuple[tuple[str, str], ...]], CallerParts] = {}
         # Here, so that an impossible value is an error of the transport's construction and not of each request.
         given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize, "embed": embed}
         checked = Options().changed(given)
@@ -109,21 +110,8 @@ class Interception:
         if target is None:
             return None
 
-        head = structs.replace(target, query="") if target.query else target
-        known = self._claiming.get(head)
-        if known is None:
-            as_declared, families = claimants(head, self._endpoints)
-            known = as_declared.declared, families
-            if len(self._claiming) >= _MAX_KNOWN:
-                self._claiming.clear()
-
-            self._claiming[head] = known
-
-        declared, families = known
-        if not families:
-            return None
-
-        return ClaimedRequest(structs.replace(target, declared=declared) if declared else target, families, headers)
+        target, families = claimants(target, self._endpoints)
+        return ClaimedRequest(target, families, headers) if families else None
 
     def intercept(
         self, request: "Request", claimed: ClaimedRequest, body: bytes | None
@@ -152,13 +140,7 @@ class Interception:
         rule = self._keep.get(task, self._keep.get("", "always"))
         call = InterceptedCall(
             described_request(
-                family,
-                asked,
-                target,
-                list(headers.items()),
-                share_credentials=self._share_credentials,
-                identity=given_identity(self._identity, request),
-                now=time(),
+                family, asked, self._parts_of(request, claimed), share_credentials=self._share_credentials
             ),
             request,
             headers,
@@ -174,9 +156,27 @@ class Interception:
 
         return call
 
+    def _parts_of(self, request: "Request", claimed: ClaimedRequest) -> CallerParts:
+        """Return what the head of a request contributes. The heads of one SDK's requests differ little."""
+        identity = given_identity(self._identity, request)
+        lasting = tuple(header for header in claimed.headers.items() if header[0] not in ATTEMPT_HEADERS)
+        head = claimed.target, identity, lasting
+        parts = self._known.get(head)
+        if parts is None:
+            headers = list(claimed.headers.items())
+            parts = caller_parts(claimed.target, headers, identity, now=time())
+            if not parts.caller.unproven:  # a token's proof changes with time
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+
+                self._known[head] = parts
+
+        return parts
+
     def _set_policy(self, call: InterceptedCall, control: str, rule: Keep) -> None:
         asked, request = call.asked.asked, call.request
-        call.policy |= self._policy | {
+        call.policy = self._policy | {
+            "task": call.task,
             "deterministic": asked.deterministic,
             "backend": self._backend or call.asked.backend,
             "ttl": self._ttl_of(call.headers),

@@ -73,36 +73,43 @@ def parse_request(
     if target is None or found is None:
         return None
 
-    return described_request(*found, target, named, share_credentials=share_credentials, identity=identity, now=now)
+    return described_request(
+        *found, caller_parts(target, named, identity, now=now), share_credentials=share_credentials
+    )
+
+
+class CallerParts(Struct, frozen=True):
+    """What a request's head contributes to its key, backend and context: the same for all requests with this head."""
+
+    target: RequestTarget
+    """Without the credentials in its query."""
+    caller: CallerIdentity
+    key_headers: list[str]
+    context_headers: list[str]
+
+
+def caller_parts(target: RequestTarget, named: Headers, identity: str | None, *, now: float) -> CallerParts:
+    """Return the parts of a request's head; the parameters are `parse_request`'s."""
+    caller = identity_of(target, named, identity, now=now)
+    visible = structs.replace(target, query=visible_query(target.query))
+    return CallerParts(visible, caller, key_headers(named), context_headers(named))
 
 
 def described_request(
-    family: ApiFamily,
-    asked: ApiRequest,
-    target: RequestTarget,
-    named: Headers,
-    *,
-    share_credentials: bool,
-    identity: str | None,
-    now: float,
+    family: ApiFamily, asked: ApiRequest, head: CallerParts, *, share_credentials: bool
 ) -> LlmRequest:
-    """Return a request that a family has read, with its key's parts; as `parse_request`."""
-    caller = identity_of(target, named, identity, now=now)
-    target = structs.replace(target, query=visible_query(target.query))
-    parts: dict[str, Any] = {
-        "url": target.url,
-        "body": asked.body,
-        "headers": key_headers(named),
-    }
+    """Return a request that a family has read, with its key's parts."""
+    target, caller = head.target, head.caller
+    parts: dict[str, Any] = {"url": target.url, "body": asked.body, "headers": head.key_headers}
     parts["identity"] = "" if share_credentials else FIRST_REQUESTS.principal_of(caller, parts)
-    context = context_of(asked, named, caller.principal if share_credentials else "")
+    context = context_of(asked, head.context_headers, caller.principal if share_credentials else "")
     backend = _backend_name(target.host, asked.model, caller.account)
     return LlmRequest(family, asked, target, caller, backend, parts, context)
 
 
-def context_of(asked: ApiRequest, headers: Headers, principal: str) -> str:
+def context_of(asked: ApiRequest, headers: Sequence[str], principal: str) -> str:
     """Return a digest of the parts outside the key, and of the principal if that is not in the key either."""
-    written = msgspec.json.encode([principal, context_headers(headers), asked.outside], order="deterministic")
+    written = msgspec.json.encode([principal, headers, asked.outside], order="deterministic")
     return hashlib.sha256(written).hexdigest()[:_CONTEXT_DIGITS]
 
 

@@ -157,7 +157,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         pieces = self._clients.blocking.stream_keyed(
             self._fetch,
             (call.asked.asked.body, call),
-            call.policy,
+            call.policy | call.hooks(),
             context=call.asked.context,
             not_stored=call.not_stored,
         )
@@ -209,7 +209,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
             return embedding.answers(response, ahead, texts)
 
         try:
-            outcomes = sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy)
+            outcomes = sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy())
         except UnusableAnswer:
             return self._pass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
         except Exception as error:  # noqa: BLE001 - as above
@@ -246,7 +246,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         pieces = self._clients.awaiting.stream_keyed(
             self._afetch,
             (call.asked.asked.body, call),
-            call.policy,
+            call.policy | call.hooks(),
             context=call.asked.context,
             not_stored=call.not_stored,
         )
@@ -302,7 +302,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
             return embedding.answers(response, ahead, texts)
 
         try:
-            outcomes = await sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy)
+            outcomes = await sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy())
         except UnusableAnswer:
             return await self._apass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
         except Exception as error:  # noqa: BLE001 - as above

@@ -8,10 +8,13 @@ import pytest
 
 from sidecard_client.call.call import UNKEYED
 from sidecard_client.http.clients import Clients
+from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.intercepted_call import InterceptedCall
 from sidecard_client.http.interception import Interception, PassedRequest
 from sidecard_client.http.transports import SidecardTransport
 from sidecard_client.testing import FakeClient
+
+BODY = json.dumps({"model": "m", "messages": []}).encode()
 
 
 class Transport(Interception):
@@ -134,3 +137,44 @@ def test_a_transport_of_one_kind_says_so_to_the_other() -> None:
     transport = SidecardTransport(httpx2.AsyncHTTPTransport(), FakeClient())
     with pytest.raises(TypeError, match=r"AsyncHTTPTransport, which has no handle_request\(\): it serves asynchronous"):
         transport.handle_request(httpx2.Request("GET", "http://h/"))
+
+
+def test_what_a_head_contributes_is_remembered_by_all_that_counts() -> None:
+    """Callers, accounts and endpoints are told apart; ids of requests are not."""
+    transport = Transport()
+
+    def key(**headers: str) -> str:
+        request = httpx2.Request("POST", "http://h/v1/chat/completions", headers=headers, content=BODY)
+        claimed = transport.claim(request)
+        assert claimed is not None
+        call = transport.intercept(request, claimed, BODY)
+        assert isinstance(call, InterceptedCall)
+        return str(call.policy["key"])
+
+    first = key(authorization="Bearer a")
+    assert key(authorization="Bearer a", **{"x-request-id": "7"}) == first
+    assert len(transport._known) == 1
+    assert (
+        len({first, key(authorization="Bearer b"), key(authorization="Bearer a", **{"openai-project": "p"}), key()})
+        == 4
+    )
+
+
+def test_what_a_token_proves_is_asked_anew() -> None:
+    """Whether it was accepted changes, and so does the time."""
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIiwiZXhwIjo5OTk5OTk5OTk5fQ.c2ln"
+    transport = Transport()
+    request = httpx2.Request(
+        "POST", "http://h/v1/chat/completions", headers={"authorization": f"Bearer {token}"}, content=BODY
+    )
+    claimed = transport.claim(request)
+    assert claimed is not None
+    before = transport.intercept(request, claimed, BODY)
+    assert isinstance(before, InterceptedCall)
+    before.accept_credentials()
+    try:
+        after = transport.intercept(request, claimed, BODY)
+        assert isinstance(after, InterceptedCall)
+        assert (before.asked.caller.source, after.asked.caller.source) == ("hash", "jwt")
+    finally:
+        ACCEPTED.refuse(claimed.target, list(claimed.headers.items()))
