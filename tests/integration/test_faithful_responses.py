@@ -186,7 +186,7 @@ def test_the_holder_and_a_hit_see_what_the_library_alone_sees(
         direct, _ = look(library, library.HTTPTransport(verify=False), question(upstream.url, streamed=streamed))
         transport = SidecardTransport(sidecard=client, verify=False)
         own, response = look(library, transport, question(upstream.url, streamed=streamed))
-        assert own == direct
+        assert own.without() == direct.without()
         assert response.headers["x-sidecard-source"] == "upstream"
         hit, response = look(library, transport, question(upstream.url, streamed=streamed))
         assert response.headers["x-sidecard-source"] == "cache"
@@ -199,7 +199,7 @@ def test_the_holder_and_a_hit_see_what_the_library_alone_sees(
             asked = question(upstream.url, streamed=streamed)
             direct, _ = await alook(library, library.AsyncHTTPTransport(verify=False), asked)
             own, response = await alook(library, transport, asked)
-            assert own == direct
+            assert own.without() == direct.without()
             assert response.headers["x-sidecard-source"] == "upstream"
             hit, response = await alook(library, transport, asked)
             assert response.headers["x-sidecard-source"] == "cache"
@@ -266,7 +266,7 @@ def test_a_follower_sees_what_the_holder_sees(
     with RawUpstream([goes_on, *script], script) as upstream:
         holder, follower, response = together(httpx2, upstream, goes_on, shared, streamed=streamed)
         direct, _ = look(httpx2, httpx2.HTTPTransport(verify=False), question(upstream.url, streamed=streamed))
-        assert holder == direct
+        assert holder.without() == direct.without()
         expected = direct.without(*OF_ONE_EXCHANGE)
         if direct.headers and (b"content-encoding", b"zstd") in direct.headers:
             expected = expected.without(b"content-encoding", b"content-length")
