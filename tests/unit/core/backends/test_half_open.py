@@ -1,5 +1,9 @@
 """Half-open never lasts: neutral probes and an hour without a call close the breaker."""
 
+from typing import get_args
+
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from sidecard.core import notes
@@ -20,6 +24,23 @@ def test_as_many_neutral_probes_as_results_are_needed_close() -> None:
     assert bench.calls("neutral", "nothing") == []
     assert bench.breaker.calls == 0
     bench.trip()
+
+
+@given(st.integers(1, 5), st.data())
+def test_half_open_ends_whatever_the_outcomes_of_its_probes(probes: int, data: st.DataObject) -> None:
+    """Fewer than so many of each kind leave it open; one more of any kind ends it."""
+    bench = Bench(structs.replace(PLAIN, probes=probes))
+    bench.trip()
+    bench.wait_for_probes()
+    most = 2 * (probes - 1) + MAX_ABANDONED_PROBES - 1
+    kinds: st.SearchStrategy[CallResult] = st.sampled_from(get_args(CallResult))
+    for _ in range(most + 1):
+        if bench.state() != "half_open":
+            break
+
+        bench.calls(data.draw(kinds))
+
+    assert bench.state() in {"open", "closed"}
 
 
 def test_many_abandoned_probes_close() -> None:
