@@ -9,7 +9,7 @@ _REASONS: Final[Mapping[NotStored, frozenset[str]]] = {
     # Tool calls are stored because the same request asks for the same ones.
     "": frozenset(
         {
-            "stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token", "finish_reason_stop",
+            "stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token",
             "tool_calls", "tool_call", "function_call", "tool_use", "finish",
         }
     ),

@@ -269,6 +269,14 @@ def test_a_refusal_in_the_models_words_is_not_stored(family: str, text: str, con
     assert summary(family, text, content_type).not_stored == "refusal"
 
 
+def test_a_response_with_other_output_is_no_refusal() -> None:
+    """Messages with text, calls of tools, and items of any form."""
+    parts = [{"type": "output_text", "text": "no"}, "refusal"]
+    output = [{"type": "message", "content": parts}, {"type": "function_call"}, {"content": None}, 7]
+    text = json.dumps({"object": "response", "status": "completed", "output": output})
+    assert summary("openai_responses", text, JSON).not_stored == ""
+
+
 @pytest.mark.parametrize("refusal", ["null", '""', "[]"])
 def test_an_empty_refusal_is_none(refusal: str) -> None:
     """OpenAI always sends the field."""

@@ -123,6 +123,22 @@ NESTED: list[tuple[str, Any]] = [
             ]
         },
     ),
+    (
+        "messages",
+        lambda mark: {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "tool_result",
+                            "content": [{"type": "document", "source": {"content": [part(**mark("cache_control"))]}}],
+                        }
+                    ],
+                }
+            ]
+        },
+    ),
     ("messages", lambda mark: {"diagnostics": {"x": 1, **mark("previous_message_id")}}),
     ("chat", lambda mark: {"messages": [{"role": "user", "content": [part(**mark("cache_control"))]}]}),
     ("chat", lambda mark: {"messages": [{"role": "user", "content": [part(**mark("prompt_cache_breakpoint"))]}]}),
@@ -277,6 +293,31 @@ def test_requests_that_change_something_pass(api: str, fields: dict[str, Any], e
 def test_other_requests_are_shared(api: str, fields: dict[str, Any]) -> None:
     """Tools that the app carries out, and those that only read."""
     assert asked(api, **fields).passes == ""
+
+
+@pytest.mark.parametrize(
+    ("api", "fields", "choices"),
+    [
+        ("chat", {"n": 3}, 3),
+        ("chat", {"n": 0}, 1),
+        ("chat", {"n": True}, 1),
+        ("completions", {"n": 2, "prompt": ["a", "b"]}, 4),
+        ("completions", {"n": 2, "prompt": [1, 2]}, 2),
+        ("completions", {"prompt": [[1, 2], [3]]}, 2),
+        ("embeddings", {"input": ["a", "b"]}, 2),
+        ("embeddings", {"input": [1, 2]}, 1),
+        ("embeddings", {"input": [[1, 2], [3]]}, 2),
+        ("embeddings", {"input": [{"image": "x"}, {"image": "y"}]}, 1),
+        ("embeddings", {"input": []}, 1),
+        ("embed", {"input": ["a", "b"]}, 2),
+        ("embed", {"input": []}, 1),
+        ("embed", {"input": "ab"}, 1),
+        ("old_embed", {}, 1),
+    ],
+)
+def test_the_number_of_answers_is_read(api: str, fields: dict[str, Any], choices: int) -> None:
+    """An answer with fewer is not whole."""
+    assert asked(api, **fields).choices == choices
 
 
 def context(headers: list[tuple[str, str]], *, share_credentials: bool = False, **fields: Any) -> str:
