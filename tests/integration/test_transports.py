@@ -325,3 +325,19 @@ def test_an_upstream_may_forbid_storing(directive: bytes, client: Client) -> Non
         got = [post(httpx2, transport, upstream).headers for _ in range(2)]
         assert [one["x-sidecard-source"] for one in got] == ["upstream", "upstream"]
         assert [one["x-sidecard-not-stored"] for one in got] == ["policy", "policy"]
+
+
+def test_answers_without_a_finish_count_for_their_backend(client: Client, shared: Daemon) -> None:
+    """They are whole for the SDK, which leaves at ``[DONE]``, so no breaker opens; the app sees why none is stored."""
+    script = stream(event("one "), event("two"), DONE, ends=False)
+    with RawUpstream([*script, 0.2, b"0\r\n\r\n"]) as upstream, sdk(upstream, client) as llm:
+        for number in range(14):
+            asked: Any = [{"role": "user", "content": str(number)}]
+            chunks = llm.chat.completions.create(model="m", messages=asked, stream=True)
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two"
+            assert chunks.response.headers["x-sidecard-not-stored"] == "incomplete"
+
+        assert upstream.count == 14
+        name = next(name for name in ask(shared.socket, {"op": "breakers"})["backends"] if str(upstream.port) in name)  # type: ignore[attr-defined]  # a map
+        state = ask(shared.socket, {"op": "breakers"})["backends"][name]  # type: ignore[index]  # as above
+        assert (state["state"], state["calls"], state["failures"]) == ("closed", 14, 0)

@@ -52,7 +52,7 @@ from weakref import WeakSet
 from sidecard_client.call.commands import AfterGive, Command, Give, GoOn, Open, Pull, Raised, Returned
 from sidecard_client.call.conversation import finished
 from sidecard_client.call.leading import lead
-from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Leading, Provenance
+from sidecard_client.call.streams import END, Enough, ForOthers, ForOwnCaller, Leading, Provenance
 from sidecard_client.call.unread_pieces import UnreadPieces
 from sidecard_client.protocol.errors import CallFailed
 
@@ -349,7 +349,7 @@ def last_piece(result: Returned | Raised) -> Give | None:
     if isinstance(piece, ForOwnCaller):
         piece = piece.piece
 
-    return None if piece is END or piece is ENOUGH or isinstance(piece, ForOthers) else Give(piece)
+    return None if piece is END or isinstance(piece, Enough | ForOthers) else Give(piece)
 
 
 _running: WeakSet[HeldStream] = WeakSet()

@@ -6,7 +6,7 @@ piece        to the other callers, and into the stored entry  to the own caller
 any value    yes                                              yes, after the daemon got it
 ForOwnCaller no                                               yes
 ForOthers    yes                                              no
-ENOUGH       no: the next piece completes the answer          no
+Enough       no: the next piece ends the answer               no
 ===========  ===============================================  =========================================================
 """
 
@@ -36,7 +36,7 @@ from sidecard_client.call.completion import reason_of, warn_unshareable
 from sidecard_client.call.conversation import run_attempts, settle
 from sidecard_client.call.failures import fail, kind_of
 from sidecard_client.call.stream_report import StreamReport
-from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Leading, Provenance
+from sidecard_client.call.streams import END, Enough, ForOthers, ForOwnCaller, Leading, Provenance
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallFailed, UnshareableValue
 
@@ -79,10 +79,12 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
     attempts: Attempts, piece: Any
 ) -> Generator[Command, Any, Raised | None]:
     sharing = _Sharing(attempts)
-    reads, last, complete = True, False, False
+    reads = True
+    last: Enough | None = None
+    complete: Enough | None = None
     while True:
-        if piece is ENOUGH:
-            last = True
+        if isinstance(piece, Enough):
+            last = piece
         else:
             own, others = not isinstance(piece, ForOthers), not isinstance(piece, ForOwnCaller)
             if isinstance(piece, ForOthers | ForOwnCaller):
@@ -102,8 +104,8 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
                 if after == "full":
                     yield from sharing.stop("its caller reads too slowly for the pieces to be kept")
                 elif after != "more":
-                    if complete:
-                        yield from sharing.append(END)
+                    if complete is not None:
+                        yield from sharing.conclude(complete)
                         return None
 
                     unread = after == "unread"
@@ -114,13 +116,13 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
                             else None
                         )
 
-            elif complete and not reads:
-                yield from sharing.append(END)
+            elif complete is not None and not reads:
+                yield from sharing.conclude(complete)
                 return None
 
-        result: Returned | Raised = yield Pull(complete)
+        result: Returned | Raised = yield Pull(complete is not None)
         if isinstance(result, Raised):
-            yield from sharing.append(END) if complete else sharing.fail(result.error)
+            yield from sharing.fail(result.error) if complete is None else sharing.conclude(complete)
             return result
 
         piece = result.value
@@ -167,6 +169,10 @@ class _Sharing:
         yield from self._end(lease, message)
         if unshareable is not None:
             warn_unshareable(self._attempts.call.function_of(self._attempts.backend), unshareable)
+
+    def conclude(self, enough: Enough) -> Generator[Command, Any, None]:
+        """End an answer that its caller has, although its function has not ended."""
+        yield from self.append(END) if enough.error is None else self.fail(enough.error)
 
     def fail(self, error: BaseException) -> Generator[Command, Any, None]:
         """Report that the function has raised."""

@@ -31,11 +31,21 @@ from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolErr
 END: Final[Any] = object()
 """The value of `Returned` in place of a piece if a stream ends."""
 
-ENOUGH: Final[Any] = object()
-"""A function may yield this before the piece that completes its answer. A caller that leaves after that piece has the whole
-answer: it is stored and shared as if the function had ended, and an exception of the function after it changes nothing."""
-
 _STORED: Final = frozenset({"cache", "stale"})
+
+
+class Enough(Struct, frozen=True):
+    """A function may yield this before the piece that ends its answer: a caller that leaves after that piece has all of it.
+
+    Then the answer is stored and shared as if the function had ended, or fails as if it had raised ``error``. An exception of the
+    function after that piece changes nothing.
+    """
+
+    error: Exception | None = None
+
+
+ENOUGH: Final = Enough()
+"""The next piece completes the answer."""
 
 
 class ForOwnCaller(Struct, frozen=True):
@@ -62,7 +72,7 @@ def divided(pieces: Iterable[Any]) -> tuple[list[Any], list[Any] | None]:
                 own.append(piece.piece)
             elif isinstance(piece, ForOthers):
                 shared.append(piece.piece)
-            elif piece is not ENOUGH:
+            elif not isinstance(piece, Enough):
                 own.append(piece)
                 shared.append(piece)
     except Exception as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
-from sidecard_client.call.streams import ENOUGH, ForOthers, ForOwnCaller
+from sidecard_client.call.streams import ENOUGH, Enough, ForOthers, ForOwnCaller
 from sidecard_client.http.answers.readers import LINE_TYPES
 from sidecard_client.http.family import AnswerReader, AnswerSummary, media_type_of
 from sidecard_client.http.messages.encodings import (
@@ -103,22 +103,30 @@ class UpstreamAnswer:
         if not self._is_live:
             return [ForOwnCaller(data)]
 
-        ends = [ENOUGH] if not was_known and self.summary is not None and self.summary.complete else []
+        ends = [] if was_known or self.summary is None or self._decoder is None else [self._conclusion(self.summary)]
         return [*ends, data] if self._as_received else [*map(ForOthers, decoded), *ends, ForOwnCaller(data)]
 
     def ended(self) -> list[Any]:
         """Return the last pieces, after the end of the body. Raises `AnswerNotShared`."""
-        summary = self.summary or self._finished()
-        if summary.failure is not None:
-            raise AnswerNotShared(
+        failure = self._conclusion(self.summary or self._finished()).error
+        if failure is not None:
+            raise failure
+
+        return [] if self._is_live else [ForOthers(self._head | {"body": b"".join(self._body)})]
+
+    def _conclusion(self, summary: AnswerSummary) -> Enough:
+        if summary.failure is None:
+            return ENOUGH
+
+        return Enough(
+            AnswerNotShared(
                 summary.failure,
                 self.not_stored,
                 summary.detail,
                 answered=summary.answered,
                 detail=self._detail(summary),
             )
-
-        return [] if self._is_live else [ForOthers(self._head | {"body": b"".join(self._body)})]
+        )
 
     def _read(self, data: bytes) -> list[bytes]:
         """Let the reader read some bytes, and return them decoded. After the event that ends a stream, nothing is read."""

@@ -12,7 +12,7 @@ from sidecard_client.call.call import Call, prepare
 from sidecard_client.call.commands import Raised, Returned
 from sidecard_client.call.leading import FLUSH_BYTES, lead
 from sidecard_client.call.options import Options
-from sidecard_client.call.streams import END, ENOUGH, ForOthers, ForOwnCaller, Provenance, follow
+from sidecard_client.call.streams import END, ENOUGH, Enough, ForOthers, ForOwnCaller, Provenance, follow
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
 from sidecard_client.protocol.errors import SidecardWarning
@@ -281,6 +281,22 @@ def test_a_caller_that_leaves_with_the_whole_answer_has_it_stored() -> None:
     assert drive(converse({}), daemon) is None
     assert daemon.names[-3:] == ["Give", "Release", "Ask"]
     assert isinstance(daemon.commands[-1].message, wire.Complete)  # type: ignore[union-attr]  # an `Ask`
+    assert daemon.pieces == ["a", "b"]
+
+
+def test_a_caller_that_leaves_with_an_answer_that_is_not_shared_reports_that() -> None:
+    """The daemon hears what the function would have raised at its end."""
+
+    class Unproven(Exception):
+        """What the answer is."""
+
+        kind, answered, not_stored = "ignored", True, "incomplete"
+
+    daemon = Daemon(lease(), Returned("a"), Returned(Enough(Unproven("no end"))), Returned("b"), OK, leave_at=1)
+    assert drive(converse({}), daemon) is None
+    message = daemon.commands[-1].message  # type: ignore[union-attr]  # an `Ask`
+    assert isinstance(message, wire.Fail)
+    assert (message.kind, message.answered, message.not_stored) == ("ignored", True, "incomplete")
     assert daemon.pieces == ["a", "b"]
 
 

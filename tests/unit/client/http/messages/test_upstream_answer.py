@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import zstandard
 
-from sidecard_client.call.streams import ENOUGH, ForOthers, ForOwnCaller
+from sidecard_client.call.streams import ENOUGH, Enough, ForOthers, ForOwnCaller
 from sidecard_client.http.family import AnswerReader, AnswerSummary, Verdict
 from sidecard_client.http.messages import upstream_answer
 from sidecard_client.http.messages.refusals import AnswerNotShared
@@ -99,9 +99,12 @@ def test_a_stream_reaches_all_as_it_comes(kind: str) -> None:
     assert yielded == [ForOthers(head(["content-type", kind])), b"a", ENOUGH, b"b END", b"rest"]
 
 
-def test_a_stream_that_ends_without_proof_has_no_end_before_its_end() -> None:
-    """A caller that leaves there has left."""
+def test_a_stream_that_ends_without_proof_is_not_shared() -> None:
+    """A caller that leaves there has all of it, and it is not shared."""
     yielded, error, answer = run(response_with("text/event-stream", b"a END"), Reader("unproven", "incomplete"))
+    enough = yielded.pop(1)
+    assert isinstance(enough, Enough)
+    assert str(enough.error) == str(error)
     assert yielded == [ForOthers(head(SSE)), b"a END"]
     assert error is not None
     assert (error.kind, error.answered, error.not_stored, error.detail) == (
