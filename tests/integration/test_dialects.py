@@ -265,3 +265,28 @@ def test_hints_to_the_providers_cache_ask_the_same_question(client: Client) -> N
         assert llm.chat.completions.create(model="m", messages=messages, extra_body=hint).choices
 
     assert upstream.count == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "answer", "state", "reason"),
+    [
+        ("none", {"data": []}, "closed", "incomplete"),
+        ("one", {"data": [{"index": 0, "embedding": [1.0]}]}, "closed", "incomplete"),
+        ("other", {"vectors": [[1.0], [2.0]]}, "closed", "dialect"),
+        ("refused", {"error": {"code": 400, "message": "x"}}, "closed", "error"),
+        ("overloaded", {"error": {"type": "overloaded_error", "message": "x"}}, "open", "error"),
+    ],
+)
+def test_embeddings_are_judged_as_other_answers(
+    model: str, answer: dict[str, Any], state: str, reason: str, client: Client
+) -> None:
+    """Their own caller gets the answer as it came; only errors of the server count against the backend."""
+    upstream = Upstream(lambda _: httpx2.Response(200, json=answer))
+    with httpx2.Client(transport=SidecardTransport(httpx2.MockTransport(upstream), client)) as http:
+        for number in range(CALLS):
+            got = http.post(f"{URL}/embeddings", json={"model": model, "input": [f"a{number}", f"b{number}"]})
+            if got.status_code == 200:
+                assert (got.json(), got.headers["x-sidecard-not-stored"]) == (answer, reason)
+
+        assert upstream.count >= 10
+        assert client.breakers().backends[f"upstream.test/{model}"].state == state

@@ -15,12 +15,20 @@ from sidecard_client.http.embeddings import (
     texts_of_answer,
     usage_of,
 )
+from sidecard_client.http.family import AnswerSummary
 from sidecard_client.http.messages.bodies import ReadAhead, replayed_body_class
 from sidecard_client.http.messages.encodings import decoded_whole, encodings_in
 from sidecard_client.http.messages.forwarding import with_body
 from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.messages.refusals import UpstreamRefused
-from sidecard_client.http.messages.responses import head_of, raw_headers, response_of, visible_headers, without_encoding
+from sidecard_client.http.messages.responses import (
+    head_of,
+    mark,
+    raw_headers,
+    response_of,
+    visible_headers,
+    without_encoding,
+)
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol.wire import Usage
@@ -79,9 +87,15 @@ class EmbeddingCall:
                 raise UnusableAnswer("the answer is too large, or its encoding is unknown")
 
             embedded = texts_of_answer(self._wanted.layout, content, texts)
-        except UnusableAnswer:
+        except UnusableAnswer as error:
+            if content is not None:
+                error.judge(self._summary(response, content))
+
             if self._whole:
-                raise UpstreamRefused(response, "ignored") from None
+                mark(response.headers, not_stored=error.not_stored)
+                raise UpstreamRefused(
+                    response, error.kind, answered=error.answered, not_stored=error.not_stored
+                ) from None
 
             raise
 
@@ -108,6 +122,12 @@ class EmbeddingCall:
         length = (b"content-length", str(len(content)).encode())
         headers = [*without_encoding(raw_headers(kept)), length, *visible]
         return response_of(library, kept, headers, library.ByteStream(content))
+
+    def _summary(self, response: "Response", content: bytes) -> AnswerSummary:
+        request, content_type = self.call.asked, response.headers.get("content-type", "")
+        reader = request.family.reader(request.asked, content_type=content_type, headers=response.headers)
+        reader.feed(content)
+        return reader.finish()
 
     def _usage(self, answers: Sequence[Any]) -> Usage | None:
         return usage_of([_text_of(answer) for answer in answers])

@@ -23,9 +23,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sidecard_client.batches.batch import LARGEST_BATCH, divided
-from sidecard_client.http.family import EmbeddingLayout
+from sidecard_client.http.family import AnswerSummary, EmbeddingLayout, NotStored
 from sidecard_client.http.request import LlmRequest
-from sidecard_client.protocol.wire import Usage
+from sidecard_client.protocol.wire import FailureKind, Usage
 
 _EACH: Final = " each"
 """Ends the name in the key of one text, whose entry is a part of an answer."""
@@ -38,9 +38,20 @@ _items_of = msgspec.json.Decoder(list[Raw]).decode
 
 
 class UnusableAnswer(Exception):
-    """An answer of status 200 that does not have one vector for each text. Never reaches the app."""
+    """An answer of status 2xx that does not have one vector for each text. Never reaches the app.
 
-    kind = "ignored"
+    The fields are those that a failure's report takes from its exception (`call.failures.fail`).
+    """
+
+    kind: FailureKind = "ignored"
+    answered = False
+    not_stored: NotStored = "dialect"
+
+    def judge(self, summary: AnswerSummary) -> None:
+        """Let the backend be judged by the answer; an error of the request may be that of another text."""
+        self.kind = "transient" if summary.failure == "transient" else "ignored"
+        self.answered = summary.answered
+        self.not_stored = summary.not_stored or "incomplete"
 
 
 class TextInput(Struct, frozen=True):

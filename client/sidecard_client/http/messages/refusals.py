@@ -38,13 +38,24 @@ _RETRY_IS_USELESS: Final = frozenset({"sovereign", "budget", "not_cached"})
 class UpstreamRefused(Exception):
     """A response that is not an answer. Its own caller gets ``response``, which is unread, and waiters ``detail``.
 
-    The class name and the text are what waiters of older versions parse.
+    The class name and the text are what waiters of older versions parse. ``answered`` and ``not_stored`` are as those of
+    `AnswerNotShared`.
     """
 
-    def __init__(self, response: "Response", kind: FailureKind, detail: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        response: "Response",
+        kind: FailureKind,
+        detail: dict[str, Any] | None = None,
+        *,
+        answered: bool = False,
+        not_stored: str = "",
+    ) -> None:
         self.response = response
         self.kind = kind
         self.detail = detail
+        self.answered = answered
+        self.not_stored = not_stored
         super().__init__(_text_of(response.status_code, detail))
 
 
