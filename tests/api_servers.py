@@ -21,6 +21,8 @@ class ApiServer:
         self.headers: list[dict[str, str]] = []
         self.refusals: list[tuple[int, bytes]] = []
         """Statuses and bodies of the next answers, one each."""
+        self.cuts = 0
+        """How many of the next answers break in their middle."""
         self.permits: threading.Semaphore | None = None
         """If set, each chunk of a stream takes one."""
         api = self
@@ -100,12 +102,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, sample.answer, sample.answer_type)
 
+    def _breaks(self) -> bool:
+        if self.served.cuts == 0:
+            return False
+
+        self.served.cuts -= 1
+        self.close_connection = True
+        return True
+
     def _send(self, status: int, content: bytes, content_type: str = JSON) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: len(content) // 2] if self._breaks() else content)
 
     def _stream(self, sample: Sample) -> None:
         self.send_response(200)
@@ -113,11 +123,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         size = 1 + len(sample.answer) // 3
-        for start in range(0, len(sample.answer), size):
+        breaks = self._breaks()
+        for start in range(0, size if breaks else len(sample.answer), size):
             if self.served.permits is not None:
                 self.served.permits.acquire()
 
             piece = sample.answer[start : start + size]
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
 
-        self.wfile.write(b"0\r\n\r\n")
+        if not breaks:
+            self.wfile.write(b"0\r\n\r\n")

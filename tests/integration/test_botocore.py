@@ -120,6 +120,53 @@ def test_refusals_are_botocores_own(api: ApiServer, sidecard: Client) -> None:
     assert shared.converse(modelId=NOVA, messages=MESSAGES)["stopReason"] == "end_turn"
 
 
+@pytest.mark.parametrize("name", ["converse", "converse stream", "invoke", "invoke in parts", "invoke stream"])
+def test_a_broken_answer_is_what_it_is_for_botocore(api: ApiServer, sidecard: Client, name: str) -> None:
+    """The same exception, or the same empty result, as without sidecard. Nothing is stored, and the next call is made."""
+    alone, shared = bedrock(api), share(bedrock(api), sidecard=sidecard)
+    found: list[Any] = []
+    for client in (alone, shared):
+        api.cuts = 1
+        try:
+            found.append(CALLS[name](client))
+        except Exception as error:  # noqa: BLE001 - of botocore or urllib3
+            found.append(type(error))
+
+    assert found[0] == found[1]
+    assert api.count == 2
+    assert CALLS[name](shared) == CALLS[name](alone)
+
+
+def test_a_followed_stream_that_breaks_is_a_fault_of_the_connection(api: ApiServer, sidecard: Client) -> None:
+    """The follower's exception is urllib3's, which botocore's own streams raise."""
+    exceptions = pytest.importorskip("urllib3.exceptions")
+    clients = [share(bedrock(api), sidecard=sidecard) for _ in range(2)]
+    api.permits = threading.Semaphore(0)
+    api.cuts = 1
+    raised: list[type[BaseException]] = []
+    begun = threading.Barrier(2)
+
+    def follow(client: Any) -> None:
+        stream = iter(client.converse_stream(modelId=NOVA, messages=MESSAGES)["stream"])
+        begun.wait(20)
+        try:
+            list(stream)
+        except exceptions.ProtocolError as error:
+            raised.append(type(error))
+
+    threads = [threading.Thread(target=follow, args=(client,)) for client in clients]
+    threads[0].start()
+    poll(lambda: api.count == 1, "the call has not begun")
+    threads[1].start()
+    poll(lambda: begun.n_waiting == 0 and not begun.broken and api.count == 1, "the second caller does not follow")
+    api.permits.release(9)
+    for thread in threads:
+        thread.join(20)
+
+    assert raised == [exceptions.ProtocolError] * 2
+    assert api.count == 1
+
+
 def test_accounts_do_not_share(api: ApiServer, sidecard: Client) -> None:
     """The long-lived id of the key is the account; the signature of each request is not."""
     for key, calls in (("AKIAAAAAAAAAAAAAAAAA", 1), ("AKIAAAAAAAAAAAAAAAAA", 1), ("AKIABBBBBBBBBBBBBBBB", 2)):

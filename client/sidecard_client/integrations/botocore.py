@@ -126,7 +126,7 @@ class _Handler:
             raise exceptions.ConnectionClosedError(error=error, request=request, endpoint_url=request.url) from None
 
         answer = awsrequest.AWSResponse(
-            request.url, response.status_code, dict(response.headers.items()), _Body(response.stream, request.url)
+            request.url, response.status_code, dict(response.headers.items()), _Body(response, request.url)
         )
         if not request.stream_output:
             answer.content  # noqa: B018 - it reads the body, as botocore's own session does
@@ -137,10 +137,12 @@ class _Handler:
 class _Body:
     """A body with the methods of urllib3's that botocore calls."""
 
-    def __init__(self, stream: plain.SyncByteStream, url: str) -> None:
-        self._stream = stream
+    def __init__(self, response: plain.PlainResponse, url: str) -> None:
+        length = response.headers.get("content-length", "")
+        self._stream = response.stream
         self._url = url
-        self._pieces = iter(stream)
+        self._expected_bytes = int(length) if length.isascii() and length.isdecimal() else 0
+        self._pieces = iter(response.stream)
         self._rest = b""
         self._read_bytes = 0
         self.closed = False
@@ -152,7 +154,7 @@ class _Body:
             yield piece
 
     def read(self, size: int | None = None, **_: Any) -> bytes:
-        """Return the next ``size`` bytes, or fewer at the end; all that is left without a size."""
+        """Return the next ``size`` bytes, or fewer at the end; all that is left without a size, or raise if it is not all."""
         if size is not None and size <= 0:
             return b""
 
@@ -167,6 +169,11 @@ class _Body:
             data, self._rest = data[:size], data[size:]
 
         self._read_bytes += len(data)
+        if size is None and self._read_bytes < self._expected_bytes:
+            raise _urllib3_exceptions().ProtocolError(
+                f"{self._read_bytes} bytes of {self._expected_bytes} were received"
+            )
+
         return data
 
     def readinto(self, buffer: Any) -> int:
@@ -200,8 +207,6 @@ class _Body:
 
     def _next(self) -> bytes:
         """Return the next piece; nothing at the end."""
-        from urllib3 import exceptions  # noqa: PLC0415 - a dependency of botocore's
-
         if self._rest:
             piece, self._rest = self._rest, b""
             return piece
@@ -212,9 +217,15 @@ class _Body:
         try:
             return next((piece for piece in self._pieces if piece), b"")
         except plain.ReadTimeout as error:
-            raise exceptions.ReadTimeoutError(None, self._url, str(error)) from None  # without a pool
+            raise _urllib3_exceptions().ReadTimeoutError(None, self._url, str(error)) from None  # without a pool
         except plain.ReadError as error:
-            raise exceptions.ProtocolError(str(error)) from None
+            raise _urllib3_exceptions().ProtocolError(str(error)) from None
+
+
+def _urllib3_exceptions() -> Any:
+    from urllib3 import exceptions  # noqa: PLC0415 - a dependency of botocore's
+
+    return exceptions
 
 
 def _bytes(text: str | bytes) -> bytes:

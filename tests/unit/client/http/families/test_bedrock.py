@@ -155,6 +155,15 @@ def test_stop_reasons_of_converse(reason: str, not_stored: str) -> None:
         assert (found.verdict, found.not_stored) == ("complete", not_stored)
 
 
+def test_a_stream_that_is_cut_after_its_stop_reason_is_not_whole() -> None:
+    """What botocore has of the last message when the connection ends is not what the model sent."""
+    known = asked_for("converse-stream", messages=BLOCKS)
+    stop, usage = as_message({"stopReason": "end_turn"}, "messageStop"), as_message({"usage": {}}, "metadata")
+    assert summary(known, stop + usage, EVENT_STREAM).complete
+    for end in range(1, len(usage)):
+        assert not summary(known, stop + usage[:end], EVENT_STREAM).complete
+
+
 def test_tokens_from_the_providers_cache_are_counted() -> None:
     """Bedrock counts them apart from the others, as Anthropic does."""
     usage = {"inputTokens": 5, "outputTokens": 2, "cacheReadInputTokens": 3, "cacheWriteInputTokens": 4}

@@ -123,6 +123,7 @@ def test_each_type_of_vectors_is_whole(embeddings: Any, verdict: str) -> None:
         ({"object": "list", "data": [{"index": 1, "relevance_score": 1}], "usage": {"total_tokens": 9}}, "complete"),
         ({"results": [{"index": 2, "relevance_score": 0.5}]}, "unproven"),
         ({"results": [{"index": 0}]}, "unproven"),
+        ({"results": [{"index": 0, "relevance_score": 0.5}, {"index": 1}]}, "unproven"),
         ({"results": []}, "unproven"),
         ({"status": "completed"}, "unclassifiable"),
     ],

@@ -74,6 +74,7 @@ def test_a_blocked_prompt_is_a_whole_answer(reason: str) -> None:
             {"candidates": [candidate("x", finishReason="STOP"), candidate("y", finishReason="STOP", index=1)]},
             "complete",
         ),
+        ({"candidates": [candidate("x", finishReason="STOP"), candidate("y", finishReason="STOP")]}, "complete"),
         ({"candidates": [candidate("x", finishReason="FINISH_REASON_UNSPECIFIED")]}, "unproven"),
         ({"candidates": []}, "unclassifiable"),
         ({"status": "completed"}, "unclassifiable"),

@@ -39,6 +39,14 @@ def test_the_content_of_a_form_is_its_key() -> None:
         assert form(fields) != key
 
 
+def test_a_name_with_a_backslash_is_not_read() -> None:
+    """To some programs it escapes what follows, to others it is a character."""
+    for name in ("a\\", 'a\\" ; filename="b'):
+        assert form({name: "text"}) is None
+
+    assert form({"file": ("C:\\songs\\a.mp3", b"x", "audio/mpeg")}) is None
+
+
 def test_fields_of_one_name_keep_their_order() -> None:
     """A list is one value of several fields."""
 
