@@ -35,6 +35,7 @@ _MAX_KNOWN: Final = 256
 """Limit of the heads whose parts a transport remembers."""
 
 _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
+_SHARE_SIDE_EFFECTS: Final = frozenset({"on", "only"})  # ``only`` never calls, so nothing may pass
 
 
 class PassedRequest(Struct, frozen=True):
@@ -134,7 +135,7 @@ class Interception:
             raise ValueError(f"x-sidecard-cache must be on, refresh, off or only, not {control!r}.")
 
         family, asked = found
-        if asked.passes and not control:
+        if asked.passes and control not in _SHARE_SIDE_EFFECTS:
             return PassedRequest(asked.passes, family.name, task)
 
         rule = self._keep.get(task, self._keep.get("", "always"))

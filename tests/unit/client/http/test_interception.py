@@ -53,6 +53,20 @@ def test_a_request_that_passes_says_why() -> None:
 
 
 @pytest.mark.parametrize(
+    ("control", "passes"), [("", True), ("off", True), ("refresh", True), ("on", False), ("only", False)]
+)
+def test_side_effects_are_shared_only_if_asked_for(control: str, *, passes: bool) -> None:
+    """Callers with ``refresh`` share one call, as they do without it, so it must not reach such a request."""
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}], "store": true}'
+    url = "http://h/v1/chat/completions"
+    request = httpx2.Request("POST", url, headers={"x-sidecard-cache": control}, content=body)
+    transport = Transport()
+    claimed = transport.claim(request)
+    assert claimed is not None
+    assert (transport.intercept(request, claimed, body) == PassedRequest("state", "openai_chat")) is passes
+
+
+@pytest.mark.parametrize(
     ("control", "keep", "temperature", "keyed", "mode"),
     [
         ("", "always", 1, True, "use"),
