@@ -123,6 +123,26 @@ def test_a_probe_that_cannot_be_classified_closes(fields: dict[str, Any]) -> Non
     host.peer().calls("a")
 
 
+@pytest.mark.parametrize("way", ["fail", "cancel", "die"])
+def test_a_probe_whose_reader_leaves_a_stream_closes(way: str) -> None:
+    """The backend has begun to answer; readers that need only a beginning must not keep the others waiting."""
+    host = touchy()
+    opened(host, "a")
+    host.passes(10.0)
+    probe = host.peer()
+    probe.asks(wire.Begin("key", id=5, backends=("a",), stream=True))
+    lease = probe.gets(Lease).lease
+    probe.appends(lease, "piece")
+    if way == "die":
+        probe.dies()
+    elif way == "cancel":
+        probe.asks(Cancel(5, id=6))
+    else:
+        probe.fails(lease, "cancelled")
+
+    assert host.breakers()["a"].state == "closed"
+
+
 def test_backends_that_are_never_called_again_close() -> None:
     """A pause that a backend requested, over a restart too: nothing is left to keep, and `health` has no reason."""
     host = Host()

@@ -187,6 +187,42 @@ def test_waiter_with_a_stale_answer_gets_it_when_its_backend_is_closed() -> None
     assert (rejected.stale_value, rejected.status) == (packed("old"), 429)
 
 
+def test_waiter_that_accepts_a_stale_answer_gets_that_and_no_refusal() -> None:
+    """1. A caller waits; 2. an entry is written, and becomes stale; 3. the call closes its backend."""
+    host = Host(stale_seconds=60.0, sharing_window_seconds=0.0)
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("key")
+    bob.waits("key")
+    alice.asks(wire.Put("key", packed("old"), ttl_seconds=1.0, id=5))
+    host.passes(2.0)
+    alice.fails(lease, detail=packed("slow down"), status=429, retry_after_seconds=7.0)
+    rejected = bob.gets(Rejected)
+    assert (rejected.reason, rejected.stale_value, rejected.status) == ("breaker_open", packed("old"), 429)
+
+
+def test_caller_whose_backend_is_closed_gets_no_refusal_of_another_context() -> None:
+    """A fatal failure has not closed it."""
+    host = Host()
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("key", context="a")
+    bob.waits("key")
+    host.sets("default", "open")
+    alice.fails(lease, "fatal", detail=packed(REFUSED))
+    assert bob.gets(Rejected).reason == "breaker_open"
+
+
+def test_remembered_detail_is_charged() -> None:
+    """It stays in memory after its call."""
+    host = Host()
+    alice = host.peer()
+    for key, detail in (("a", wire.NO_VALUE), ("b", packed(b"x" * 30_000))):
+        before = host.engine.memory.requests.of(1000)
+        alice.fails(alice.leads(key), "fatal", ttl_seconds=60.0, detail=detail)
+        charged = host.engine.memory.requests.of(1000) - before
+        alice.receives()
+        assert (charged > 30_000) is (key == "b")
+
+
 @pytest.mark.parametrize("status", [429, 503, 529])
 def test_closed_backend_rejects_with_the_status_of_its_refusal(status: int) -> None:
     """As long as its Retry-After lasts, and while it is probed; afterwards, and for other causes, there is none."""
@@ -227,6 +263,22 @@ def test_status_is_that_of_the_backend_which_reopens_first() -> None:
     host.sets("b", "open")
     assert bob.refused("b").status is UNSET
     assert bob.refused("a", "b").status == 429
+
+
+def test_status_is_none_of_a_backend_that_is_forbidden_anyway() -> None:
+    """It does not keep the caller from the other one."""
+    host = Host(backends={"near": BackendSettings(locality="local"), "far": BackendSettings(locality="remote")})
+    alice, bob = host.peer(), host.peer()
+    for name, seconds, status in (("far", 5.0, 429), ("near", 30.0, 529)):
+        alice.fails(alice.calls(name).lease, retry_after_seconds=seconds, status=status)
+        alice.receives()
+
+    assert bob.refused("far", "near").status == 429
+    host.reads(
+        sovereign=True,
+        backends={"near": BackendSettings(locality="local"), "far": BackendSettings(locality="remote")},
+    )
+    assert bob.refused("far", "near").status == 529
 
 
 def test_status_of_a_refusal_survives_a_restart() -> None:

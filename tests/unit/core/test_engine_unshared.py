@@ -19,6 +19,7 @@ from tests.host import Host, packed
         ({}, {}, {"store": False, "not_stored": "length"}, "length"),
         ({}, {}, {"store": False, "not_stored": "a word of a later version"}, "other"),
         ({"tasks": {"rag": TaskSettings(cache="never")}}, {"task": "rag"}, {}, "policy"),
+        ({"tasks": {"rag": TaskSettings(cache="never")}}, {"task": "rag"}, {"not_stored": "length"}, "policy"),
         ({"tasks": {"rag": TaskSettings(cache="deterministic")}}, {"task": "rag"}, {}, "policy"),
         ({"tasks": {"rag": TaskSettings(cache="deterministic")}}, {"task": "rag"}, {"deterministic": True}, ""),
         ({}, {"ttl_seconds": 0.0}, {}, "policy"),
