@@ -23,6 +23,23 @@ def api() -> Iterator[ApiServer]:
         yield api
 
 
+@pytest.fixture(scope="module")
+def shared(module_daemon: Callable[..., Daemon]) -> Daemon:
+    """The daemon of all tests of this module."""
+    return module_daemon()
+
+
+@pytest.fixture
+def client(shared: Daemon) -> Iterator[httpx2.Client]:
+    """An HTTP client with a transport; the daemon has no answers."""
+    shared.purge()
+    with (
+        Client(shared.socket) as sidecard,
+        httpx2.Client(transport=SidecardTransport(sidecard=sidecard)) as client,
+    ):
+        yield client
+
+
 def url_of(api: ApiServer, sample: Sample) -> str:
     """Return where a sample is served."""
     return f"{api.url}{sample.path}" + (f"?{sample.query}" if sample.query else "")
@@ -36,21 +53,18 @@ def send(client: httpx2.Client, api: ApiServer, sample: Sample, **headers: str) 
     return (response.status_code, response.headers["content-type"], response.content), response.headers
 
 
-def test_every_api_is_called_once(daemon: Callable[..., Daemon], api: ApiServer) -> None:
+def test_every_api_is_called_once(client: httpx2.Client, shared: Daemon, api: ApiServer) -> None:
     """Callers in blocking and asynchronous code get the bytes that the API sent, and only the first of them calls it."""
-    socket = daemon().socket
     with (
         httpx2.Client() as alone,
-        Client(socket) as one,
-        Client(socket) as two,
-        httpx2.Client(transport=SidecardTransport(sidecard=one)) as first,
+        Client(shared.socket) as two,
         httpx2.Client(transport=SidecardTransport(sidecard=two)) as second,
     ):
         for name, sample in SAMPLES.items():
             expected, _ = send(alone, api, sample)
             assert expected == (200, sample.answer_type, sample.answer), name
             before = api.count
-            got, headers = send(first, api, sample)
+            got, headers = send(client, api, sample)
             assert (got, headers["x-sidecard-source"]) == (expected, "upstream"), name
             assert "x-sidecard-not-stored" not in headers, name
             again, headers = send(second, api, sample)
@@ -59,12 +73,12 @@ def test_every_api_is_called_once(daemon: Callable[..., Daemon], api: ApiServer)
 
     async def ask_all() -> list[tuple[int, bytes, str]]:
         async with (
-            AsyncClient(socket) as sidecard,
-            httpx2.AsyncClient(transport=SidecardTransport(sidecard=sidecard)) as client,
+            AsyncClient(shared.socket) as sidecard,
+            httpx2.AsyncClient(transport=SidecardTransport(sidecard=sidecard)) as awaiting,
         ):
             found = []
             for sample in SAMPLES.values():
-                response = await client.post(
+                response = await awaiting.post(
                     url_of(api, sample), content=sample.body, headers={"content-type": sample.asked_type}
                 )
                 found.append((response.status_code, response.content, response.headers["x-sidecard-source"]))
@@ -76,49 +90,41 @@ def test_every_api_is_called_once(daemon: Callable[..., Daemon], api: ApiServer)
     assert api.count == before
 
 
-def test_a_google_key_in_the_query_is_a_credential(daemon: Callable[..., Daemon], api: ApiServer) -> None:
+def test_a_google_key_in_the_query_is_a_credential(client: httpx2.Client, api: ApiServer) -> None:
     """Another key gets an answer of its own, and neither is shown anywhere."""
     sample = SAMPLES["gemini"]
-    with (
-        Client(daemon().socket) as sidecard,
-        httpx2.Client(transport=SidecardTransport(sidecard=sidecard)) as client,
-    ):
 
-        def source(key: str) -> str:
-            response = client.post(f"{url_of(api, sample)}?key={key}", json=sample.asked)
-            shown = str(response.headers)
-            assert key not in shown
-            return response.headers["x-sidecard-source"]
+    def source(key: str) -> str:
+        response = client.post(f"{url_of(api, sample)}?key={key}", json=sample.asked)
+        shown = str(response.headers)
+        assert key not in shown
+        return response.headers["x-sidecard-source"]
 
-        assert [source(key) for key in ("AIza-one", "AIza-one", "AIza-two", "AIza-two")] == [
-            "upstream",
-            "cache",
-            "upstream",
-            "cache",
-        ]
-        assert api.asked[0][0].endswith("?key=AIza-one")
+    assert [source(key) for key in ("AIza-one", "AIza-one", "AIza-two", "AIza-two")] == [
+        "upstream",
+        "cache",
+        "upstream",
+        "cache",
+    ]
+    assert api.asked[0][0].endswith("?key=AIza-one")
 
 
-def test_forms_are_keyed_by_their_content(daemon: Callable[..., Daemon], api: ApiServer) -> None:
+def test_forms_are_keyed_by_their_content(client: httpx2.Client, api: ApiServer) -> None:
     """The library makes another boundary for each request; another song is another request."""
-    with (
-        Client(daemon().socket) as sidecard,
-        httpx2.Client(transport=SidecardTransport(sidecard=sidecard)) as client,
-    ):
 
-        def source(name: str, song: bytes) -> str:
-            files = {"file": (name, song)}
-            response = client.post(f"{api.url}/v1/audio/transcriptions", data={"model": "m"}, files=files)
-            assert response.json()["text"] == "hello"
-            return str(response.headers["x-sidecard-source"])
+    def source(name: str, song: bytes) -> str:
+        files = {"file": (name, song)}
+        response = client.post(f"{api.url}/v1/audio/transcriptions", data={"model": "m"}, files=files)
+        assert response.json()["text"] == "hello"
+        return str(response.headers["x-sidecard-source"])
 
-        assert source("a.mp3", b"one") == "upstream"
-        assert source("b.mp3", b"one") == "cache"
-        assert source("a.mp3", b"two") == "upstream"
-        assert source("a.wav", b"one") == "upstream"
+    assert source("a.mp3", b"one") == "upstream"
+    assert source("b.mp3", b"one") == "cache"
+    assert source("a.mp3", b"two") == "upstream"
+    assert source("a.wav", b"one") == "upstream"
 
 
-def test_what_changes_the_server_passes_through(daemon: Callable[..., Daemon], api: ApiServer) -> None:
+def test_what_changes_the_server_passes_through(client: httpx2.Client, api: ApiServer) -> None:
     """Each request is sent; the header of the response says why, and another header shares it all the same."""
     gemini, converse = SAMPLES["gemini"], SAMPLES["bedrock converse"]
     assert isinstance(gemini.asked, dict)
@@ -131,31 +137,23 @@ def test_what_changes_the_server_passes_through(daemon: Callable[..., Daemon], a
         ("/v1beta/cachedContents", {"contents": gemini.asked["contents"]}, "dialect"),
         ("/async-invoke", {"modelInput": {}}, "dialect"),
     ]
-    with (
-        Client(daemon().socket) as sidecard,
-        httpx2.Client(transport=SidecardTransport(sidecard=sidecard)) as client,
-    ):
-        for path, body, reason in acting:
-            for _ in range(2):
-                before = api.count
-                headers = client.post(f"{api.url}{path}", json=body).headers
-                assert (headers["x-sidecard-source"], headers["x-sidecard-not-stored"]) == ("passed", reason), path
-                assert api.count == before + 1
+    for path, body, reason in acting:
+        for _ in range(2):
+            before = api.count
+            headers = client.post(f"{api.url}{path}", json=body).headers
+            assert (headers["x-sidecard-source"], headers["x-sidecard-not-stored"]) == ("passed", reason), path
+            assert api.count == before + 1
 
-        path, body, _ = acting[0]
-        shared = [client.post(f"{api.url}{path}", json=body, headers={"x-sidecard-cache": "on"}) for _ in range(2)]
-        assert [response.headers["x-sidecard-source"] for response in shared] == ["upstream", "cache"]
-        assert "x-sidecard-cache" not in api.headers[-1]
+    path, body, _ = acting[0]
+    shared = [client.post(f"{api.url}{path}", json=body, headers={"x-sidecard-cache": "on"}) for _ in range(2)]
+    assert [response.headers["x-sidecard-source"] for response in shared] == ["upstream", "cache"]
+    assert "x-sidecard-cache" not in api.headers[-1]
 
 
-def test_an_image_behind_a_link_is_shared_and_not_stored(daemon: Callable[..., Daemon], api: ApiServer) -> None:
+def test_an_image_behind_a_link_is_shared_and_not_stored(client: httpx2.Client, api: ApiServer) -> None:
     """The link ends before an entry may."""
     sample = SAMPLES["image"]
     api.refusals = [(200, b'{"data": [{"url": "https://x/1"}, {"url": "https://x/2"}]}')] * 2
-    with (
-        Client(daemon().socket) as sidecard,
-        httpx2.Client(transport=SidecardTransport(sidecard=sidecard)) as client,
-    ):
-        for _ in range(2):
-            _, headers = send(client, api, sample)
-            assert (headers["x-sidecard-source"], headers["x-sidecard-not-stored"]) == ("upstream", "state")
+    for _ in range(2):
+        _, headers = send(client, api, sample)
+        assert (headers["x-sidecard-source"], headers["x-sidecard-not-stored"]) == ("upstream", "state")

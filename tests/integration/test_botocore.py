@@ -14,6 +14,8 @@ from tests.daemons import Daemon, poll
 
 botocore_session = pytest.importorskip("botocore.session")
 
+SESSION = botocore_session.Session()
+"""It reads the service's description once."""
 NOVA = "us.amazon.nova-2-lite-v1:0"
 CLAUDE = "anthropic.claude-5-v1:0"
 MESSAGES = [{"role": "user", "content": [{"text": "hello"}]}]
@@ -28,10 +30,17 @@ def api() -> Iterator[ApiServer]:
         yield api
 
 
+@pytest.fixture(scope="module")
+def shared_daemon(module_daemon: Callable[..., Daemon]) -> Daemon:
+    """The daemon of all tests of this module."""
+    return module_daemon()
+
+
 @pytest.fixture
-def sidecard(daemon: Callable[..., Daemon]) -> Iterator[Client]:
-    """A client of a daemon."""
-    with Client(daemon().socket) as client:
+def sidecard(shared_daemon: Daemon) -> Iterator[Client]:
+    """A client of the daemon, which has no answers."""
+    shared_daemon.purge()
+    with Client(shared_daemon.socket) as client:
         yield client
 
 
@@ -39,7 +48,7 @@ def bedrock(api: ApiServer, key: str = "AKIAAAAAAAAAAAAAAAAA", **config: Any) ->
     """Make a client of Bedrock as an app would."""
     from botocore.config import Config  # noqa: PLC0415 - not installed everywhere
 
-    return botocore_session.Session().create_client(
+    return SESSION.create_client(
         "bedrock-runtime",
         region_name="us-east-1",
         endpoint_url=api.url,
@@ -192,8 +201,6 @@ def test_headers_for_sidecard_are_not_sent(api: ApiServer, sidecard: Client) -> 
 
 def test_other_services_cannot_be_shared() -> None:
     """The error says which service can."""
-    client = botocore_session.Session().create_client(
-        "sts", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
-    )
+    client = SESSION.create_client("sts", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
     with pytest.raises(TypeError, match="Of botocore, clients of bedrock-runtime can be shared"):
         share(client)

@@ -24,7 +24,7 @@ class FormField(Struct, frozen=True):
     """One field of a form. ``file_name`` is None for a text field."""
 
     name: str
-    content: bytes
+    content: memoryview
     file_name: str | None = None
     media_type: str = ""
 
@@ -56,7 +56,7 @@ def is_file(value: Any) -> bool:
 
 def _value_of(part: FormField) -> Any:
     if part.file_name is None:
-        return part.content.decode()
+        return str(part.content, "utf-8")
 
     _, dot, extension = part.file_name.rpartition(".")
     return {
@@ -67,35 +67,44 @@ def _value_of(part: FormField) -> Any:
 
 
 def _parts_of(body: bytes, boundary: bytes) -> Iterator[FormField]:
-    """Yield the parts. Raises `ValueError` for a form that is not well-formed."""
-    delimiter = b"--" + boundary
+    """Yield the parts, without a copy of their contents. Raises `ValueError` for a form that is not well-formed."""
+    view = memoryview(body)
+    first, separator = b"--" + boundary, b"\r\n--" + boundary
     # The first delimiter may begin the body; all others follow a line end that belongs to them.
-    first, *sections = (b"\r\n" + body).split(b"\r\n" + delimiter)
-    if first.strip() or not sections or not sections[-1].startswith(b"--"):
-        raise ValueError("the form has no beginning or no end")
+    start = len(first) if body.startswith(first) else _after(body, separator, 0)
+    if body[: start - len(first)].strip():
+        raise ValueError("something stands before the first delimiter")
 
-    for section in sections[:-1]:
-        head, separator, content = section.partition(b"\r\n\r\n")
-        blanks, line_end, lines = head.partition(b"\r\n")
-        if not separator or not line_end or blanks.strip(b" \t"):
-            raise ValueError("a part has no headers")
+    while not body.startswith(b"--", start):
+        end = _after(body, separator, start) - len(separator)
+        content = _after(body, b"\r\n\r\n", start, end)
+        blanks, line_end, lines = body[start:content].partition(b"\r\n")
+        if not line_end or blanks.strip(b" \t"):
+            raise ValueError("a delimiter is not alone in its line")
 
-        yield _part_of(_headers_of(lines), content)
+        yield _part_of(_headers_of(lines.removesuffix(b"\r\n\r\n")), view[content:end])
+        start = end + len(separator)
+
+
+def _after(body: bytes, text: bytes, start: int, end: int | None = None) -> int:
+    """Return where the text ends. Raises `ValueError` if it is not there."""
+    return body.index(text, start, end) + len(text)
 
 
 def _headers_of(lines: bytes) -> dict[str, str]:
     headers = {}
     for line in lines.decode().split("\r\n"):
         name, colon, value = line.partition(":")
-        if not colon:
-            raise ValueError("a header of a part has no colon")
+        name = name.strip().lower()
+        if not colon or name in headers:
+            raise ValueError("a header of a part has no colon, or is repeated")
 
-        headers[name.strip().lower()] = value.strip()
+        headers[name] = value.strip()
 
     return headers
 
 
-def _part_of(headers: Mapping[str, str], content: bytes) -> FormField:
+def _part_of(headers: Mapping[str, str], content: memoryview) -> FormField:
     if headers.get("content-transfer-encoding", "binary").lower() not in {"7bit", "8bit", "binary"}:
         raise ValueError("a part is encoded")
 

@@ -59,6 +59,15 @@ def test_fields_of_one_name_keep_their_order() -> None:
     assert several("x") == {"a[]": "x"}
 
 
+def test_what_stands_around_a_form_has_no_meaning() -> None:
+    """Line ends before it, and anything after it; a part may be empty."""
+    written = as_form({"a": "", "file": ("x.bin", b"", "")})
+    read = form_of(TYPE, written)
+    assert read is not None
+    assert read["a"] == ""
+    assert form_of(TYPE, b"\r\n" + written) == form_of(TYPE, written + b"after") == read
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
@@ -72,6 +81,11 @@ def test_fields_of_one_name_keep_their_order() -> None:
         (TYPE, b"--limit\r\nContent-Disposition: form-data\r\n\r\nb\r\n--limit--"),
         (TYPE, b"--limit\r\n\r\nb\r\n--limit--"),
         (TYPE, b"--limit\r\nno colon\r\n\r\nb\r\n--limit--"),
+        (TYPE, b"before\r\n" + as_form({"a": "b"})),
+        (
+            TYPE,
+            b'--limit\r\nContent-Disposition: form-data; name="a"\r\ncontent-disposition: x; name="b"\r\n\r\nb\r\n--limit--',
+        ),
         (TYPE, b'--limitless\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--limit--'),
         (TYPE, b'--limit\r\nContent-Disposition: form-data; name="a"\r\n\r\n\xff\r\n--limit--'),
         (
