@@ -10,11 +10,12 @@ from typing import Any, Final
 
 _NOT_ENTERED: Final = frozenset(
     {
+        "boto3", "botocore",
         "ddtrace", "langfuse", "langsmith", "logfire", "mlflow", "opentelemetry", "phoenix", "posthog", "sentry_sdk", "wandb",
         "sidecard_client",
     }
 )  # fmt: skip
-"""Packages of monitoring: their HTTP clients talk to no model. And our own."""
+"""AWS's, whose clients have thousands of objects and no client of httpx. Monitoring, whose clients talk to no model. Our own."""
 
 
 def referred_by(value: Any) -> Iterator[tuple[str, Any]]:
