@@ -176,6 +176,17 @@ def test_a_followed_stream_that_breaks_is_a_fault_of_the_connection(api: ApiServ
     assert api.count == 1
 
 
+def test_why_an_answer_is_not_stored_is_in_its_headers(api: ApiServer, sidecard: Client) -> None:
+    """A whole answer is judged before botocore gets it; a request that passes says so, too."""
+    shared = share(bedrock(api), sidecard=sidecard)
+    api.refusals = [(200, json.dumps({"output": {"message": {"role": "assistant", "content": []}}}).encode())]
+    answer = shared.converse(modelId=NOVA, messages=MESSAGES)
+    assert answer["ResponseMetadata"]["HTTPHeaders"]["x-sidecard-not-stored"] == "incomplete"
+    tools = {"tools": [{"systemTool": {"name": "send"}}]}
+    headers = shared.converse(modelId=NOVA, messages=MESSAGES, toolConfig=tools)["ResponseMetadata"]["HTTPHeaders"]
+    assert (headers["x-sidecard-source"], headers["x-sidecard-not-stored"]) == ("passed", "tool")
+
+
 def test_accounts_do_not_share(api: ApiServer, sidecard: Client) -> None:
     """The long-lived id of the key is the account; the signature of each request is not."""
     for key, calls in (("AKIAAAAAAAAAAAAAAAAA", 1), ("AKIAAAAAAAAAAAAAAAAA", 1), ("AKIABBBBBBBBBBBBBBBB", 2)):

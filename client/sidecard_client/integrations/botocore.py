@@ -125,12 +125,11 @@ class _Handler:
         except (plain.ReadError, plain.RemoteProtocolError) as error:
             raise exceptions.ConnectionClosedError(error=error, request=request, endpoint_url=request.url) from None
 
-        answer = awsrequest.AWSResponse(
-            request.url, response.status_code, dict(response.headers.items()), _Body(response, request.url)
-        )
+        answer = awsrequest.AWSResponse(request.url, response.status_code, {}, _Body(response, request.url))
         if not request.stream_output:
             answer.content  # noqa: B018 - it reads the body, as botocore's own session does
 
+        answer.headers.update(response.headers.items())  # with what is known of the answer by now
         return answer
 
 
