@@ -237,4 +237,5 @@ def _text_of(body: bytes) -> str:
 
 
 def _encodings_of(head: Mapping[str, Any]) -> tuple[str, ...]:
-    return encodings_in(",".join(value for name, value in head["headers"] if name.lower() == "content-encoding"))
+    named = [value for name, value in head["headers"] if name.lower() == "content-encoding"]
+    return encodings_in(",".join(named)) if named else ()

@@ -32,7 +32,9 @@ not shared either, because a repetition asks for another answer. ``never``: none
 """
 
 _MAX_KNOWN: Final = 256
-"""Limit of the heads whose parts a transport remembers."""
+"""Limit of the heads that a transport remembers."""
+
+_OF_ONE_REQUEST: Final = frozenset(name.encode() for name in ATTEMPT_HEADERS - {"accept-encoding"})
 
 _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
 _SHARE_SIDE_EFFECTS: Final = frozenset({"on", "only"})  # ``only`` never calls, so nothing may pass
@@ -47,11 +49,14 @@ class PassedRequest(Struct, frozen=True):
 
 
 class ClaimedRequest(Struct, frozen=True):
-    """The head of a request, and the families that may read its body. ``headers`` have names in lower case."""
+    """The head of a request, and the families that may read its body."""
 
     target: RequestTarget
     families: tuple[ApiFamily, ...]
     headers: dict[str, str]
+    """With names in lower case. Those of one request, such as its id, are another request's."""
+    parts: dict[str | None, CallerParts] = {}
+    """What the head contributes, by what ``identity=`` returned."""
 
 
 UNRECOGNIZED: Final = PassedRequest("dialect")
@@ -98,21 +103,37 @@ class Interception:
         self._share_credentials = share_credentials
         self._identity = checked_identity(identity)
         self._endpoints = endpoints
-        self._known: dict[tuple[RequestTarget, str | None, tuple[tuple[str, str], ...]], CallerParts] = {}
+        self._known: dict[tuple[str, str, tuple[tuple[bytes, bytes], ...]], ClaimedRequest] = {}
         # Here, so that an impossible value is an error of the transport's construction and not of each request.
         given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize, "embed": embed}
         checked = Options().changed(given)
         self._normalize, self._embedding = checked.normalize, checked.embed
 
     def claim(self, request: "Request") -> ClaimedRequest | None:
-        """Return a request that may be an LLM call, as far as its head tells. The body of any other is not read."""
+        """Return a request that may be an LLM call, as far as its head tells. The body of any other is not read.
+
+        The heads of an SDK's requests differ in what belongs to one request, so they are remembered.
+        """
+        lasting = tuple(header for header in request.headers.raw if header[0].lower() not in _OF_ONE_REQUEST)
+        head = request.method, str(request.url), lasting
+        known = self._known.get(head)
+        if known is not None:
+            return known
+
         headers = headers_of(request)
         target = RequestTarget.of(request.method, str(request.url), headers.get("content-type", ""))
         if target is None:
             return None
 
         target, families = claimants(target, self._endpoints)
-        return ClaimedRequest(target, families, headers) if families else None
+        if not families:
+            return None
+
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+
+        claimed = self._known[head] = ClaimedRequest(target, families, headers)
+        return claimed
 
     def intercept(
         self, request: "Request", claimed: ClaimedRequest, body: bytes | None
@@ -158,19 +179,13 @@ class Interception:
         return call
 
     def _parts_of(self, request: "Request", claimed: ClaimedRequest) -> CallerParts:
-        """Return what the head of a request contributes. The heads of one SDK's requests differ little."""
+        """Return what the head of a request contributes."""
         identity = given_identity(self._identity, request)
-        lasting = tuple(header for header in claimed.headers.items() if header[0] not in ATTEMPT_HEADERS)
-        head = claimed.target, identity, lasting
-        parts = self._known.get(head)
+        parts = claimed.parts.get(identity)
         if parts is None:
-            headers = list(claimed.headers.items())
-            parts = caller_parts(claimed.target, headers, identity, now=time())
-            if not parts.caller.unproven:  # a token's proof changes with time
-                if len(self._known) >= _MAX_KNOWN:
-                    self._known.clear()
-
-                self._known[head] = parts
+            parts = caller_parts(claimed.target, list(claimed.headers.items()), identity, now=time())
+            if not parts.caller.unproven and len(claimed.parts) < _MAX_KNOWN:  # a token's proof changes with time
+                claimed.parts[identity] = parts
 
         return parts
 

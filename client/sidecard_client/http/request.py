@@ -86,13 +86,16 @@ class CallerParts(Struct, frozen=True):
     caller: CallerIdentity
     key_headers: list[str]
     context_headers: list[str]
+    context: str
+    """The context of a request that has nothing else outside its key."""
 
 
 def caller_parts(target: RequestTarget, named: Headers, identity: str | None, *, now: float) -> CallerParts:
     """Return the parts of a request's head; the parameters are `parse_request`'s."""
     caller = identity_of(target, named, identity, now=now)
     visible = structs.replace(target, query=visible_query(target.query))
-    return CallerParts(visible, caller, key_headers(named), context_headers(named))
+    describing = context_headers(named)
+    return CallerParts(visible, caller, key_headers(named), describing, context_of({}, describing, ""))
 
 
 def described_request(
@@ -102,14 +105,17 @@ def described_request(
     target, caller = head.target, head.caller
     parts: dict[str, Any] = {"url": target.url, "body": asked.body, "headers": head.key_headers}
     parts["identity"] = "" if share_credentials else FIRST_REQUESTS.principal_of(caller, parts)
-    context = context_of(asked, head.context_headers, caller.principal if share_credentials else "")
+    context = head.context if not (asked.outside or share_credentials) else ""
+    if not context:
+        context = context_of(asked.outside, head.context_headers, caller.principal if share_credentials else "")
+
     backend = _backend_name(target.host, asked.model, caller.account)
     return LlmRequest(family, asked, target, caller, backend, parts, context)
 
 
-def context_of(asked: ApiRequest, headers: Sequence[str], principal: str) -> str:
+def context_of(outside: Mapping[str, Any], headers: Sequence[str], principal: str) -> str:
     """Return a digest of the parts outside the key, and of the principal if that is not in the key either."""
-    written = msgspec.json.encode([principal, headers, asked.outside], order="deterministic")
+    written = msgspec.json.encode([principal, headers, outside], order="deterministic")
     return hashlib.sha256(written).hexdigest()[:_CONTEXT_DIGITS]
 
 

@@ -211,6 +211,14 @@ class Streams:
 
         self.hits += isinstance(reply, wire.Hit)
         chunks = chunks_of(reply.value)
+        size = len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(chunks)
+        if 0 < len(chunks) < WINDOW_CHUNKS and size < WINDOW_BYTES:
+            # Sent at once, as `pump` would send it: there is no progress to keep.
+            self.sent += len(chunks)
+            first = SendReply(peer.id, first_of(reply, chunks[0]))
+            others = [SendReply(peer.id, wire.Chunk(reply.id, chunk)) for chunk in chunks[1:]]
+            return [first, *others, SendReply(peer.id, _end_of(reply))]
+
         charge = STREAM_OVERHEAD_BYTES + len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(chunks)
         stream = SharedStream(peer.uid, chunks, charge=charge)
         follower = self.open(peer, reply.id, stream, first_of(reply))
@@ -231,10 +239,10 @@ class Streams:
         return [follower for follower in self.followers.values() if follower.end is not None]
 
 
-def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
-    """Return the metadata of a whole answer for its first chunk."""
+def first_of(reply: wire.Hit | wire.Shared, chunk: Raw | None = None) -> wire.Chunk:
+    """Return the first chunk of a whole answer, with the answer's metadata."""
     source, similarity = _source_of(reply), reply.similarity if isinstance(reply, wire.Hit) else None
-    return wire.Chunk(reply.id, None, source, reply.age_seconds, reply.backend, reply.saved_dollars, similarity)
+    return wire.Chunk(reply.id, chunk, source, reply.age_seconds, reply.backend, reply.saved_dollars, similarity)
 
 
 def chunks_of(value: Raw) -> list[Raw]:

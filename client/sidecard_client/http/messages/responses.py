@@ -29,6 +29,10 @@ _RATE_LIMIT: Final = (b"ratelimit", b"rate-limit")
 _OF_ENCODED_BODY: Final = frozenset({b"content-encoding", b"content-length"})
 
 _OWN_PREFIX: Final = "x-sidecard-"
+_SAVED: Final = frozenset({"cache", "stale", "shared"})
+"""Sources that are another call's."""
+
+_PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _DEFAULT_VERSION: Final = b"HTTP/1.1"
 
 
@@ -95,18 +99,21 @@ def response_of(library: ModuleType, head: Mapping[str, Any], headers: RawHeader
 
 def visible_headers(facts: "Provenance | Outcome[Any]", key: str | None) -> list[tuple[bytes, bytes]]:
     """Return the headers that tell the app where its answer is from."""
-    headers = {"source": facts.source or "", "backend": _ascii(facts.backend or "")}
+    headers = [
+        (b"x-sidecard-source", (facts.source or "").encode()),
+        (b"x-sidecard-backend", _ascii(facts.backend or "").encode()),
+    ]
     if key is not None:
-        headers["key"] = _ascii(key)
+        headers.append((b"x-sidecard-key", _ascii(key).encode()))
 
-    if facts.source in {"cache", "stale", "shared"}:
-        headers["age"] = f"{facts.age_seconds:.3f}"
-        headers["saved-dollars"] = f"{facts.saved_dollars:.6g}"
+    if facts.source in _SAVED:
+        headers.append((b"x-sidecard-age", b"%.3f" % facts.age_seconds))
+        headers.append((b"x-sidecard-saved-dollars", b"%.6g" % facts.saved_dollars))
 
     if facts.similarity is not None:
-        headers["similarity"] = f"{facts.similarity:.4f}"
+        headers.append((b"x-sidecard-similarity", b"%.4f" % facts.similarity))
 
-    return [(f"{_OWN_PREFIX}{name}".encode(), value.encode()) for name, value in headers.items()]
+    return headers
 
 
 def mark(headers: Any, **values: str) -> None:
@@ -128,7 +135,4 @@ def _bytes_of(text: str) -> bytes:
 
 
 def _phrase_of(status: int) -> bytes:
-    try:
-        return HTTPStatus(status).phrase.encode()
-    except ValueError:
-        return b""
+    return _PHRASES.get(status, b"")
