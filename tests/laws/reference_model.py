@@ -423,6 +423,9 @@ class ReferenceModel(ReferenceEntries):
         self.leases.append(lease)
         self.counts["leases_granted"] += 1
         reply = wire.Lease(lease.reply_id, UNKNOWN, lease.backend, self.settings.lease_seconds, lease.attempt)
+        if begin.wanted:
+            reply = structs.replace(reply, idle_seconds=self.settings.idle_seconds)
+
         if old is not None:
             self.counts["stale_given" if old.kind_for(begin, now) is None else "early_refreshes"] += 1
             reply = structs.replace(reply, **_stale_fields(old, now))
