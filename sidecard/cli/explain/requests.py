@@ -24,7 +24,7 @@ from sidecard_client.http.family import RequestTarget
 from sidecard_client.http.headers import CREDENTIAL_HEADERS, key_headers, lower_names
 from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.recognition import families
-from sidecard_client.http.request import LlmRequest, parse_request
+from sidecard_client.http.request import IN_SPITE_OF_EFFECTS, LlmRequest, parse_request
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
@@ -259,7 +259,7 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
         policy["ttl_seconds"] = float(own["x-sidecard-ttl"]), f"{FROM_CALL}: x-sidecard-ttl"
 
     control = own.get("x-sidecard-cache", "").lower()
-    http = _facts_of(request, headers, passes=not control)
+    http = _facts_of(request, headers, passes=control not in IN_SPITE_OF_EFFECTS)
     because = _PASSES[http.passes] if http.passes is not None else ""
     return Question(
         _options(own.get("x-sidecard-task"), None, None, flags),

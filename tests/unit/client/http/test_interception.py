@@ -192,3 +192,17 @@ def test_what_a_token_proves_is_asked_anew() -> None:
         assert (before.asked.caller.source, after.asked.caller.source) == ("hash", "jwt")
     finally:
         ACCEPTED.refuse(claimed.target, list(claimed.headers.items()))
+
+
+@pytest.mark.parametrize(
+    ("control", "passes"), [("", True), ("refresh", True), ("off", True), ("on", False), ("only", False)]
+)
+def test_a_request_with_side_effects_is_shared_only_if_the_app_insists(control: str, passes: bool) -> None:
+    """Another control is no wish to have it made once; a stored answer alone has no effect."""
+    body = json.dumps({"model": "m", "input": "x", "conversation": "c"}).encode()
+    request = httpx2.Request("POST", "http://h/v1/responses", headers={"x-sidecard-cache": control}, content=body)
+    transport = Transport()
+    claimed = transport.claim(request)
+    assert claimed is not None
+    found = transport.intercept(request, claimed, body)
+    assert (found == PassedRequest("state", "openai_responses")) is passes
