@@ -162,7 +162,7 @@ def test_text_shows_what_transports_find_in_an_http_request() -> None:
     assert "secret" not in json.dumps(fields) + "".join(lines)
 
 
-@pytest.mark.parametrize(("control", "passes"), [("", "state"), ("on", None), ("refresh", None)])
+@pytest.mark.parametrize(("control", "passes"), [("", "state"), ("on", None), ("only", None), ("refresh", "state")])
 def test_request_with_side_effects_passes(control: str, passes: str | None) -> None:
     """Unless its header says that it is to be shared."""
     headers = {"x-sidecard-cache": control} if control else {}
