@@ -1,5 +1,6 @@
 """Every API through the transport: one upstream call, and every caller gets the same bytes as without sidecard."""
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,6 +54,11 @@ def send(client: httpx2.Client, api: ApiServer, sample: Sample, **headers: str) 
     return (response.status_code, response.headers["content-type"], response.content), response.headers
 
 
+def comparable(name: str, answered: Answered) -> Any:
+    """Return an answer for comparison: what is put together from the entries of several texts has other white space."""
+    return (*answered[:2], json.loads(answered[2])) if name == "gemini embeddings" else answered
+
+
 def test_every_api_is_called_once(client: httpx2.Client, shared: Daemon, api: ApiServer) -> None:
     """Callers in blocking and asynchronous code get the bytes that the API sent, and only the first of them calls it."""
     with (
@@ -68,25 +74,30 @@ def test_every_api_is_called_once(client: httpx2.Client, shared: Daemon, api: Ap
             assert (got, headers["x-sidecard-source"]) == (expected, "upstream"), name
             assert "x-sidecard-not-stored" not in headers, name
             again, headers = send(second, api, sample)
-            assert (again, headers["x-sidecard-source"]) == (expected, "cache"), name
+            assert (comparable(name, again), headers["x-sidecard-source"]) == (comparable(name, expected), "cache"), (
+                name
+            )
             assert api.count == before + 1, name
 
-    async def ask_all() -> list[tuple[int, bytes, str]]:
+    async def ask_all() -> list[Any]:
         async with (
             AsyncClient(shared.socket) as sidecard,
             httpx2.AsyncClient(transport=SidecardTransport(sidecard=sidecard)) as awaiting,
         ):
             found = []
-            for sample in SAMPLES.values():
+            for name, sample in SAMPLES.items():
                 response = await awaiting.post(
                     url_of(api, sample), content=sample.body, headers={"content-type": sample.asked_type}
                 )
-                found.append((response.status_code, response.content, response.headers["x-sidecard-source"]))
+                got = response.status_code, response.headers["content-type"], response.content
+                found.append((comparable(name, got), response.headers["x-sidecard-source"]))
 
             return found
 
     before = api.count
-    assert anyio.run(ask_all) == [(200, sample.answer, "cache") for sample in SAMPLES.values()]
+    assert anyio.run(ask_all) == [
+        (comparable(name, (200, sample.answer_type, sample.answer)), "cache") for name, sample in SAMPLES.items()
+    ]
     assert api.count == before
 
 
@@ -157,3 +168,30 @@ def test_an_image_behind_a_link_is_shared_and_not_stored(client: httpx2.Client, 
     for _ in range(2):
         _, headers = send(client, api, sample)
         assert (headers["x-sidecard-source"], headers["x-sidecard-not-stored"]) == ("upstream", "state")
+
+
+def test_each_text_of_geminis_embeddings_is_asked_for_once(client: httpx2.Client, api: ApiServer) -> None:
+    """Texts are stored one by one, with the settings that each has in its own object."""
+
+    def embed(*texts: str, **settings: Any) -> tuple[Any, Any]:
+        requests = [{"model": "models/e", "content": {"parts": [{"text": text}]}, **settings} for text in texts]
+        answer = {
+            "embeddings": [{"values": [ord(text) / 10]} for text in texts if text not in known],
+            "usageMetadata": {"promptTokenCount": 3 * len(set(texts) - known)},
+        }
+        api.refusals = [(200, json.dumps(answer).encode())]
+        response = client.post(f"{api.url}/v1beta/models/e:batchEmbedContents", json={"requests": requests})
+        asked = [one["content"]["parts"][0]["text"] for one in json.loads(api.asked[-1][1])["requests"]]
+        return response.json(), asked
+
+    known: set[str] = set()
+    assert embed("a", "b")[1] == ["a", "b"]
+    known = {"a", "b"}
+    answer, asked = embed("b", "c", "a")
+    assert asked == ["c"]
+    assert answer == {
+        "embeddings": [{"values": [9.8]}, {"values": [9.9]}, {"values": [9.7]}],
+        "usageMetadata": {"promptTokenCount": 9},
+    }
+    known = set()
+    assert embed("a", taskType="RETRIEVAL_QUERY")[1] == ["a"]

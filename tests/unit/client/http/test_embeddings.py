@@ -150,3 +150,22 @@ def test_usage_of_empty_texts_is_divided_evenly() -> None:
     """Their length divides nothing."""
     parts = texts_of_answer(OPENAI, answer("[1]", "[2]", tokens=4), ['""', '""'])
     assert [part.used["usage"]["prompt_tokens"] for part in parts] == [2, 2]
+
+
+def test_texts_in_objects_are_taken_apart() -> None:
+    """Gemini's have settings of their own; the answer has their vectors in the same order, without an index."""
+    layout = families()["gemini_embed"].layout
+    assert layout is not None
+    body = b'{"requests": [{"content": {"parts": [{"text": "a"}]}, "title": "t"}, {"content": {"parts": [{"text": "b"}]}}]}'
+    wanted = embedding_request(layout, body)
+    assert wanted is not None
+    one, two = (text.json for text in wanted.inputs)
+    assert one == '{"content": {"parts": [{"text": "a"}]}, "title": "t"}'
+    assert json.loads(wanted.body_for([two])) == {"requests": [json.loads(two)]}
+    answer = b'{"embeddings": [{"values": [0.10]}, {"values": [2]}], "usageMetadata": {"promptTokenCount": 9}}'
+    embedded = texts_of_answer(layout, answer, [one, two])
+    assert [text.item for text in embedded] == [b'{"values": [0.10]}', b'{"values": [2]}']
+    assert usage_of(embedded) == Usage(None, 9)
+    assert json.loads(answer_of_texts(layout, embedded[1].head, embedded)) == json.loads(answer)
+    for other in (b'{"requests": {"content": "a"}}', b'{"requests": ["a"]}', b'{"content": {"parts": []}}'):
+        assert embedding_request(layout, other) is None
