@@ -45,6 +45,9 @@ ANSWERS: dict[str, tuple[dict[str, Any], str, Usage | None]] = {
         Usage(None, 5, 2),
     ),
     "titan embedding": ({"embedding": [0.1, 0.2], "inputTextTokenCount": 2}, "", Usage(None, 2)),
+    "titan, at its end": ({"results": [{"outputText": "hi", "completionReason": "FINISHED"}]}, "", None),
+    "nova image, filtered": ({"images": ["AAAA"], "error": "Some images were blocked."}, "filter", None),
+    "pegasus": ({"message": "hi", "finishReason": "stop"}, "", None),
     "titan image": ({"images": ["AAAA"], "error": None}, "", None),
     "nova": (
         {
