@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, assert_type
 
-from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage
+from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage, share
 from sidecard_client.keys.explanation import Difference
 from sidecard_client.protocol import wire
 from sidecard_client.testing import FakeClient
@@ -104,6 +104,7 @@ def blocking(llm: Llm) -> None:
         shared = sidecard.wrap(llm, task="general")
         assert_type(shared, Llm)
         assert_type(shared.generate("why?", temperature=1), str)
+        assert_type(share(llm, sidecard=sidecard, task="rag", ttl=60), Llm)
 
         assert_type(sidecard.put("k", {"a": 1}, ttl=5, tags=["t"]), bool)
         assert_type(sidecard.delete("k") + sidecard.purge(tag="t", task="rag"), int)

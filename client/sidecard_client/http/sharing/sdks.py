@@ -208,7 +208,7 @@ def _openai(module: Any, _: Share) -> int:
 def _sharing(maker: Callable[..., Any], share: Share) -> Callable[..., Any]:
     """Return a function that makes what ``maker`` makes, shared. For ``__init__``, that is the object itself."""
 
-    @wraps(maker)  # LiteLLM looks at signatures
+    @wraps(maker, updated=())  # LiteLLM looks at signatures
     def make(*args: Any, **kwargs: Any) -> Any:
         made = maker(*args, **kwargs)
         share(args[0] if made is None and args else made)
