@@ -7,7 +7,14 @@ import httpx2
 import pytest
 
 from sidecard_client.call.streams import Provenance
-from sidecard_client.http.messages.responses import head_of, mark, raw_headers, response_of, visible_headers
+from sidecard_client.http.messages.responses import (
+    head_of,
+    headers_for_reader,
+    mark,
+    raw_headers,
+    response_of,
+    visible_headers,
+)
 
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2])
 
@@ -112,3 +119,15 @@ def test_a_mark_leaves_the_other_headers_as_they_are(library: ModuleType) -> Non
     assert response.headers["x-model"] == "modèle"
     assert response.headers["x-sidecard-not-stored"] == "dialect"
     assert response.headers["x-sidecard-backend"] == "mod%C3%A8le%0D%0A"
+
+
+@LIBRARIES
+@pytest.mark.parametrize(("version", "is_delimited"), [(b"HTTP/2", True), (b"HTTP/1.1", False), (b"HTTP/1.0", False)])
+def test_a_body_of_http_2_is_delimited(library: ModuleType, version: bytes, is_delimited: bool) -> None:
+    """Without a length, a body of HTTP/1 lasts until its connection is closed."""
+    response = library.Response(
+        200, headers=[(b"A", b"b")], stream=library.ByteStream(b""), extensions={"http_version": version}
+    )
+    headers = headers_for_reader(response)
+    assert headers["a"] == "b"
+    assert ("transfer-encoding" in headers) == is_delimited
