@@ -48,6 +48,8 @@ class AsyncStream(Provenance, Generic[T]):
         self._execution = AsyncStreamExecution(connector)
         self._conversation: Generator[Command, Any, Leading | None] | None = None
         self._held: AsyncHeldStream | None = None
+        self._ending: AsyncHeldStream | None = None
+        """The function, which this stream has left."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -96,23 +98,24 @@ class AsyncStream(Provenance, Generic[T]):
 
     async def aclose(self) -> None:
         """End the stream. If this client makes the call and other callers wait for it, a task finishes it for them."""
-        held = self._held
-        if self._leave() and held is not None:
+        self._leave()
+        # Perhaps left before, by a reader that was canceled.
+        held, self._ending = self._ending, None
+        if held is not None and held.leave():
             with anyio.CancelScope(shield=True):
                 await held.settled.wait()
 
             self.not_stored = held.facts.not_stored
 
-    def _leave(self) -> bool:
-        """End the caller's part; False if the stream belongs to another event loop."""
+    def _leave(self) -> None:
+        """End the caller's part."""
         self._closed = True
         self._execution.unfollow()
         held, self._held = self._held, None
-        if held is None:
-            return True
-
-        self.not_stored = held.facts.not_stored
-        return held.leave()
+        if held is not None:
+            self.not_stored = held.facts.not_stored
+            self._ending = held
+            held.leave()
 
     async def _next(self) -> Any:
         if self._held is not None:
