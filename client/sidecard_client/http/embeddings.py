@@ -25,6 +25,7 @@ from msgspec import Raw, Struct
 from sidecard_client.batches.batch import LARGEST_BATCH, divided
 from sidecard_client.http.family import AnswerSummary, EmbeddingLayout, NotStored
 from sidecard_client.http.request import LlmRequest
+from sidecard_client.protocol.usage import counts_of
 from sidecard_client.protocol.wire import FailureKind, Usage
 
 _EACH: Final = " each"
@@ -97,7 +98,8 @@ def embedding_request(layout: EmbeddingLayout | None, body: bytes) -> EmbeddingR
         fields = _fields_of(body)
         given = fields[layout.inputs]
         value = _from_json(given)
-        values, texts = ([value], [given]) if _is_one(layout, value) else (value, _items_of(given))
+        alone = not layout.objects and _is_one(layout, value)
+        values, texts = ([value], [given]) if alone else (value, _items_of(given))
     except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, KeyError):
         return None
 
@@ -109,7 +111,10 @@ def embedding_request(layout: EmbeddingLayout | None, body: bytes) -> EmbeddingR
 
 
 def _is_one(layout: EmbeddingLayout, value: Any) -> bool:
-    """Return whether a value is one text, or a list of token ids where the API takes such."""
+    """Return whether a value is one text: a string, an object or a list of token ids, as the API takes them."""
+    if layout.objects:
+        return isinstance(value, dict)
+
     if isinstance(value, str):
         return True
 
@@ -139,8 +144,14 @@ def texts_of_answer(layout: EmbeddingLayout, body: bytes, texts: Sequence[str]) 
 
     replaced = {layout.vectors, *used}
     head = _to_json({name: _NULL if name in replaced else raw for name, raw in fields.items()})
-    shares = _shares(used, [max(1, len(_from_json(text))) for text in texts])
+    shares = _shares(used, [_weight_of(text) for text in texts])
     return [EmbeddedText(head, bytes(item), share) for item, share in zip(items, shares, strict=True)]
+
+
+def _weight_of(text: str) -> int:
+    """Return a text's length: in characters, in token ids, or in characters of its object."""
+    value = _from_json(text)
+    return max(1, len(text if isinstance(value, dict) else value))
 
 
 def answer_of_texts(layout: EmbeddingLayout, head: bytes, texts: Sequence[EmbeddedText]) -> bytes:
@@ -159,11 +170,10 @@ def usage_of(texts: Sequence[EmbeddedText]) -> Usage | None:
     """Return the usage of several texts together, for the daemon."""
     used = _sum([text.used for text in texts])
     fields = _from_json(texts[0].head)
-    usage = used.get("usage")
-    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else used.get("prompt_eval_count")
+    counted = next((value for value in used.values() if isinstance(value, dict)), used)
+    tokens = counts_of(counted).fields.get("prompt_tokens")
     model = fields.get("model")
     model = model if isinstance(model, str) and 0 < len(model) <= 128 else None  # noqa: PLR2004 - the limit of names
-    tokens = tokens if isinstance(tokens, int) and 0 <= tokens <= 2**53 else None
     return None if model is None and tokens is None else Usage(model, tokens)
 
 

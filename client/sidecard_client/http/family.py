@@ -238,6 +238,8 @@ class EmbeddingLayout(Struct, frozen=True):
     """The field of each member of the vectors' list that has its vector; empty if the member is the vector."""
     token_lists: bool = False
     """A text may be given as a list of token ids."""
+    objects: bool = False
+    """Each text is given in an object of its own, with its settings; the field always has a list."""
 
 
 class ApiFamily(ABC):

@@ -19,6 +19,7 @@ from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.messages.refusals import UpstreamRefused, refusal_detail
 from sidecard_client.http.messages.responses import (
     head_of,
+    headers_for_reader,
     raw_headers,
     response_of,
     visible_headers,
@@ -131,7 +132,7 @@ class InterceptedCall:
         content_type = response.headers.get("content-type", "")
         self.answer = UpstreamAnswer(
             response,
-            self.asked.family.reader(self.asked.asked, content_type=content_type, headers=response.headers),
+            self.asked.family.reader(self.asked.asked, content_type=content_type, headers=headers_for_reader(response)),
             objection=self.objection,
             keep_length=self._keep_length,
             completed=self.accept_credentials,

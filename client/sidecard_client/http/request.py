@@ -27,6 +27,9 @@ from sidecard_client.http.recognition import recognize
 KEY_NAME_PREFIX: Final = "http "
 """With the API family, it replaces the function's name in the key."""
 
+IN_SPITE_OF_EFFECTS: Final = frozenset({"on", "only"})
+"""Values of ``x-sidecard-cache`` with which a request with side effects does not pass: ``only`` makes no call."""
+
 MAX_BACKEND_CHARACTERS: Final = 128
 _CONTEXT_DIGITS: Final = 32
 

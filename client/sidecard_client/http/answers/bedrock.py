@@ -101,6 +101,13 @@ class ConverseAnswer(JsonAnswer):
 class InvokedAnswer(ConverseAnswer):
     """An answer of any model to ``invoke``: each maker's models have a form of their own."""
 
+    def receive(self, name: str, event: dict[str, Any]) -> None:
+        """As `JsonAnswer.receive`. Images with an error are those that were left after filtering."""
+        if isinstance(event.get("images"), list) and isinstance(event.get("error"), str) and event["error"]:
+            event = {**event, "error": None, "finish_reason": "content_filter"}
+
+        super().receive(name, event)
+
     def read(self, event: dict[str, Any]) -> None:
         """Find finish reasons, results and usage wherever models have them."""
         super().read(event)
@@ -120,7 +127,7 @@ class InvokedAnswer(ConverseAnswer):
 _OF_CHOICES: Final = ("choices", "outputs", "generations", "results")
 """Lists whose members have finish reasons: of models in OpenAI's form, Mistral, Cohere, Titan."""
 
-_REASONS: Final = ("finish_reason", "stop_reason", "completionReason")
+_REASONS: Final = ("finish_reason", "stop_reason", "completionReason", "finishReason")
 
 
 def _reasons_in(event: Mapping[str, Any]) -> Iterable[Any]:

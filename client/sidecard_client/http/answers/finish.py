@@ -10,7 +10,7 @@ _REASONS: Final[Mapping[NotStored, frozenset[str]]] = {
     "": frozenset(
         {
             "stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token",
-            "tool_calls", "tool_call", "function_call", "tool_use", "finish",
+            "tool_calls", "tool_call", "function_call", "tool_use", "finish", "finished", "stop_criteria_met", "endoftext",
         }
     ),
     "length": frozenset(

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Final
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.answers.results import ResultsAnswer, is_vector
-from sidecard_client.http.family import RequestTarget
+from sidecard_client.http.family import EmbeddingLayout, RequestTarget
 from sidecard_client.http.request_bodies.google import GoogleFamily, are_contents
 
 _PREDICT: Final = ":predict"
@@ -35,6 +35,9 @@ class GeminiEmbed(GoogleFamily):
     paths: ClassVar[tuple[str, ...]] = (":embedContent", ":batchEmbedContents", _PREDICT)
     answer: ClassVar[type[JsonAnswer]] = _Embeddings
     always_deterministic: ClassVar[bool] = True
+    layout: ClassVar[EmbeddingLayout | None] = EmbeddingLayout(
+        "embeddings", frozenset({"usageMetadata"}), inputs="requests", member="values", objects=True
+    )
 
     def claims(self, target: RequestTarget) -> bool:
         """As `GoogleFamily.claims`."""

@@ -72,6 +72,13 @@ def head_of(response: "Response", *, decoded: bool = False) -> dict[str, Any]:
     return head
 
 
+def headers_for_reader(response: "Response") -> Mapping[str, str]:
+    """Return the headers that say how an answer's body ends: in HTTP/2 it is always delimited, as by chunks in HTTP/1."""
+    version = response.extensions.get("http_version", _DEFAULT_VERSION)
+    headers: Mapping[str, str] = response.headers
+    return headers if version.startswith(b"HTTP/1") else {**headers, "transfer-encoding": "chunked"}
+
+
 def without_encoding(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
     """Return the headers of a body that was decoded."""
     return [(name, value) for name, value in headers if name.lower() not in _OF_ENCODED_BODY]

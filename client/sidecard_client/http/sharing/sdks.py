@@ -6,6 +6,7 @@ will be shared when the SDK makes them. Only attributes and methods of known cla
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import wraps
 from importlib import import_module
 from threading import Lock
 from types import FunctionType, ModuleType
@@ -29,8 +30,8 @@ def prepare(value: Any, share: Share) -> int:
         rule = _MODULES.get(value.__name__)
         return 0 if rule is None else rule(value, share)
 
-    if isinstance(value, FunctionType):  # `litellm.completion`, as instructor keeps it
-        return _litellm(value, share) if str(value.__module__).partition(".")[0] == "litellm" else 0
+    if isinstance(value, FunctionType):
+        return _litellm(value, share) if _is_of_litellm(value) else 0
 
     for kind in type(value).__mro__:
         module = str(kind.__module__)
@@ -41,6 +42,11 @@ def prepare(value: Any, share: Share) -> int:
             return rule(value, share)
 
     return 0
+
+
+def _is_of_litellm(function: FunctionType) -> bool:
+    """Return whether a function is `litellm.completion`, which instructor keeps in place of a client."""
+    return function.__name__ in {"completion", "acompletion"} and str(function.__module__).startswith("litellm.")
 
 
 # Objects that make their clients at first use ------------------------------------------------------------------------
@@ -166,19 +172,28 @@ def _litellm(_: Any, share: Share) -> int:
         (openai_like, "_get_async_http_client"),
     ]
     with _lock:
-        for owner, name in makers:
-            made = vars(owner).get(name)
-            function = getattr(made, "__func__", made)
-            if function is not None and not hasattr(function, "is_shared"):
-                shared = _sharing(function, share)
-                setattr(owner, name, staticmethod(shared) if isinstance(made, staticmethod) else shared)
+        fresh = [_share_maker(owner, name, share) for owner, name in makers]
 
-    module = import_module("litellm")
-    for name in ("client_session", "aclient_session", "module_level_client", "module_level_aclient"):
-        share(getattr(module, name, None))
+    if any(fresh):
+        module = import_module("litellm")
+        for name in ("client_session", "aclient_session", "module_level_client", "module_level_aclient"):
+            share(getattr(module, name, None))
 
-    share(getattr(module, "in_memory_llm_clients_cache", None))
+        share(getattr(module, "in_memory_llm_clients_cache", None))
+
     return len(makers)
+
+
+def _share_maker(owner: type, name: str, share: Share) -> bool:
+    """Replace a method that makes HTTP clients; return False if it is replaced already, or missing in this version."""
+    made = vars(owner).get(name)
+    function = getattr(made, "__func__", made)
+    if function is None or hasattr(function, "is_shared"):
+        return False
+
+    shared = _sharing(function, share)
+    setattr(owner, name, staticmethod(shared) if isinstance(made, staticmethod) else shared)
+    return True
 
 
 def _openai(module: Any, _: Share) -> int:
@@ -193,6 +208,7 @@ def _openai(module: Any, _: Share) -> int:
 def _sharing(maker: Callable[..., Any], share: Share) -> Callable[..., Any]:
     """Return a function that makes what ``maker`` makes, shared. For ``__init__``, that is the object itself."""
 
+    @wraps(maker, updated=())  # LiteLLM looks at signatures
     def make(*args: Any, **kwargs: Any) -> Any:
         made = maker(*args, **kwargs)
         share(args[0] if made is None and args else made)
