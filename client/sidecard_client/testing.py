@@ -12,7 +12,7 @@ Keys, policies, errors and the rules for values come from the real client's code
 a request that has no key or a value that cannot be shared fails or warns as in production.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Any, TypeVar, cast
 
@@ -175,11 +175,10 @@ class FakeClient(Client):
         call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
         return FakeStream(lambda: self._run(call))
 
-    def stream_keyed(
-        self, function: StreamFunctions[T], args: tuple[Any, ...], policy: Mapping[str, Any], **_: Any
-    ) -> FakeStream[T]:
-        """As `Client.stream_keyed`."""
-        return self.stream(function, *args, **policy)
+    def stream_with(self, function: StreamFunctions[T], args: tuple[Any, ...], options: Options) -> FakeStream[T]:
+        """As `Client.stream_with`."""
+        call = calls.prepare(options, cast("Functions[Any]", function), args, {}, stream=True)
+        return FakeStream(lambda: self._run(call))
 
     def normal_forms(self, task: str) -> tuple[NormalForm, ...]:  # noqa: ARG002 - as `Client`'s
         """Return none: no task has settings."""

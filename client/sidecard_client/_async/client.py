@@ -1,6 +1,6 @@
 """The asynchronous client: calls, entries, keys and the daemon's state. How it opens and closes is in `lifecycle`."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 
 from msgspec import Raw, structs
@@ -12,6 +12,7 @@ from sidecard_client.batches import batch as batches
 from sidecard_client.batches.batch import MAX_BATCH, InputBatch
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T
+from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome, renewable
 from sidecard_client.call.wrapping import generates, wrapped
 from sidecard_client.keys.explanation import Explanation
@@ -311,20 +312,8 @@ class AsyncClient(AsyncLifecycle):
         """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports."""
         return await self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
 
-    def stream_keyed(
-        self,
-        function: AsyncStreamFunctions[T],
-        args: tuple[Any, ...],
-        policy: Mapping[str, Any],
-        *,
-        context: str = "",
-        not_stored: Callable[[], str] | None = None,
-    ) -> AsyncStream[T]:
-        """Like `stream`, with a ``policy`` that has ``key=``. For transports.
-
-        ``context`` is a digest of what differs between requests of one key. ``not_stored`` returns why ``store=`` did not agree.
-        """
-        options = structs.replace(self._options.changed(policy), context=context, not_stored=not_stored)
+    def stream_with(self, function: AsyncStreamFunctions[T], args: tuple[Any, ...], options: Options) -> AsyncStream[T]:
+        """Like `stream`, with ``options`` that were made from this client's and have a key. For transports."""
         functions = cast("Functions[Any]", function)
         return AsyncStream(self._connector, calls.prepare(options, functions, args, {}, stream=True))
 

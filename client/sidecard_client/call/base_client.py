@@ -121,6 +121,11 @@ class BaseClient:
         return self._options
 
     @property
+    def options(self) -> Options:
+        """The defaults of every call's policy."""
+        return self._options
+
+    @property
     def redact(self) -> Redact | None:
         """The hook that redacts prompts and answers for the daemon's call log."""
         return self._options.redact

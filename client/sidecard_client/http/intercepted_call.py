@@ -32,7 +32,7 @@ from sidecard_client.keys.fingerprint import fingerprint
 if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
     from sidecard_client._sync.streams import Stream
-    from sidecard_client.call.options import Redact
+    from sidecard_client.call.options import Options, Redact
     from sidecard_client.http.messages.libraries import Request, Response
     from sidecard_client.http.request import LlmRequest
     from sidecard_client.keys.normal_form import NormalForm
@@ -149,6 +149,26 @@ class InterceptedCall:
     def objection(self) -> str:
         """Why the app's policy does not store the answer; empty if it does."""
         return "" if self._keep and self.policy["key"] is not None else "policy"
+
+    def options(self, client: "Options") -> "Options":
+        """Return the options of the call, from those of the ``client``. All of them are checked already."""
+        policy = self.policy
+        return structs.replace(
+            client,
+            task=self.task,
+            ttl_seconds=policy["ttl"],
+            stale_seconds=policy["stale"],
+            wait_seconds=policy["wait"],
+            pace_seconds=policy["pace"],
+            backend=policy["backend"],
+            model=policy.get("model"),
+            mode=policy.get("mode", "use"),
+            key=policy["key"],
+            deterministic=policy["deterministic"],
+            context=self.asked.context,
+            not_stored=self.not_stored,
+            **self.hooks(),
+        )
 
     def hooks(self) -> dict[str, Any]:
         """Return the rest of the keywords. They are not kept here, since they refer to this object."""

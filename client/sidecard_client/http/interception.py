@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from msgspec import Struct
 
 from sidecard_client.call.call import UNKEYED
+from sidecard_client.call.option_checks import MAX_SECONDS
 from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options
 from sidecard_client.http.clients import Clients
 from sidecard_client.http.family import ApiFamily, RequestTarget
@@ -106,7 +107,7 @@ class Interception:
         self._known: dict[tuple[str, str, tuple[tuple[bytes, bytes], ...]], ClaimedRequest] = {}
         # Here, so that an impossible value is an error of the transport's construction and not of each request.
         given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize, "embed": embed}
-        checked = Options().changed(given)
+        checked = Options().changed(given | {"task": task, "backend": backend})
         self._normalize, self._embedding = checked.normalize, checked.embed
 
     def claim(self, request: "Request") -> ClaimedRequest | None:
@@ -114,8 +115,8 @@ class Interception:
 
         The heads of an SDK's requests differ in what belongs to one request, so they are remembered.
         """
-        lasting = tuple(header for header in request.headers.raw if header[0].lower() not in _OF_ONE_REQUEST)
-        head = request.method, str(request.url), lasting
+        lasting = [header for header in request.headers.raw if header[0].lower() not in _OF_ONE_REQUEST]
+        head = request.method, str(request.url), tuple(lasting)
         known = self._known.get(head)
         if known is not None:
             return known
@@ -143,7 +144,7 @@ class Interception:
         ``body`` is None if it is too large to be read.
         """
         target, headers = claimed.target, claimed.headers
-        task = headers.get("x-sidecard-task", self._task)
+        task = self._task_of(headers)
         if body is None:
             return PassedRequest("size", claimed.families[0].name, task)
 
@@ -218,12 +219,18 @@ class Interception:
         """The normal forms of texts in keys; None if the task's settings decide."""
         return None if isinstance(self._normalize, str) else self._normalize
 
+    def _task_of(self, headers: Mapping[str, str]) -> str:
+        task = headers.get("x-sidecard-task")
+        return self._task if task is None else Options().changed({"task": task}).task
+
     def _ttl_of(self, headers: Mapping[str, str]) -> float | None:
         ttl = headers.get("x-sidecard-ttl")
         if ttl is None:
             return self._ttl
 
         try:
-            return float(ttl)
+            return Options().changed({"ttl": float(ttl)}).ttl_seconds
         except ValueError:
-            raise ValueError(f"x-sidecard-ttl must be a number of seconds, not {ttl!r}.") from None
+            raise ValueError(
+                f"x-sidecard-ttl must be a number of seconds, from 0 to {MAX_SECONDS:.0f}, not {ttl!r}."
+            ) from None

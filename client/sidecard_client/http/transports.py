@@ -154,13 +154,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         return _marked(self._send(without_own_headers(request)), why)
 
     def _answer(self, call: InterceptedCall) -> "Response":
-        pieces = self._clients.blocking.stream_keyed(
-            self._fetch,
-            (call.asked.asked.body, call),
-            call.policy | call.hooks(),
-            context=call.asked.context,
-            not_stored=call.not_stored,
-        )
+        sidecard = self._clients.blocking
+        pieces = sidecard.stream_with(self._fetch, (call.asked.asked.body, call), call.options(sidecard.options))
         try:
             first = next(pieces)
         except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
@@ -243,13 +238,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         return _marked(await self._asend(without_own_headers(request)), why)
 
     async def _aanswer(self, call: InterceptedCall) -> "Response":
-        pieces = self._clients.awaiting.stream_keyed(
-            self._afetch,
-            (call.asked.asked.body, call),
-            call.policy | call.hooks(),
-            context=call.asked.context,
-            not_stored=call.not_stored,
-        )
+        sidecard = self._clients.awaiting
+        pieces = sidecard.stream_with(self._afetch, (call.asked.asked.body, call), call.options(sidecard.options))
         try:
             first = await anext(pieces)
         except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response

@@ -86,7 +86,11 @@ def without_encoding(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
 
 def raw_headers(head: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
     """Return the headers of a head as they were received."""
-    return [(_bytes_of(name), _bytes_of(value)) for name, value in head["headers"]]
+    headers = head["headers"]
+    try:
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    except UnicodeEncodeError:
+        return [(_bytes_of(name), _bytes_of(value)) for name, value in headers]
 
 
 def response_of(library: ModuleType, head: Mapping[str, Any], headers: RawHeaders, stream: Any) -> "Response":
