@@ -14,7 +14,7 @@ _REASONS: Final[Mapping[NotStored, frozenset[str]]] = {
         }
     ),
     "length": frozenset(
-        {"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded", "error_limit"}
+        {"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded", "max_messages", "error_limit"}
     ),
     "refusal": frozenset({"refusal"}),
     "filter": frozenset(
@@ -27,7 +27,7 @@ _REASONS: Final[Mapping[NotStored, frozenset[str]]] = {
     "pause": frozenset({"pause_turn", "compaction", "continuation"}),
     "incomplete": frozenset(
         {
-            "incomplete", "abort", "aborted", "cancelled", "canceled", "user_cancel", "interrupted",
+            "incomplete", "abort", "aborted", "cancelled", "canceled", "user_cancel", "interrupted", "steered",
             "insufficient_system_resource",
         }
     ),

@@ -26,7 +26,6 @@ LINE_TYPES: Final = frozenset(
 )
 """Media types of lines of JSON."""
 
-
 _DONE: Final = b"[DONE]"
 
 _from_json = msgspec.json.Decoder().decode

@@ -227,7 +227,9 @@ def test_the_stop_reasons_of_anthropic(reason: str | None, verdict: str, not_sto
     ("status", "details", "verdict", "not_stored"),
     [
         ("incomplete", {"reason": "max_output_tokens"}, "complete", "length"),
+        ("incomplete", {"reason": "max_messages"}, "complete", "length"),
         ("incomplete", {"reason": "content_filter"}, "complete", "filter"),
+        ("incomplete", {"reason": "steered"}, "complete", "incomplete"),
         ("incomplete", None, "complete", "incomplete"),
         ("failed", None, "server_error", "error"),
         ("cancelled", None, "unproven", "incomplete"),
