@@ -20,7 +20,7 @@ from sidecard_client._async import unix_socket
 from sidecard_client._sync import calls as sync_calls
 from sidecard_client._sync import connection as sync_connection
 from sidecard_client._sync import connector as sync_connector
-from sidecard_client._sync import heartbeat
+from sidecard_client._sync import heartbeat, held_streams
 from sidecard_client._sync import streams as sync_streams
 from sidecard_client.call import conversation, local_flights
 from sidecard_client.call import streams as call_streams
@@ -28,7 +28,7 @@ from sidecard_client.metrics import client_metrics
 from sidecard_client.protocol.errors import SidecardWarning
 from tests.simulation.host.processes import monotonic
 from tests.simulation.host.sockets import SOCKET_MODULE, Socket
-from tests.simulation.host.threads import THREADING_MODULE
+from tests.simulation.host.threads import THREADING_MODULE, Doorbell
 
 
 def _no_impostor(*_: object) -> None:
@@ -45,7 +45,10 @@ _PLACES: list[tuple[Any, str, Any]] = [
         (module, "monotonic", monotonic)
         for module in (async_calls, async_connection, async_connector, async_streams, call_streams, conversation)
     ),
-    *((module, "monotonic", monotonic) for module in (heartbeat, sync_connector, sync_calls, sync_streams)),
+    *(
+        (module, "monotonic", monotonic)
+        for module in (heartbeat, sync_connector, sync_calls, sync_streams, held_streams)
+    ),
     *(
         (module, "threading", THREADING_MODULE)
         for module in (
@@ -55,11 +58,12 @@ _PLACES: list[tuple[Any, str, Any]] = [
             local_flights,
             sync_connector,
             sync_calls,
-            sync_streams,
+            held_streams,
         )
     ),
     *((module, "socket", SOCKET_MODULE) for module in (unix_socket, async_connection, sync_connection)),
     (unix_socket, "UnixSocket", Socket),
+    (heartbeat, "Doorbell", Doorbell),
     *((module, "impostor", _no_impostor) for module in (unix_socket, sync_connection)),
     (sync_connector, "_jitter", _even),
     # Small, as the pipes are, so that slow readers are frequent.

@@ -262,6 +262,10 @@ class Socket:
         """Reading returns immediately."""
         return self._ends is not None and (self._shut or self._ends.incoming.is_readable)
 
+    def wake_when_stirred(self, waiter: Any) -> None:
+        """Wake a thread that waits for several things when something may be read here."""
+        self._readers.append(waiter)
+
     @property
     def is_writable(self) -> bool:
         """Writing takes something, or fails, immediately."""

@@ -4,13 +4,14 @@ What stands in place of `threading` in the blocking client's modules is `THREADI
 Threads are not interrupted between two lines, as real ones are: that is what the integration tests are for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
 from greenlet import getcurrent, greenlet
 
+from sidecard_client._sync.doorbell import MAX_WAIT_SECONDS
 from tests.simulation.host.processes import Process, Surroundings, Timer
 
 
@@ -190,6 +191,73 @@ class Event:
         return self._set
 
 
+class Condition:
+    """A `threading.Condition`."""
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        self._waiting: list[Waiter] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for `notify_all` without the lock; False if ``timeout`` seconds have passed."""
+        process = Process.current
+        assert isinstance(process, ThreadedProcess)
+        waiter = process.waiter()
+        self._waiting.append(waiter)
+        self._lock.release()
+        try:
+            return process.block(waiter, None if timeout is None else process.clock() + timeout)
+        finally:
+            self._lock.acquire()
+
+    def notify_all(self) -> None:
+        """Wake all waiting threads."""
+        woken, self._waiting = self._waiting, []
+        for waiter in woken:
+            waiter.wake()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Doorbell:
+    """A `sidecard_client._sync.doorbell.Doorbell`."""
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiting: list[Waiter] = []
+
+    def ring(self) -> None:
+        """End the wait, or the next one."""
+        self._rung = True
+        woken, self._waiting = self._waiting, []
+        for waiter in woken:
+            waiter.wake()
+
+    def wait(self, seconds: float, sockets: Iterable[int] = ()) -> set[int]:
+        """Wait for `ring`, for one of ``sockets`` to be readable, or for ``seconds``; return those that are readable."""
+        process = Process.current
+        assert isinstance(process, ThreadedProcess)
+        numbers = set(sockets)
+        own: list[Any] = process.sockets  # type: ignore[attr-defined]  # as `Socket` says
+        watched = {one.fileno(): one for one in own if one.fileno() in numbers}
+        instant = process.clock() + min(seconds, MAX_WAIT_SECONDS)
+        while not self._rung and not any(one.is_readable for one in watched.values()):
+            waiter = process.waiter()
+            self._waiting.append(waiter)
+            for one in watched.values():
+                one.wake_when_stirred(waiter)
+
+            if not process.block(waiter, instant):
+                break
+
+        self._rung = False
+        return {number for number, one in watched.items() if one.is_readable}
+
+
 class Thread:
     """A `threading.Thread`."""
 
@@ -206,4 +274,4 @@ class Thread:
         process.start(self._target)
 
 
-THREADING_MODULE: Any = SimpleNamespace(Lock=Lock, Event=Event, Thread=Thread)
+THREADING_MODULE: Any = SimpleNamespace(Lock=Lock, Event=Event, Condition=Condition, Thread=Thread)
