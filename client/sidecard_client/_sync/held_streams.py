@@ -25,7 +25,7 @@ another thread may use the stream's connection. Interleavings:
     starts the thread if they do.
 5.  The caller closes it while the thread is in the function: it asks the daemon itself. If no other caller waits, or if the
     caller had the whole answer, it ends the conversation (`_take_over`); the thread closes the function when that returns.
-6.  ... while the thread waits for the caller: the thread wakes and ends, or goes on for the waiters.
+6.  ... while the thread waits for the caller, or before the thread has begun: it ends, or goes on for the waiters.
 7.  The function closes its own stream, or another thread than the reader does: as 5, with the reader as the driver.
 8.  The last reference to the stream goes away: the garbage collector may interrupt any code, so it takes no lock, and rings the
     heartbeat, which starts the thread as if the stream had been closed. The thread looks for it too.
@@ -260,6 +260,9 @@ class HeldStream:
         execution, conversation = self._execution, self._conversation
         while True:
             with self._lock:
+                if isinstance(result, str) and result != "full" and self._has_left():
+                    result = "left"
+
                 step = execution.run(conversation, result)
                 if not isinstance(step, Open | Pull):
                     return step

@@ -230,12 +230,20 @@ def test_two_threads_do_not_take_a_piece_at_the_same_time() -> None:
     assert got == ["b"]
 
 
-@pytest.mark.parametrize(("pieces", "report"), [(("a", "b", "c"), "cancelled"), (("a", ENOUGH, "b", "c"), "complete")])
+@pytest.mark.parametrize(
+    ("pieces", "waiters", "report"),
+    [
+        (("a", "b", "c"), 0, "cancelled"),
+        (("a", ENOUGH, "b", "c"), 0, "complete"),
+        (("a", ENOUGH, "b", "c"), 1, "complete"),
+    ],
+)
 def test_a_stream_that_is_closed_while_its_function_runs_is_reported_at_once(
-    pieces: tuple[Any, ...], report: str
+    pieces: tuple[Any, ...], waiters: int, report: str
 ) -> None:
     """The thread that runs the function closes it, and no other thread does."""
     bench = Bench(*pieces)
+    bench.execution.waiters = waiters
     assert bench.first() == "a"
     bench.runs_ahead()
     bench.function.lets(len(pieces) - 2)
@@ -248,6 +256,26 @@ def test_a_stream_that_is_closed_while_its_function_runs_is_reported_at_once(
     bench.function.lets(1)
     bench.ended()
     assert bench.function.closed_by == [bench.function.threads[-1]] != [this_thread()]
+
+
+def test_a_stream_that_is_closed_before_its_thread_begins_ends() -> None:
+    """The thread does not run the function once more."""
+    bench = Bench("a", "b")
+    bench.first()
+    bench.held.wanted()
+    began = threading.Event()
+
+    def run(run: Callable[[object], None], result: object) -> None:
+        began.wait(SECONDS)
+        run(result)
+
+    bench.held._context = SimpleNamespace(run=run)  # type: ignore[assignment]  # a thread that begins late
+    assert bench.held.look(monotonic()) == inf
+    bench.held.leave()
+    began.set()
+    bench.ended()
+    assert bench.execution.report.kind == "cancelled"
+    assert len(bench.function.threads) == 1
 
 
 def test_a_stream_that_is_closed_while_others_wait_goes_on() -> None:

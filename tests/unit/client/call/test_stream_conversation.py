@@ -275,6 +275,45 @@ def test_a_caller_that_leaves_ends_the_call_unless_others_wait(renewal: Any, may
     assert (daemon.pieces, daemon.held, daemon.renewed) == (["a"], 0, False)
 
 
+def test_a_caller_that_does_not_read_ends_the_call_with_an_error() -> None:
+    """The daemon hears that the call was given up, and a later read raises; no stream just stops."""
+    daemon = Daemon(lease(), Returned("a"), OK, leave_at=0, after="unread")
+    result = drive(converse({}), daemon)
+    assert (type(result.error), result.error.kind) == (CallFailed, "transient")
+    assert daemon.commands[-1].message.kind == "cancelled"  # type: ignore[union-attr]  # a `Send`
+    assert (daemon.held, daemon.renewed) == (0, False)
+
+
+def test_a_caller_that_does_not_read_keeps_its_call_while_others_wait() -> None:
+    """It gets the rest when it reads on."""
+    daemon = Daemon(lease(), Returned("a"), WAITERS, Returned("b"), Returned(END), STORED, leave_at=0, after="unread")
+    assert drive(converse({}), daemon) is None
+    assert (daemon.pieces, daemon.held) == (["a", "b"], 0)
+
+
+def test_a_caller_that_is_too_far_behind_shares_no_more() -> None:
+    """The lease ends as that of an answer that cannot be shared; the caller gets the rest, and it alone."""
+    daemon = Daemon(lease(), Returned("a"), OK, Returned("b"), Returned(END), leave_at=0, after="full")
+    assert drive(converse({}), daemon) is None
+    gives = [command for command in daemon.commands if isinstance(command, commands.Give)]
+    assert gives == [commands.Give("a", shared=True), commands.Give("b", shared=False)]
+    (fail,) = [command.message for command in daemon.commands if isinstance(command, commands.Ask)]
+    assert (fail.kind, fail.answered, daemon.held) == ("ignored", True, 0)  # type: ignore[union-attr]  # a `Fail`
+
+
+def test_a_holder_without_caller_and_waiters_ends() -> None:
+    """A daemon that is lost after the caller has left leaves no one who wants the rest."""
+
+    class Lost(Daemon):
+        def execute(self, command: commands.Command) -> Any:
+            result = super().execute(command)
+            return False if isinstance(command, commands.Send) and len(self.names) > 6 else result
+
+    daemon = Lost(lease(), Returned("a"), WAITERS, Returned("b"), Returned("c"), leave_at=0)
+    assert drive(converse({}), daemon) is None
+    assert (daemon.results[0].value, daemon.held) == ("c", 0)
+
+
 def test_a_caller_that_leaves_with_the_whole_answer_has_it_stored() -> None:
     """The function is not run to its end, and the daemon is not asked whether others wait."""
     daemon = Daemon(lease(), Returned("a"), Returned(ENOUGH), Returned("b"), STORED, leave_at=1)
