@@ -65,7 +65,7 @@ _REQUEST_IDS: Final = frozenset(
         "amz-sdk-invocation-id", "amz-sdk-request", "x-ms-client-request-id", "x-ms-request-id",
         "x-ms-correlation-request-id", "helicone-request-id", "x-portkey-trace-id", "x-portkey-span-id",
         "x-portkey-span-name", "x-portkey-parent-span-id", "x-stainless-retry-count", "x-litellm-trace-id", "x-tt-logid",
-        "x-goog-request-id",
+        "x-goog-request-id", "x-request-start", "x-queue-start",
     }
 )  # fmt: skip
 
@@ -78,11 +78,11 @@ _TRACING_HEADERS: Final = frozenset(
         # Clouds: AWS X-Ray, Google, Azure Application Insights, Alibaba
         "x-amzn-trace-id", "x-cloud-trace-context", "correlation-context", "request-context", "x-ms-request-root-id",
         # Vendors: AppDynamics, Datadog, Dynatrace, Elastic, Epsagon, Honeycomb, New Relic, Sentry, SkyWalking, SolarWinds
-        "adrum", "singularityheader", "x-dynatrace", "x-dtpc", "x-dtreferer", "elastic-apm-traceparent", "epsagon-trace-id",
+        "adrum", "singularityheader", "x-dynatrace", "x-dtpc", "x-dtreferer", "epsagon-trace-id",
         "x-honeycomb-trace", "newrelic", "sentry-trace", "sw6", "sw8", "sw8-correlation", "sw8-x", "x-trace",
         "x-trace-options", "x-trace-options-signature", "x-scout-trace", "x-thundra-trace-id", "x-lumigo-trace",
-        # Of calls to models: LangSmith, Opik
-        "langsmith-trace", "opik_trace_id", "opik_parent_span_id",
+        # Of calls to models: LangSmith, Braintrust, Opik
+        "langsmith-trace", "x-bt-parent", "opik_trace_id", "opik_parent_span_id",
     }
 )  # fmt: skip
 
@@ -91,7 +91,7 @@ ATTEMPT_HEADERS: Final = _TRANSPORT_HEADERS | _REQUEST_IDS | _TRACING_HEADERS
 ATTEMPT_PREFIXES: Final = (
     "x-sidecard-",
     "x-b3-", "uberctx-", "ot-tracer-", "ot-baggage-", "l5d-ctx-", "x-envoy-",
-    "adrum_", "x-appdynamics-", "x-datadog-", "x-dynatrace-", "x-ruxit-", "x-instana-", "x-newrelic-", "pinpoint-",
+    "elastic-apm-", "x-lightstep-", "x-tracing-", "adrum_", "x-appdynamics-", "x-datadog-", "x-dynatrace-", "x-ruxit-", "x-instana-", "x-newrelic-", "pinpoint-",
     "x-sfx-", "x-splunk-", "x-stackify-", "x-kamon-", "eagleeye-", "x-eagleeye-", "x-ebay-trace-", "x-signalfx-",
 )  # fmt: skip
 

@@ -196,6 +196,13 @@ def _share_maker(owner: type, name: str, share: Share) -> bool:
     return True
 
 
+def _dspy(value: Any, share: Share) -> int:
+    if getattr(value, "_engine_spec", "litellm") != "litellm":
+        raise Unshareable('its own engine makes calls without httpx. Use dspy.LM(..., engine="litellm").')
+
+    return _litellm(value, share)
+
+
 def _openai(module: Any, _: Share) -> int:
     """The functions of the module, such as ``openai.chat.completions.create``, use one client, made at first use."""
     load = getattr(module, "_load_client", None)
@@ -227,7 +234,7 @@ _CLASSES: Final[dict[tuple[str, str], Callable[[Any, Share], int]]] = {
     ("together", "AsyncTogether"): _together,
     ("huggingface_hub", "InferenceClient"): _huggingface_hub,
     ("huggingface_hub", "AsyncInferenceClient"): _huggingface_hub,
-    ("dspy", "LM"): _litellm,
+    ("dspy", "LM"): _dspy,
     ("crewai", "LLM"): _litellm,
     ("smolagents", "LiteLLMModel"): _litellm,
     ("langchain_litellm", "ChatLiteLLM"): _litellm,
