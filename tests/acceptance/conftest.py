@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def base_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+def base_image() -> str:
     """A base image, and the knowledge that this machine can run it."""
     if os.geteuid() != 0:
         pytest.skip("needs root: debootstrap and chroot builds do")
@@ -59,7 +60,8 @@ def base_image(tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
     if run("podman", "image", "exists", BASE_IMAGE).returncode:
-        make_base_image(tmp_path_factory.mktemp("base"))
+        # On a disk: a whole tree with devices, which a directory in memory may not have.
+        make_base_image(Path(tempfile.mkdtemp(prefix="sc-")))
 
     probe = run(*RUN, "--rm", BASE_IMAGE, "true")
     if probe.returncode:
