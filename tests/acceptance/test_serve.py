@@ -364,7 +364,8 @@ def is_served(line: Wire) -> bool:
 def peers_of(path: str) -> int | None:
     """Return the number of connections, this one included; None while no peer is admitted."""
     try:
-        return int(str(ask(path, {"op": "stats"})["peers"]))
+        peers = ask(path, {"op": "stats"}).get("peers")  # an error has none
+        return None if peers is None else int(str(peers))
     except (OSError, IndexError):
         return None
 
