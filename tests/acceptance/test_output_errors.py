@@ -42,8 +42,13 @@ COMMANDS = [
 ]
 
 IN_PROCESSES = """
-import json, os, sys
+import importlib, json, os, pkgutil, sys
+import sidecard.cli
 from sidecard.cli import main
+
+# Imported once, and not by each of the children.
+for module in pkgutil.walk_packages(sidecard.cli.__path__, "sidecard.cli."):
+    importlib.import_module(module.name)
 
 os.environ["COLUMNS"] = "80"
 for condition, command in json.loads(sys.stdin.read()):

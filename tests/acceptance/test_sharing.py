@@ -20,6 +20,7 @@ from tests.workers import Workers
 CALLER = "tests.acceptance.caller"
 PROCESSES = 8
 CALLERS = 125
+UPSTREAM_SECONDS = 1.2
 DAEMON_TIMEOUT_SECONDS = 0.5
 """The clients' own, for the tests that measure it."""
 
@@ -55,7 +56,7 @@ def workers(tmp_path: Path) -> Iterator[Callable[..., Callers]]:
     started: list[Callers] = []
 
     def start(socket: str, kind: str, processes: int = PROCESSES, callers: int = CALLERS, **plan: object) -> Callers:
-        whole = {"upstream_seconds": 2.0, "prompts": ["one question"], **plan}
+        whole = {"upstream_seconds": UPSTREAM_SECONDS, "prompts": ["one question"], **plan}
         ledger = str(tmp_path / "ledger")
         some = Callers(Plan(socket, ledger, kind, callers, **whole), processes)  # type: ignore[arg-type]  # by name
         started.append(some)
@@ -105,7 +106,7 @@ def test_holder_killed_in_mid_call_costs_one_more_upstream_call(
     callers = workers(daemon().socket, kind)
     callers.go()
     holder = callers.first_holder()
-    time.sleep(1.0)  # the middle of the upstream call: what is tested, not waited for
+    time.sleep(UPSTREAM_SECONDS / 2)  # the middle of the upstream call: what is tested, not waited for
     os.kill(holder, signal.SIGKILL)
     accounts = callers.results()
     calls = calls_of(accounts)

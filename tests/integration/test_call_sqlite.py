@@ -136,7 +136,7 @@ def test_without_a_retention_limit_all_rows_stay(path: Path, opened: Open) -> No
 
 @pytest.mark.parametrize(
     ("max_bytes", "text_bytes"),
-    [(MEBI, 0), (MEBI, 32 * 1024), (4 * MEBI, 3000), pytest.param(8 * MEBI, 200_000, marks=pytest.mark.slow)],
+    [(MEBI, 0), (MEBI, 32 * 1024), (2 * MEBI, 3000), pytest.param(8 * MEBI, 200_000, marks=pytest.mark.slow)],
 )
 def test_the_file_stays_within_its_limit(path: Path, opened: Open, max_bytes: int, text_bytes: int) -> None:
     """The oldest rows make room: with the write-ahead log, also while a reader is active, and without wasting most of it."""
