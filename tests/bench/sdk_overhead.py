@@ -85,11 +85,11 @@ def _measure(url: str, socket: str, *, stream: bool) -> dict[str, float]:
 
 
 def _answers(http: httpx2.Client, url: str, *, stream: bool) -> Callable[[httpx2.Request], httpx2.Response]:
-    """Return a handler that gives the model's answer to every request."""
+    """Return a handler that gives the model's answer to every request, unread as a transport gives it."""
     body = {"model": "m", "messages": [{"role": "user", "content": "at once"}], "stream": stream}
     answer = http.post(f"{url}/v1/chat/completions", json=body)
     headers = {"content-type": answer.headers["content-type"]}
-    return lambda _: httpx2.Response(200, headers=headers, content=answer.content)
+    return lambda _: httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(answer.content))
 
 
 def _against_litellm(url: str, hit_seconds: float) -> Row:
