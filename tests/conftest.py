@@ -10,9 +10,14 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.daemons import Daemon
+
+# A busy machine stops a process for longer than the 0.2 s that an example may take otherwise.
+hypothesis.settings.register_profile("busy machine", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 # Hundreds of daemons and callers are started here: each would compile all of its modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -49,9 +54,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     Many tests collect, explicitly or by what they allocate, and each full collection would visit all of it: half a second.
     """
-    # Its plugins register generators, and it looks for what refers to them, which is hidden once it is frozen.
-    import hypothesis  # noqa: F401, PLC0415
-
     gc.collect()
     gc.freeze()
 
