@@ -91,7 +91,8 @@ ATTEMPT_HEADERS: Final = _TRANSPORT_HEADERS | _REQUEST_IDS | _TRACING_HEADERS
 ATTEMPT_PREFIXES: Final = (
     "x-sidecard-",
     "x-b3-", "uberctx-", "ot-tracer-", "ot-baggage-", "l5d-ctx-", "x-envoy-",
-    "elastic-apm-", "x-lightstep-", "x-tracing-", "adrum_", "x-appdynamics-", "x-datadog-", "x-dynatrace-", "x-ruxit-", "x-instana-", "x-newrelic-", "pinpoint-",
+    "adrum_", "elastic-apm-", "pinpoint-", "x-appdynamics-", "x-datadog-", "x-dynatrace-", "x-instana-", "x-lightstep-",
+    "x-newrelic-", "x-ruxit-", "x-tracing-",
     "x-sfx-", "x-splunk-", "x-stackify-", "x-kamon-", "eagleeye-", "x-eagleeye-", "x-ebay-trace-", "x-signalfx-",
 )  # fmt: skip
 
