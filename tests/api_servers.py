@@ -56,7 +56,7 @@ class ApiServer:
 
 
 def sample_for(path: str, body: bytes, content_type: str) -> Sample | None:
-    """Return the sample of a request's path and kind of answer; of several, the one with most of its fields."""
+    """Return the sample of a request's path and kind of answer; of several, the one with its model and most of its fields."""
     target = RequestTarget.of("POST", f"http://127.0.0.1{path}", content_type)
     found = None if target is None else recognize(target, body)
     if target is None or found is None:
@@ -70,7 +70,11 @@ def sample_for(path: str, body: bytes, content_type: str) -> Sample | None:
         if _place_of(sample.path) == _place_of(target.path) and (sample.answer_type in STREAMS) == streams
     ]
     names = set(asked.body) if isinstance(asked.body, dict) else set()
-    return max(fitting, key=lambda sample: (sample.body == body, len(names & set(sample.asked))), default=None)
+    return max(
+        fitting,
+        key=lambda sample: (sample.body == body, sample.model == asked.model, len(names & set(sample.asked))),
+        default=None,
+    )
 
 
 def _place_of(path: str) -> str:
