@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _EVENT: Final = f"before-send.{BEDROCK}"
 _OWN_PREFIX: Final = "x-sidecard-"
 _SIGNED_REQUEST: Final = "sidecard.botocore.request"
-_READ_SECONDS: Final = 60.0
-"""botocore's default."""
 
 _lock: Final = Lock()
 _policies: Final["WeakKeyDictionary[Any, dict[str, Any]]"] = WeakKeyDictionary()
