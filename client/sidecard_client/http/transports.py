@@ -201,7 +201,11 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
             response = self._send(embedding.request_for(texts))
             ahead = ReadAhead(response.stream)
             ahead.read(MAX_ANSWER_BYTES)
-            return embedding.answers(response, ahead, texts)
+            try:
+                return embedding.answers(response, ahead, texts)
+            except UnusableAnswer:
+                ahead.source.close()
+                raise
 
         try:
             outcomes = sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy())
@@ -289,7 +293,11 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
             response = await self._asend(embedding.request_for(texts))
             ahead = ReadAhead(response.stream)
             await ahead.aread(MAX_ANSWER_BYTES)
-            return embedding.answers(response, ahead, texts)
+            try:
+                return embedding.answers(response, ahead, texts)
+            except UnusableAnswer:
+                await ahead.source.aclose()
+                raise
 
         try:
             outcomes = await sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy())

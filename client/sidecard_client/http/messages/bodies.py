@@ -144,7 +144,7 @@ class ReadAhead:
         return self._pieces if self._rest is None and self.error is None else None
 
     def read(self, limit: int) -> None:
-        """Read at least ``limit`` bytes, or to the end."""
+        """Read at least ``limit`` bytes, or to the end. An interruption closes the body."""
         rest = iter(self.source)
         try:
             for piece in rest:
@@ -155,6 +155,9 @@ class ReadAhead:
                     return
         except Exception as error:  # noqa: BLE001 - the app is to get it where it would have got it
             self.error = error
+        except BaseException:
+            self.source.close()
+            raise
 
     async def aread(self, limit: int) -> None:
         """Do as `read` does."""
@@ -168,6 +171,9 @@ class ReadAhead:
                     return
         except Exception as error:  # noqa: BLE001 - as above
             self.error = error
+        except BaseException:  # the app has canceled its request
+            await self.source.aclose()
+            raise
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._pieces
