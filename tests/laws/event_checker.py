@@ -209,7 +209,8 @@ class EventChecker:
 
     def _extend_deadlines(self, course: Course, now: float) -> None:
         for asked in self.asked.values():
-            if asked.course is course and asked.begin.stream:
+            # A reader of a whole answer does not wait for the call of the same key that is in progress.
+            if asked.course is course and asked.begin.stream and asked.deadline < inf:
                 # Also where it has just passed: a chunk that comes before the tick is in time.
                 asked.deadline = now + asked.wait_seconds
 
