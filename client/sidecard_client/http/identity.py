@@ -265,6 +265,9 @@ def _proofs_of(destination: Destination, headers: Headers, now: float, accepted:
 
 
 def _proofs_in_query(query: str) -> Iterator[_Proof]:
+    if not query:
+        return
+
     found = [_parameter_of(pair) for pair in query.split("&")]
     credentials = {name: value for name, value in found if name in CREDENTIAL_PARAMETERS}
     aws_id = _aws_id_of(
