@@ -165,8 +165,13 @@ def test_a_package_with_one_client_for_all_shares_each_that_it_makes(monkeypatch
     assert is_shared(made._GLOBAL_ASYNC_CLIENT_FACTORY())
 
 
-def test_a_module_with_makers_shares_what_they_make(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", ["module", "function", "model"])
+def test_a_module_with_makers_shares_what_they_make(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteLLM's handlers make a client for each provider, and its caches have earlier ones."""
+
+    @of_module("smolagents.models")
+    class LiteLLMModel:
+        pass
 
     class HTTPHandler:
         def __init__(self) -> None:
@@ -195,8 +200,8 @@ def test_a_module_with_makers_shares_what_they_make(monkeypatch: pytest.MonkeyPa
         litellm__llms__openai={},
         litellm__llms__openai__common_utils={"BaseOpenAILLM": BaseOpenAILLM},
     )
-    module = sys.modules["litellm"]
-    assert share(share(module)) is module
+    targets = {"module": sys.modules["litellm"], "function": [completion], "model": LiteLLMModel()}
+    share(share(targets[by]))
     assert is_shared(cached.client)
     assert is_shared(HTTPHandler().client)
     assert is_shared(AsyncHTTPHandler().create_client())
