@@ -231,6 +231,12 @@ def test_pings_of_anthropic_may_have_any_data(ping: str, named: bool) -> None:
             "server_error",
         ),
         ("openai_responses", data('{"type": "response.failed", "response": {}}'), EVENTS, "server_error"),
+        (
+            "openai_responses",
+            data('{"type": "response.failed", "response": {"status": "failed", "error": {"code": "invalid_prompt"}}}'),
+            EVENTS,
+            "request_error",
+        ),
         ("openai_responses", '{"status": "failed", "output": [], "error": {"code": "invalid_image"}}', JSON, "request_error"),
         ("openai_embeddings", '{"error": {"code": 400}}', JSON, "request_error"),
         ("ollama_chat", '{"error": "model \'x\' not found"}', JSON, "request_error"),
