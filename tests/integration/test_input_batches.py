@@ -8,9 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from sidecard_client import AsyncClient, Client, DaemonUnavailable, WrongAnswers
+from sidecard_client import AsyncClient, CallFailed, Client, DaemonUnavailable, WrongAnswers
 from tests.callers import KINDS, Caller, connecting
-from tests.daemons import Daemon, poll
+from tests.daemons import Daemon, ask, poll
 
 
 @pytest.fixture(params=KINDS)
@@ -271,3 +271,29 @@ def test_duplicates_are_copies(connect: Callable[..., Caller], backend: Backend)
     one, other = caller.ask("call_each", vectors, ["a", "a"], name=backend.name)
     one.append(2.0)
     assert other == [1.0]
+
+
+@pytest.mark.parametrize(("context", "calls"), [("one", 1), ("other", 2)])
+def test_fatal_failure_of_an_input_is_shared_between_equal_contexts(
+    context: str, calls: int, connect: Callable[..., Caller], running: Daemon, backend: Backend
+) -> None:
+    """What is outside the key may be the reason of the failure: a waiter that differs in it makes its own call."""
+    backend.gate, backend.error = threading.Event(), ValueError("bad")
+    keys, policy = [backend.name], {"task": backend.name[:60]}
+
+    def fail_with(context: str) -> Exception:
+        with pytest.raises((ValueError, CallFailed)) as failed:
+            connect().ask("outcome_keyed", backend.shout, ["a"], keys, policy, context)
+
+        return failed.value
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(fail_with, "one")
+        poll(lambda: len(backend.calls) == 1, "the first call was not made")
+        second = threads.submit(fail_with, context)
+        poll(lambda: ask(running.socket, {"op": "stats"})["waiters"] == 1, "the second caller does not wait")
+        backend.gate.set()
+        assert type(first.result()) is ValueError
+        assert type(second.result()) is (CallFailed if calls == 1 else ValueError)
+
+    assert len(backend.calls) == calls

@@ -307,10 +307,19 @@ class AsyncClient(AsyncLifecycle):
     # What they share --------------------------------------------------------------------------------------------------
 
     async def outcome_keyed(
-        self, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str], policy: Mapping[str, Any]
+        self,
+        function: Functions[Any],
+        inputs: Sequence[Any],
+        keys: Sequence[str],
+        policy: Mapping[str, Any],
+        context: str = "",
     ) -> list[Outcome[Any]]:
-        """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports."""
-        return await self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
+        """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports.
+
+        ``context`` is a digest of what differs between requests of one key.
+        """
+        options = structs.replace(self._options.changed(policy), context=context)
+        return await self._answer_each(batches.keyed_batch(options, function, inputs, keys))
 
     def stream_with(self, function: AsyncStreamFunctions[T], args: tuple[Any, ...], options: Options) -> AsyncStream[T]:
         """Like `stream`, with ``options`` that were made from this client's and have a key. For transports."""

@@ -261,10 +261,19 @@ class Client(Lifecycle):
     # What they share --------------------------------------------------------------------------------------------------
 
     def outcome_keyed(
-        self, function: Functions[Any], inputs: Sequence[Any], keys: Sequence[str], policy: Mapping[str, Any]
+        self,
+        function: Functions[Any],
+        inputs: Sequence[Any],
+        keys: Sequence[str],
+        policy: Mapping[str, Any],
+        context: str = "",
     ) -> list[Outcome[Any]]:
-        """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports."""
-        return self._answer_each(batches.keyed_batch(self._options.changed(policy), function, inputs, keys))
+        """Like `outcome_each`, with the ``keys`` of the inputs and a ``policy`` without ``key=``. For transports.
+
+        ``context`` is a digest of what differs between requests of one key.
+        """
+        options = structs.replace(self._options.changed(policy), context=context)
+        return self._answer_each(batches.keyed_batch(options, function, inputs, keys))
 
     def stream_with(self, function: StreamFunctions[T], args: tuple[Any, ...], options: Options) -> Stream[T]:
         """Like `stream`, with ``options`` that were made from this client's and have a key. For transports."""

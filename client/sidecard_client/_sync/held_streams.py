@@ -43,6 +43,7 @@ another thread may use the stream's connection. Interleavings:
 
 import os
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from math import inf
 from time import monotonic
@@ -235,7 +236,8 @@ class HeldStream:
         except BaseException as error:  # noqa: BLE001 - raised in the caller
             end = Raised(error)
 
-        self._close(end)
+        with suppress(Exception):  # the function fails to close; its caller has the answer, or has left
+            self._close(end)
 
     def _keep(self, step: Give) -> AfterGive:
         """Keep a piece until the caller takes it; wait for that if others do not get it."""

@@ -43,7 +43,7 @@ from sidecard_client.call.commands import (
     WaitLocal,
 )
 from sidecard_client.call.completion import complete_or_refuse, usage_of, warn_unshareable
-from sidecard_client.call.failures import kind_of, message_of
+from sidecard_client.call.failures import kind_of, message_of, packed_detail
 from sidecard_client.call.local_flights import (
     Answered,
     Elected,
@@ -160,7 +160,7 @@ def _make(  # noqa: C901, PLR0912 - one place for all that a result leads to
         if isinstance(result, Raised):
             if flight is not None:
                 kind = kind_of(result.error, call.options.classify)
-                flights.fail(flight, kind, message_of(result.error))
+                flights.fail(flight, kind, message_of(result.error), bytes(packed_detail(result.error)))
 
             return attempts.stale_outcome(result.error, waited_seconds) or result
 
@@ -317,8 +317,8 @@ def _fall_back(  # noqa: C901 - one case for each end of a wait
                 return (yield from _make(attempts, flights, None, "fallback", waited_seconds))
             case LocalFailure(kind="cancelled"):
                 continue  # callers with short time limits, one after another, must not fail the rest
-            case LocalFailure(kind, message):
-                raise CallFailed(kind, message)
+            case LocalFailure(kind, message, detail):
+                raise CallFailed(kind, message, unpack_value(detail) if detail else None)
 
 
 def finished(result: Any) -> Any:

@@ -146,7 +146,7 @@ def fail(
         retry=retry,
         timeout=is_timeout(error),
         ttl_seconds=ttl_seconds,
-        detail=_packed_detail(error) if own else NO_VALUE,
+        detail=packed_detail(error),
         status=status if status is not None and MIN_STATUS <= status <= MAX_STATUS else None,
         answered=own and getattr(error, "answered", False) is True,
         not_stored=getattr(error, "not_stored", "") if own else "",
@@ -158,9 +158,9 @@ def _own_kind_of(error: BaseException) -> FailureKind | None:
     return cast("FailureKind", kind) if isinstance(kind, str) and kind in FAILURE_KINDS else None
 
 
-def _packed_detail(error: BaseException) -> Raw:
-    """Return the detail that an exception carries for the waiters; none if they could not get it."""
-    detail = getattr(error, "detail", None)
+def packed_detail(error: BaseException) -> Raw:
+    """Return the detail that an exception with a kind of its own carries for the waiters; none if they could not get it."""
+    detail = None if _own_kind_of(error) is None else getattr(error, "detail", None)
     if detail is None:
         return NO_VALUE
 

@@ -47,6 +47,8 @@ class LocalFailure(Struct, frozen=True):
 
     kind: FailureKind
     message: str
+    detail: bytes = b""
+    """Packed, like `Answered.packed`; empty if there is none."""
 
 
 class Released(Struct, frozen=True):
@@ -134,12 +136,12 @@ class LocalFlights:
 
         _end_all(waiters, end)
 
-    def fail(self, flight: LocalFlight, kind: FailureKind, message: str) -> None:
+    def fail(self, flight: LocalFlight, kind: FailureKind, message: str, detail: bytes = b"") -> None:
         """End the leader's turn: elect the next waiter, or fail or release all, depending on ``kind``."""
         if kind in ("transient", "cancelled") and self._elect(flight):
             return
 
-        _end_all(self._close(flight), Released() if kind == "ignored" else LocalFailure(kind, message))
+        _end_all(self._close(flight), Released() if kind == "ignored" else LocalFailure(kind, message, detail))
 
     def reject(self, flight: LocalFlight) -> None:
         """End the turn of a leader whose answer is invalid: elect the next waiter, or release all."""

@@ -208,7 +208,9 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
                 raise
 
         try:
-            outcomes = sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy())
+            outcomes = sidecard.outcome_keyed(
+                fetch, embedding.texts, embedding.keys(forms), embedding.policy(), embedding.call.asked.context
+            )
         except UnusableAnswer:
             return self._pass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
         except Exception as error:  # noqa: BLE001 - as above
@@ -300,7 +302,9 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
                 raise
 
         try:
-            outcomes = await sidecard.outcome_keyed(fetch, embedding.texts, embedding.keys(forms), embedding.policy())
+            outcomes = await sidecard.outcome_keyed(
+                fetch, embedding.texts, embedding.keys(forms), embedding.policy(), embedding.call.asked.context
+            )
         except UnusableAnswer:
             return await self._apass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
         except Exception as error:  # noqa: BLE001 - as above

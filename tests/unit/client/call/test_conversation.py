@@ -14,6 +14,7 @@ from sidecard_client.call import commands
 from sidecard_client.call.call import prepare
 from sidecard_client.call.commands import Raised, Returned
 from sidecard_client.call.conversation import converse, finished
+from sidecard_client.call.failures import packed_detail
 from sidecard_client.call.local_flights import Answered, Elected, LocalFailure, LocalFlight, LocalFlights, LocalWaiter
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome
@@ -295,6 +296,24 @@ def test_a_leased_call_that_fails_tells_the_callers_that_joined_it() -> None:
         drive(conversation, Daemon(lease(), fails, OK))
 
     assert [waiter.end for waiter in joined] == [LocalFailure("fatal", "ValueError: bad request")]
+
+
+def test_a_caller_that_joined_a_call_gets_the_detail_of_its_failure() -> None:
+    """As from the daemon: its own copy."""
+
+    class Refused(Exception):
+        kind = "fatal"
+        detail = [400]  # noqa: RUF012 - as an instance's
+
+    flights = LocalFlights(threading.Event)
+    flight = led(flights)
+    error = Refused("no")
+    daemon = Daemon(None, lambda: flights.fail(flight, "fatal", "m", bytes(packed_detail(error))))
+    with pytest.raises(CallFailed) as failed:
+        drive(fall_back(flights), daemon)
+
+    assert failed.value.detail == [400]
+    assert failed.value.detail is not Refused.detail
 
 
 def test_a_waiter_of_a_canceled_call_leads_the_next() -> None:
