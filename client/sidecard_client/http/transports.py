@@ -185,7 +185,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         answer = call.begin_answer(response)
         del response  # it will refer to this generator
         try:
-            yield from answer.first()
+            yield answer.first()
             for data in answer.source:
                 yield from answer.received(data)
 
@@ -275,9 +275,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         answer = call.begin_answer(response)
         del response  # it will refer to this generator
         try:
-            for piece in answer.first():
-                yield piece
-
+            yield answer.first()
             async for data in answer.source:
                 for piece in answer.received(data):
                     yield piece

@@ -3,7 +3,8 @@
 =================  ==============================================  ====================================================
 part               to its own caller                               to others
 =================  ==============================================  ====================================================
-head               the library's own response                      status and headers
+head               the library's own response                      status and headers, with the first piece of the body:
+                                                                   whoever waits for that may still make the call
 event stream       each piece as received                          the same piece; decoded, if not all callers can do that
 any other body     each piece as received                          all of it with the head, once it is known to be whole
 =================  ==============================================  ====================================================
@@ -68,6 +69,7 @@ class UpstreamAnswer:
         self._head = head_of(response, decoded=not self._as_received)
         self._is_live = media_type_of(response.headers.get("content-type", "")) in _STREAM_TYPES
         self._is_shared = True
+        self._head_is_sent = False
         self._body: list[bytes] = []
         self._room = MAX_REFUSAL_BYTES if self._is_live else MAX_ANSWER_BYTES
         if self._decoder is None:
@@ -86,11 +88,11 @@ class UpstreamAnswer:
         found = "" if self.summary is None else self.summary.not_stored
         return self._objection if not found or (found == "length" and self._keep_length) else found
 
-    def first(self) -> list[Any]:
-        """Return the pieces before those of the body: the library's response, and what others get of it."""
+    def first(self) -> ForOwnCaller:
+        """Return the piece before those of the body: the library's response."""
         own = ForOwnCaller(self._response)
         self._response = None  # it refers to what refers to this
-        return [own, ForOthers(self._head)] if self._is_live and self._is_shared else [own]
+        return own
 
     def received(self, data: bytes) -> list[Any]:
         """Return the pieces for some more bytes of the body."""
@@ -104,7 +106,8 @@ class UpstreamAnswer:
             return [ForOwnCaller(data)]
 
         ends = [] if was_known or self.summary is None or self._decoder is None else [self._conclusion(self.summary)]
-        return [*ends, data] if self._as_received else [*map(ForOthers, decoded), *ends, ForOwnCaller(data)]
+        body = [*ends, data] if self._as_received else [*map(ForOthers, decoded), *ends, ForOwnCaller(data)]
+        return [*self._unsent_head(), *body]
 
     def ended(self) -> list[Any]:
         """Return the last pieces, after the end of the body. Raises `AnswerNotShared`."""
@@ -112,7 +115,11 @@ class UpstreamAnswer:
         if failure is not None:
             raise failure
 
-        return [] if self._is_live else [ForOthers(self._head | {"body": b"".join(self._body)})]
+        return self._unsent_head() if self._is_live else [ForOthers(self._head | {"body": b"".join(self._body)})]
+
+    def _unsent_head(self) -> list[Any]:
+        was_sent, self._head_is_sent = self._head_is_sent, True
+        return [] if was_sent else [ForOthers(self._head)]
 
     def _conclusion(self, summary: AnswerSummary) -> Enough:
         if summary.failure is None:

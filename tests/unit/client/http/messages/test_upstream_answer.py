@@ -63,8 +63,9 @@ def run(
         response, reader, objection=policy.get("objection", ""), keep_length=policy.get("keep_length", False),
         completed=lambda: completed.append(1),
     )  # fmt: skip
-    yielded = answer.first()
-    assert yielded.pop(0) == ForOwnCaller(response)
+    yielded: list[Any] = []
+    # Others get nothing yet, so that one of them may still make the call.
+    assert answer.first() == ForOwnCaller(response)
     try:
         for data in response.stream:  # type: ignore[union-attr]  # a blocking one
             yielded += answer.received(data)
