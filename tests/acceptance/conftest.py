@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.fault_index import table
+from tests.acceptance.framework_calls import CALLS
 from tests.containers import BASE_IMAGE, BUILD, IMAGE, ROOT, RUN, make_base_image, must, pip_options, run
 from tests.daemons import Daemon
 from tests.faults import Injected, Scene
@@ -41,7 +42,16 @@ def injected(record_property: Callable[[str, object], None]) -> Injected:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was injected and what was lost, where that is asked for."""
+    """Print what was injected and what was lost, where that is asked for; and which frameworks share their calls."""
+    reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
+    rows = sorted(row for report in reports if (row := dict(report.user_properties).get("framework")))
+    if rows:
+        terminalreporter.section(
+            "frameworks: lines that an app changes, and calls that are made once and equal in every field"
+        )
+        for row in [["", "lines", *CALLS], *rows]:
+            terminalreporter.write_line(f"{row[0]:60}" + "".join(f"{cell!s:>16}" for cell in row[1:]))
+
     if config.getoption("--faults"):
         passed = terminalreporter.stats.get("passed", [])
         terminalreporter.section("faults")

@@ -1,0 +1,37 @@
+"""Groq's SDK."""
+
+from groq import AsyncGroq, Groq
+from tasks import FORMAT, MESSAGES, TOOL, URL
+
+from sidecard_client import share  # sidecard
+
+llm = Groq(base_url=URL, api_key="k")
+share(llm)  # sidecard
+async_llm = AsyncGroq(base_url=URL, api_key="k")
+share(async_llm)  # sidecard
+
+
+def plain():
+    return llm.chat.completions.create(model="m", messages=MESSAGES)
+
+
+def streamed():
+    yield from llm.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+
+
+def tools():
+    return llm.chat.completions.create(model="m", messages=MESSAGES, tools=[TOOL])
+
+
+def structured():
+    return llm.chat.completions.create(model="m", messages=MESSAGES, response_format=FORMAT)
+
+
+async def async_plain():
+    return await async_llm.chat.completions.create(model="m", messages=[*MESSAGES, {"role": "user", "content": "!"}])
+
+
+async def async_streamed():
+    messages = [*MESSAGES, {"role": "user", "content": "?"}]
+    async for chunk in await async_llm.chat.completions.create(model="m", messages=messages, stream=True):
+        yield chunk
