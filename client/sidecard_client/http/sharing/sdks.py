@@ -130,6 +130,14 @@ def _google_genai(value: Any, share: Share) -> int:
     return 0
 
 
+def _aisuite(value: Any, _: Share) -> int:
+    """Its providers, which it would make at their first use."""
+    if not value.providers:
+        value._initialize_providers()  # noqa: SLF001 - there is no public one
+
+    return 0
+
+
 def _pydantic_ai(value: Any, share: Share) -> int:
     """A provider makes a new client in another event loop, and after it was closed."""
     factory = getattr(value, "_http_client_factory", None)
@@ -163,14 +171,18 @@ def _huggingface_hub(_: Any, share: Share) -> int:
 def _litellm(_: Any, share: Share) -> int:
     """All its providers get their HTTP clients from a few functions, which its own caches call."""
     handlers = import_module("litellm.llms.custom_httpx.http_handler")
-    openai_like = import_module("litellm.llms.openai.common_utils").BaseOpenAILLM
-    makers = [
+    makers: list[tuple[type, str]] = [
         (handlers.HTTPHandler, "__init__"),
         (handlers.HTTPHandler, "create_client"),
         (handlers.AsyncHTTPHandler, "create_client"),
-        (openai_like, "_get_sync_http_client"),
-        (openai_like, "_get_async_http_client"),
     ]
+    openai_like = getattr(import_module("litellm.llms.openai.common_utils"), "BaseOpenAILLM", None)
+    if openai_like is None:  # before version 1.62
+        openai_like = import_module("litellm.llms.openai.openai").OpenAIChatCompletion
+        makers.append((openai_like, "_get_openai_client"))
+    else:
+        makers += [(openai_like, "_get_sync_http_client"), (openai_like, "_get_async_http_client")]
+
     with _lock:
         fresh = [_share_maker(owner, name, share) for owner, name in makers]
 
@@ -227,6 +239,7 @@ def _sharing(maker: Callable[..., Any], share: Share) -> Callable[..., Any]:
 
 _CLASSES: Final[dict[tuple[str, str], Callable[[Any, Share], int]]] = {
     ("langchain_anthropic", "ChatAnthropic"): _touch("_client", "_async_client"),
+    ("aisuite", "Client"): _aisuite,
     ("agents", "OpenAIProvider"): _touch("_get_client"),
     ("google", "BaseApiClient"): _google_genai,
     ("pydantic_ai", "Provider"): _pydantic_ai,

@@ -208,6 +208,45 @@ def test_a_module_with_makers_shares_what_they_make(by: str, monkeypatch: pytest
     assert is_shared(BaseOpenAILLM._get_sync_http_client())
 
 
+def test_an_earlier_module_shares_the_sdks_that_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteLLM before version 1.62 had no maker of HTTP clients for OpenAI's SDK."""
+
+    class Handler:
+        pass
+
+    class OpenAIChatCompletion:
+        def _get_openai_client(self) -> Any:
+            return SimpleNamespace(http=httpx2.Client())
+
+    modules(
+        monkeypatch,
+        litellm={},
+        litellm__llms={},
+        litellm__llms__custom_httpx={},
+        litellm__llms__custom_httpx__http_handler={"HTTPHandler": Handler, "AsyncHTTPHandler": Handler},
+        litellm__llms__openai={},
+        litellm__llms__openai__common_utils={},
+        litellm__llms__openai__openai={"OpenAIChatCompletion": OpenAIChatCompletion},
+    )
+    share(sys.modules["litellm"])
+    assert is_shared(OpenAIChatCompletion()._get_openai_client().http)
+
+
+def test_providers_that_are_made_at_first_use_are_made_and_shared() -> None:
+    """The client of aisuite has their settings."""
+
+    @of_module("aisuite.client")
+    class Client:
+        def __init__(self) -> None:
+            self.providers: dict[str, Any] = {}
+
+        def _initialize_providers(self) -> None:
+            self.providers["openai"] = SimpleNamespace(http=httpx2.Client())
+
+    client = share(share(Client()))
+    assert is_shared(client.providers["openai"].http)
+
+
 def test_an_engine_without_http_clients_says_which_one_has_some() -> None:
     """DSPy's own engine uses the standard library."""
 
