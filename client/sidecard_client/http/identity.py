@@ -25,7 +25,6 @@ import re
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from threading import Lock
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote_plus
 
@@ -33,6 +32,7 @@ import msgspec
 from msgspec import Struct
 
 from sidecard_client.call.warn import warn
+from sidecard_client.http.fork_safe_lock import ForkSafeLock
 from sidecard_client.http.headers import CREDENTIAL_HEADERS, Headers, account_headers, own_cookies
 
 ACCOUNT_DIGITS: Final = 12
@@ -130,7 +130,7 @@ class AcceptedTokens:
     def __init__(self, limit: int = MAX_ACCEPTED_TOKENS) -> None:
         self._limit = limit
         self._until: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
 
     def __len__(self) -> int:
         return len(self._until)

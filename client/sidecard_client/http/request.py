@@ -1,4 +1,6 @@
-"""Parse an intercepted HTTP request: its API, its key's parts, its backend. Pure.
+"""Parse an intercepted HTTP request: its API, its key's parts, its backend.
+
+Pure, but for what a process remembers of its tokens and of its first requests with them.
 
 The key of a request consists of
 
@@ -12,6 +14,7 @@ What is left out is listed by name. Anything unknown counts, because a wrong ans
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -19,7 +22,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from sidecard_client.http.family import ApiFamily, ApiRequest, RequestTarget
-from sidecard_client.http.first_requests import FIRST_REQUESTS
+from sidecard_client.http.fork_safe_lock import ForkSafeLock
 from sidecard_client.http.headers import Headers, context_headers, key_headers, lower_names
 from sidecard_client.http.identity import CallerIdentity, identity_of, visible_query
 from sidecard_client.http.recognition import recognize
@@ -32,6 +35,11 @@ IN_SPITE_OF_EFFECTS: Final = frozenset({"on", "only"})
 
 MAX_BACKEND_CHARACTERS: Final = 128
 _CONTEXT_DIGITS: Final = 32
+
+MAX_FIRST_REQUESTS: Final = 1024
+"""Limit of the requests that a process remembers. The least recently used one is forgotten."""
+
+_to_json = msgspec.json.Encoder(order="deterministic").encode
 
 
 class LlmRequest(Struct, frozen=True):
@@ -52,6 +60,40 @@ class LlmRequest(Struct, frozen=True):
     def key_name(self) -> str:
         """What stands for the function's name in the key."""
         return f"{KEY_NAME_PREFIX}{self.family.name}"
+
+
+class FirstRequests:
+    """Requests that a process made with a token before the upstream accepted it, by digest. Safe to use from several threads.
+
+    Their answers are stored for the token's hash (`identity`). They keep their keys once the token is accepted, so that a
+    request that is repeated with the same token finds its answer.
+    """
+
+    def __init__(self, limit: int = MAX_FIRST_REQUESTS) -> None:
+        self._limit = limit
+        self._asked: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = ForkSafeLock()
+
+    def principal_of(self, caller: CallerIdentity, parts: dict[str, Any]) -> str:
+        """Return the principal for the key of a request. ``parts`` are the other parts of its key."""
+        if not caller.unproven:
+            return caller.principal
+
+        asked = hashlib.sha256(_to_json([caller.unproven, parts])).digest()
+        with self._lock:
+            known = asked in self._asked
+            if known or caller.principal == caller.unproven:
+                self._asked[asked] = None
+                self._asked.move_to_end(asked)
+
+            if len(self._asked) > self._limit:
+                self._asked.popitem(last=False)
+
+        return caller.unproven if known else caller.principal
+
+
+FIRST_REQUESTS: Final = FirstRequests()
+"""Those of this process."""
 
 
 def parse_request(

@@ -1,11 +1,11 @@
 """The policy of shared objects, and the clients of the daemon that they use."""
 
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from sidecard_client.call.base_client import BaseClient
 from sidecard_client.call.options import Options
+from sidecard_client.http.fork_safe_lock import ForkSafeLock
 from sidecard_client.http.interception import Interception
 from sidecard_client.http.sharing.libraries import is_async
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sidecard_client._async.client import AsyncClient
     from sidecard_client._sync.client import Client
 
-_lock: Final = Lock()
+_lock: Final = ForkSafeLock()
 _defaults: Final[dict[bool, "Client | AsyncClient"]] = {}
 """Those of this process, by whether they are asynchronous: an app may make an SDK's client for each request."""
 _counterparts: Final["WeakKeyDictionary[BaseClient, Client | AsyncClient]"] = WeakKeyDictionary()

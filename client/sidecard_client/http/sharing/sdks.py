@@ -8,13 +8,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import wraps
 from importlib import import_module
-from threading import Lock
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
+from sidecard_client.http.fork_safe_lock import ForkSafeLock
+
 Share = Callable[[Any], None]
 
-_lock: Final = Lock()
+_lock: Final = ForkSafeLock()
 
 
 class Unshareable(Exception):

@@ -1,11 +1,11 @@
 """Put the sharing transport around the transports of an HTTP client, once."""
 
 from importlib import import_module
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from sidecard_client.call.warn import warn
+from sidecard_client.http.fork_safe_lock import ForkSafeLock
 from sidecard_client.http.sharing.libraries import is_bedrock_client
 from sidecard_client.http.sharing.references import referred_by
 from sidecard_client.http.transports import SidecardTransport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_LAYERS: Final = 100
 """Limit of the objects that are searched for a sharing transport inside another transport."""
 
-_lock: Final = RLock()
+_lock: Final = ForkSafeLock()
 _settings: Final[WeakKeyDictionary[SidecardTransport, tuple[object, dict[str, Any]]]] = WeakKeyDictionary()
 """How each transport was made."""
 

@@ -9,7 +9,6 @@ import pytest
 from msgspec import Struct, structs
 
 from sidecard_client import SidecardWarning
-from sidecard_client.http.first_requests import FirstRequests
 from sidecard_client.http.identity import (
     AcceptedTokens,
     CallerIdentity,
@@ -18,6 +17,7 @@ from sidecard_client.http.identity import (
     identity_of,
     visible_query,
 )
+from sidecard_client.http.request import FirstRequests
 
 NOW = 1_800_000_000.0
 
