@@ -58,8 +58,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
     ``keep`` selects the answers that are stored (`Keep`), for all tasks or by task. ``keep_length`` also stores answers that
     were cut at their maximum length. ``backend`` replaces the computed name. ``share_credentials`` lets all API keys share
     answers. ``identity`` says who makes the requests, in place of their credentials, which may rotate: a text, or a function of
-    the request that returns one, or None for the credentials. ``endpoints`` maps endings of paths to names of
-    families, and replaces the recognition of requests. ``normalize`` sets the form of the body's texts in keys (`normal_form`).
+    the request that returns one, or None for the credentials. ``endpoints`` maps endings of paths to names of families, and
+    replaces the recognition of requests. ``normalize`` sets the form of the body's texts in keys (`normal_form`).
     With ``embed``, as of `Client`, a request may get the answer to one with a similar last message (`question`); that answer's
     ids and usage are the other request's. The embedder of the client is not used.
 

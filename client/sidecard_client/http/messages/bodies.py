@@ -6,6 +6,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from sidecard_client.http.messages.encodings import UndecodableAnswer
 from sidecard_client.http.messages.refusals import AnswerNotShared, broken_stream, has_ended
 from sidecard_client.http.messages.responses import mark
 from sidecard_client.protocol.errors import CallFailed, CallTimeout
@@ -82,7 +83,7 @@ def shared_body_class(library: ModuleType) -> type:
                 mark_unstored(self._headers, self._pieces)
             except AnswerNotShared:
                 return  # its own caller has all there was, and its SDK judges that
-            except (CallFailed, CallTimeout) as error:
+            except (CallFailed, CallTimeout, UndecodableAnswer) as error:
                 if not has_ended(error):
                     raise broken_stream(error, self._request) from None
 
@@ -119,7 +120,7 @@ def async_shared_body_class(library: ModuleType) -> type:
                 mark_unstored(self._headers, self._pieces)
             except AnswerNotShared:
                 return
-            except (CallFailed, CallTimeout) as error:
+            except (CallFailed, CallTimeout, UndecodableAnswer) as error:
                 if not has_ended(error):
                     raise broken_stream(error, self._request) from None
 

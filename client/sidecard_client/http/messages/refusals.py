@@ -88,7 +88,7 @@ def refusal_detail(
     return {**head, "headers": shared, "body": body} if size <= MAX_REFUSAL_BYTES else None
 
 
-def has_ended(error: CallFailed | CallTimeout) -> bool:
+def has_ended(error: Exception) -> bool:
     """Return whether a followed answer ended for its own caller as it did here, although it is not shared."""
     detail = error.detail if isinstance(error, CallFailed) else None
     return isinstance(detail, dict) and detail.get("ended") is True
@@ -115,7 +115,7 @@ def response_to(error: Exception, request: "Request") -> "Response":
             raise error
 
 
-def broken_stream(error: CallFailed | CallTimeout, request: "Request") -> Exception:
+def broken_stream(error: Exception, request: "Request") -> Exception:
     """Return the library's exception for a stream that broke after its first piece."""
     library = library_of(request)
     kind = library.ReadTimeout if isinstance(error, CallTimeout) else library.ReadError

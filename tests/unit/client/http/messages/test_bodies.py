@@ -1,12 +1,14 @@
 """Bodies that are read before the app reads them."""
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import anyio
 import httpx2
 import pytest
 
-from sidecard_client.http.messages.bodies import ReadAhead, replayed_body_class
+from sidecard_client.http.messages.bodies import ReadAhead, replayed_body_class, shared_body_class
+from sidecard_client.http.messages.encodings import decoder_for
 
 
 class Source(httpx2.SyncByteStream, httpx2.AsyncByteStream):
@@ -84,3 +86,19 @@ def test_an_interruption_closes_the_body() -> None:
         assert source.closed == 1
 
     anyio.run(asynchronous)
+
+
+def test_a_followed_body_that_cannot_be_decoded_is_a_broken_stream() -> None:
+    """For a caller that does not decode by itself."""
+    decoder = decoder_for(["gzip"])
+    assert decoder is not None
+    pieces: Any = Pieces([b"not gzip"])
+    body = shared_body_class(httpx2)(httpx2.Request("GET", "http://h"), pieces, decoder.decode)
+    with pytest.raises(httpx2.ReadError, match="cannot be decoded"):
+        list(body)
+
+
+class Pieces(list[bytes]):
+    """The pieces of a followed stream."""
+
+    not_stored = ""
