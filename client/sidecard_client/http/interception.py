@@ -16,7 +16,7 @@ from sidecard_client.http.identity import checked_identity, given_identity
 from sidecard_client.http.intercepted_call import InterceptedCall
 from sidecard_client.http.messages.forwarding import headers_of, read_timeout_of
 from sidecard_client.http.recognition import claimants, families, first_fit
-from sidecard_client.http.request import CallerParts, caller_parts, described_request
+from sidecard_client.http.request import IN_SPITE_OF_EFFECTS, CallerParts, caller_parts, described_request
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import Embedder
 from sidecard_client.protocol.wire import DEFAULT_TASK
@@ -38,7 +38,6 @@ _MAX_KNOWN: Final = 256
 _OF_ONE_REQUEST: Final = frozenset(name.encode() for name in ATTEMPT_HEADERS - {"accept-encoding"})
 
 _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
-_SHARE_SIDE_EFFECTS: Final = frozenset({"on", "only"})  # ``only`` never calls, so nothing may pass
 
 
 class PassedRequest(Struct, frozen=True):
@@ -157,7 +156,7 @@ class Interception:
             raise ValueError(f"x-sidecard-cache must be on, refresh, off or only, not {control!r}.")
 
         family, asked = found
-        if asked.passes and control not in _SHARE_SIDE_EFFECTS:
+        if asked.passes and control not in IN_SPITE_OF_EFFECTS:
             return PassedRequest(asked.passes, family.name, task)
 
         rule = self._keep.get(task, self._keep.get("", "always"))
