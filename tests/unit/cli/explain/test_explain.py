@@ -129,12 +129,13 @@ def token_of(subject: str, number: int) -> str:
 
 def test_tokens_of_one_principal_have_one_key() -> None:
     """As in an app's process, once the upstream has accepted them; nothing of that stays in this process."""
+    before = len(ACCEPTED)
     keys = [
         question({"url": CHAT, "headers": {"authorization": f"Bearer {token}"}, "body": BODY}).explain(()).key
         for token in (token_of("a", 1), token_of("a", 2), token_of("b", 3))
     ]
     assert (keys[0] == keys[1], keys[0] == keys[2]) == (True, False)
-    assert len(ACCEPTED) == 0
+    assert len(ACCEPTED) == before
 
 
 def test_identity_replaces_credentials() -> None:
