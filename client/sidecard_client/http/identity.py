@@ -107,7 +107,10 @@ class CallerIdentity(Struct, frozen=True):
     """Who makes a request. No field contains a credential."""
 
     principal: str
-    """SHA-256 of what identifies the caller, for the key; empty without credentials. It must not be shown."""
+    """SHA-256 of what identifies the caller, for the key; empty without credentials.
+
+    Weak credentials can be found from it, so only ``sidecard explain --json`` shows it.
+    """
     account: str
     """Digits for the backend's name, of the principal and of the account that the request selects; empty without either."""
     source: str

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from msgspec import structs
+
 from sidecard.cli.explain import view
 from sidecard.cli.explain.requests import ExplainedRequest
-from sidecard_client.keys.explanation import ABSENT
+from sidecard_client.keys.explanation import ABSENT, Difference
 
 MAX_DIFFERENCES = 50
 """Number of differences in the text; JSON has all."""
@@ -26,6 +28,9 @@ def same_context(one: ExplainedRequest, other: ExplainedRequest) -> bool:
 def text_of(one: ExplainedRequest, other: ExplainedRequest) -> str:
     """Return the comparison as text."""
     differences = one.explanation.differences(other.explanation)
+    if one.question.http is not None and other.question.http is not None:
+        differences = [_with_short_identities(difference) for difference in differences]
+
     lines = [f"  {difference}" for difference in differences[:MAX_DIFFERENCES]]
     if len(differences) > len(lines):
         lines.append(f"  and {len(differences) - len(lines)} more")
@@ -44,6 +49,14 @@ def text_of(one: ExplainedRequest, other: ExplainedRequest) -> str:
     ]
     keys = (f"one    {one.explanation.key}", f"other  {other.explanation.key}")
     return "\n".join([*keys, head, *reasons, *lines])
+
+
+def _with_short_identities(difference: Difference) -> Difference:
+    if difference.path != f"kwargs.{view.IDENTITY}":
+        return difference
+
+    one, other = view.short_identity(difference.one), view.short_identity(difference.other)
+    return structs.replace(difference, one=one, other=other)
 
 
 def fields_of(one: ExplainedRequest, other: ExplainedRequest) -> dict[str, Any]:

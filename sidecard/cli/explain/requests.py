@@ -238,8 +238,8 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
     if request is None:
         ends = ", ".join(sorted({end for family in families().values() for end in family.paths}))
         raise ValueError(
-            f"{method} {url} is not shared and passes to the upstream (dialect): its body or its host is not that of a "
-            f"known API, or its path ends in none of {ends}"
+            f"{method} {_shown(url)} is not shared and passes to the upstream (dialect): its body or its host is "
+            f"not that of a known API, or its path ends in none of {ends}"
         )
 
     key_name, parts = request.key_name, request.parts
@@ -272,6 +272,12 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
         "its header x-sidecard-cache is off" if control == "off" else because,
         http,
     )
+
+
+def _shown(url: str) -> str:
+    # Without user, password and query, which may be credentials.
+    target = RequestTarget.of("POST", url)
+    return "an invalid URL" if target is None else f"{target.scheme}://{target.host}{target.path}"
 
 
 def _parsed(method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, flags: Flags) -> LlmRequest | None:

@@ -16,6 +16,12 @@ _IDENTITIES: Final = {
     "aws": "the id of its AWS key",
 }
 
+IDENTITY_DIGITS: Final = 12
+"""Digits of an identity in texts: weak credentials can be found from a whole hash, which only JSON has."""
+
+IDENTITY: Final = "identity"
+"""The part of an HTTP request's key that credentials make."""
+
 
 def text_of(explained: ExplainedRequest) -> str:
     """Return key, policy and current state as text."""
@@ -60,8 +66,17 @@ def _key_lines(explained: ExplainedRequest) -> list[str]:
     if explanation.parts.get("sample"):
         lines.append(f"sample     {explanation.parts['sample']}")
 
-    lines += [f"{name:<11}{_indented(canonical_text(explanation.parts[name]))}" for name in ("args", "kwargs")]
+    parts = {name: explanation.parts[name] for name in ("args", "kwargs")}
+    if explained.question.http is not None:
+        parts["kwargs"] = {**parts["kwargs"], IDENTITY: short_identity(parts["kwargs"][IDENTITY])}
+
+    lines += [f"{name:<11}{_indented(canonical_text(part))}" for name, part in parts.items()]
     return lines
+
+
+def short_identity(identity: str) -> str:
+    """Return the first digits of an identity, which suffice to compare it."""
+    return f"{identity[:IDENTITY_DIGITS]}..." if identity else ""
 
 
 def _http_lines(http: HttpFacts) -> list[str]:

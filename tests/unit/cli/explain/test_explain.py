@@ -186,6 +186,32 @@ def test_comparison_of_contexts_says_that_refusals_are_not_shared() -> None:
     assert comparison.fields_of(other, same)["share_refusals"] is True
 
 
+def test_texts_show_twelve_digits_of_an_identity() -> None:
+    """A weak password could be guessed from its whole hash."""
+    one, other = (explained({"url": CHAT, "headers": {"x-api-key": key}, "body": BODY}) for key in ("a", "b"))
+    identities = [result.explanation.parts["kwargs"]["identity"] for result in (one, other)]
+    assert f'"identity": "{identities[0][:12]}..."' in text_of(one)
+    difference = f"  kwargs.identity: '{identities[0][:12]}...' / '{identities[1][:12]}...'"
+    assert comparison.text_of(one, other).splitlines()[2:] == ["They do not share:", difference]
+    assert identities[0][:13] not in text_of(one)
+
+
+def test_identity_argument_of_a_function_is_shown_whole() -> None:
+    """Only the identity of an HTTP request is a hash of credentials."""
+    one, other = (explained({"name": "f", "kwargs": {"identity": sign * 20}}) for sign in "xy")
+    assert "x" * 20 in text_of(one)
+    assert f"kwargs.identity: '{'x' * 20}' / '{'y' * 20}'" in comparison.text_of(one, other)
+
+
+@pytest.mark.parametrize("url", ["https://me:pass-word@h/other", "https://h/other?key=pass-word", "https://[pass-word"])
+def test_error_about_an_unknown_api_shows_no_credential(url: str) -> None:
+    """User, password and query of the URL are left out, even if it is invalid."""
+    with pytest.raises(UsageError, match="is not shared") as caught:
+        question({"url": url, "body": {}})
+
+    assert "pass-word" not in str(caught.value)
+
+
 def test_sidecard_headers_set_the_policy() -> None:
     """The headers set the task, the time to live, and whether to share."""
     headers = {"x-sidecard-task": "rag", "x-sidecard-ttl": "5", "x-sidecard-cache": "off"}
