@@ -84,7 +84,7 @@ class AsyncHeldStream:
 
     async def take(self) -> Any:
         """Return the next piece, or `END`. Raises what the function does."""
-        while not (self._unread or self._over):
+        while not (self._unread or self._over or self._left):
             self._changed_for_caller = anyio.Event()
             await self._changed_for_caller.wait()
 
@@ -93,7 +93,7 @@ class AsyncHeldStream:
             return self._unread.take()
 
         error, self._error = self._error, None
-        if error is not None:
+        if error is not None and not self._left:
             try:
                 raise error
             finally:
@@ -113,6 +113,7 @@ class AsyncHeldStream:
         self._left = True
         self._unread.clear()
         self._changed_for_task.set()
+        self._changed_for_caller.set()  # another task may wait for a piece
         running_call = self._execution.running_call
         if running_call is not None:
             if running_call.complete:

@@ -108,8 +108,11 @@ class HeldStream:
     def take(self) -> Any:
         """Return the next piece, or `END`. Raises what the function does."""
         with self._lock:
-            while self._driver == "thread" and not self._unread:
+            while self._driver == "thread" and not (self._unread or self._left):
                 self._changed.wait()
+
+            if self._left:  # another thread has closed the stream, and may drive it now
+                return END
 
             if self._unread:
                 self._changed.notify_all()
@@ -174,6 +177,10 @@ class HeldStream:
                 self._hand_back(step)
                 return step.piece
 
+            if isinstance(step, GoOn):  # another thread has closed the stream since the last piece
+                self._go_on_without_caller()
+                return END
+
             self._close(None)
             finished(step)
         except BaseException:
@@ -200,15 +207,24 @@ class HeldStream:
         """Let the conversation know that the caller has left, unless it has ended."""
         try:
             step = None if self._driver == "over" else self._resume("left")
-            if isinstance(step, GoOn):
-                with self._lock:
-                    if self._start(result=True):
-                        return
+        except BaseException:
+            self._close(None)
+            raise
 
-                self._resume(result=False)
+        if isinstance(step, GoOn):
+            self._go_on_without_caller()
+        else:
+            self._close(None)
+
+    def _go_on_without_caller(self) -> None:
+        with self._lock:
+            if self._start(result=True):
+                return
+
+        try:
+            self._resume(result=False)
         finally:
-            if self._driver != "thread":
-                self._close(None)
+            self._close(None)
 
     # The thread ------------------------------------------------------------------------------------------------------
 

@@ -278,6 +278,42 @@ def test_a_stream_that_is_closed_before_its_thread_begins_ends() -> None:
     assert len(bench.function.threads) == 1
 
 
+def test_a_stream_that_is_closed_just_before_its_caller_drives_goes_on_for_others() -> None:
+    """1. the caller asks for a piece; 2. another thread closes the stream; 3. the caller resumes the conversation."""
+    bench = Bench("a", "b")
+    bench.execution.waiters = 1
+    bench.first()
+    bench.held._driver = "caller"
+    bench.held.leave()
+    assert bench.held._drive("more") is END
+    bench.function.lets(2)
+    bench.ended()
+    assert isinstance(bench.execution.report, wire.Complete)
+    assert this_thread() not in bench.function.closed_by
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_reader_of_a_stream_that_another_thread_closes_sees_its_end(ahead: bool) -> None:
+    """Whether it waits for the thread that runs ahead, or comes while the other thread still asks the daemon."""
+    bench = Bench("a", "b")
+    bench.execution.waiters = 1
+    bench.first()
+    if not ahead:
+        bench.held._driver, bench.held._left = "caller", True  # in the middle of `leave`
+        assert bench.held.take() is END
+        return
+
+    bench.runs_ahead()
+    got: list[Any] = []
+    reader = threading.Thread(target=lambda: got.append(bench.held.take()))
+    reader.start()
+    bench.held.leave()
+    reader.join(SECONDS)
+    assert got == [END]
+    bench.function.lets(2)
+    bench.ended()
+
+
 def test_a_stream_that_is_closed_while_others_wait_goes_on() -> None:
     """Whether its caller drove it or a thread."""
     for ahead in (False, True):
