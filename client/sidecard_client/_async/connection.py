@@ -138,7 +138,7 @@ class AsyncConnection:
         return reply
 
     def call_back(self, request: AnyRequest, function: Callable[[AnyReply | None], None]) -> None:
-        """Send a request, and call ``function`` with its reply, or with None if none will arrive. Waits for nothing."""
+        """Send a request, and call ``function`` with its reply, or with None if none will arrive. Does not block."""
         if self.reason is not None:
             function(None)
             return
@@ -222,7 +222,7 @@ class AsyncConnection:
             self._send_buffer.send(data)
 
     def hold(self, lease: wire.Lease, watcher: LeaseWatcher | None = None) -> None:
-        """Renew ``lease`` until `release`. ``watcher`` hears what happens to it meanwhile."""
+        """Renew ``lease`` until `release`. ``watcher`` is notified of waiters and of its loss."""
         self._renewals.hold(lease, watcher, monotonic())
         if self._resting:
             self._stir()

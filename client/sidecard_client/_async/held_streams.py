@@ -19,7 +19,7 @@ the blocking client's ``held_streams``:
 4.  The caller leaves while the task waits for it: the conversation asks whether others wait.
 5.  ... while the function runs: the daemon is asked beside it, and the function is canceled if no other caller waits. If it has
     produced a piece meanwhile, the conversation has asked too, and that reply counts (`RunningCall`).
-7.  The stream is closed in another event loop or thread: its own loop is told.
+7.  The stream is closed in another event loop or thread: its own loop is notified.
 8.  The last reference to the stream goes away, perhaps in another thread: as 7.
 9.  The last waiter leaves while the task runs ahead: it goes on, and the answer is stored.
 10. The lease expires, or the daemon is lost: the task waits for its caller again.

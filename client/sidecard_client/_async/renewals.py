@@ -1,4 +1,4 @@
-"""The leases that a connection of the async client holds: when they are renewed, and what their watchers hear."""
+"""The leases that a connection of the async client holds: when they are renewed, and when their watchers are notified."""
 
 from msgspec import Struct
 
@@ -21,7 +21,7 @@ class Renewals(Struct, frozen=True, eq=False):
         return len(self.held)
 
     def hold(self, lease: Lease, watcher: LeaseWatcher | None, now: float) -> None:
-        """Renew ``lease`` until `release`. ``watcher`` hears what happens to it meanwhile."""
+        """Renew ``lease`` until `release`. ``watcher`` is notified of waiters and of its loss."""
         self.held[lease.lease] = renewal_of(lease, now, watcher)
         if watcher is not None and self.protocol.wanted:
             self.notify()  # 1. the lease and `Wanted` arrive together; 2. the task gets the lease, and holds it

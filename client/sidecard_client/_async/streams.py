@@ -49,7 +49,7 @@ class AsyncStream(Provenance, Generic[T]):
         self._conversation: Generator[Command, Any, Leading | None] | None = None
         self._held: AsyncHeldStream | None = None
         self._ending: AsyncHeldStream | None = None
-        """The function, which this stream has left."""
+        """The function after this stream has left it, until it ends."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -148,7 +148,7 @@ class AsyncStreamExecution(AsyncExecution):
     """One stream's conversation, its connection, and the function's iterator."""
 
     watcher: AsyncHeldStream | None = None
-    """Hears of the lease while it is held."""
+    """Notified of waiters and of the lease's loss while it is held."""
     running_call: RunningCall | None = None
     """Set while the function runs."""
     idle_seconds = 0.0

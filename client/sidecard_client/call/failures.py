@@ -159,7 +159,7 @@ def _own_kind_of(error: BaseException) -> FailureKind | None:
 
 
 def packed_detail(error: BaseException) -> Raw:
-    """Return the detail that an exception with a kind of its own carries for the waiters; none if they could not get it."""
+    """Return the detail for the waiters of an exception with a ``kind``; empty if it cannot be sent."""
     detail = None if _own_kind_of(error) is None else getattr(error, "detail", None)
     if detail is None:
         return NO_VALUE

@@ -129,7 +129,7 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
 
 
 class _Sharing:
-    """What the daemon gets of a stream: each piece and the end, as long as it takes them."""
+    """The daemon's side of a stream: sends each piece and the end while the daemon accepts them."""
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts

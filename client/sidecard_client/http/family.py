@@ -1,4 +1,4 @@
-"""What an API is to the transports: which requests are its own, what of them makes the key, how its answers are judged. Pure.
+"""The interface of an API: which requests are its own, what makes their keys, how answers are judged. Pure.
 
 Each API is an `ApiFamily`, in a file of its own in ``families/``, which `recognition` finds by itself:
 
@@ -180,7 +180,7 @@ _FAILURES: Final[Mapping[Verdict, FailureKind]] = {
 
 
 class AnswerReader(ABC):
-    """Judges one answer from the decoded bytes of its body. Raises for no input; any split of the bytes gives the same summary."""
+    """Judges one answer from the decoded bytes of its body. Never raises; every split of the bytes gives the same summary."""
 
     classifiable: bool = True
     """Whether the answer may still turn out to be one of the API. Once False, it stays so."""
@@ -264,7 +264,7 @@ class ApiFamily(ABC):
         return longest
 
     def claims(self, target: RequestTarget) -> bool:
-        """Return whether a request may be one of this API, as far as its head tells."""
+        """Return whether a request may be one of this API, judged by its head."""
         return target.method == "POST" and bool(target.declared == self.name or self.ending(target))
 
     @abstractmethod

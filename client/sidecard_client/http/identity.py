@@ -1,4 +1,4 @@
-"""Who makes a request: the account behind its credentials. Pure, but for the app's own hook.
+"""Identify a caller: the account behind a request's credentials. Pure, except for the app's own hook.
 
 A caller reads only entries that were stored for its own identity, so a credential must prove what identifies it:
 
@@ -190,7 +190,7 @@ def identity_of(
     now: float,
     accepted: AcceptedTokens = ACCEPTED,
 ) -> CallerIdentity:
-    """Return who makes a request. ``given`` is what ``identity=`` says; ``now`` is the time of day in seconds."""
+    """Return who makes a request. ``given`` is the value of ``identity=``; ``now`` is the time of day in seconds."""
     if given is not None:
         proofs = [_Proof("given", b"given " + given.encode("utf-8", "surrogateescape"))]
     else:
@@ -218,7 +218,7 @@ def checked_identity(identity: IdentityHook | str | None) -> IdentityHook | str 
 
 
 def given_identity(identity: IdentityHook | str | None, request: Any) -> str | None:
-    """Return what ``identity=`` says of a request. If the hook fails, warn, and let the credentials identify the caller."""
+    """Return the value of ``identity=`` for a request. If the hook fails, warn, and let the credentials identify the caller."""
     if identity is None or isinstance(identity, str):
         return identity
 
@@ -242,7 +242,7 @@ def visible_query(query: str) -> str:
 
 
 def _proofs_of(destination: Destination, headers: Headers, now: float, accepted: AcceptedTokens) -> Iterator[_Proof]:
-    """Yield what proves who the caller is."""
+    """Yield the proofs of the caller's identity."""
     has_session = any(name == "x-amz-security-token" for name, _ in headers)
     for name, value in headers:
         if name not in CREDENTIAL_HEADERS:

@@ -1,4 +1,4 @@
-"""One intercepted request as a call: its policy and hooks, the answer on its way, and the response that the app gets."""
+"""One intercepted request as a call: policy, hooks, upstream answer, and the app's response."""
 
 from collections.abc import Callable, Mapping
 from time import time  # noqa: TID251 - tokens expire by the wall clock

@@ -110,7 +110,7 @@ class Interception:
         self._normalize, self._embedding = checked.normalize, checked.embed
 
     def claim(self, request: "Request") -> ClaimedRequest | None:
-        """Return a request that may be an LLM call, as far as its head tells. The body of any other is not read.
+        """Return a request that may be an LLM call, judged by its head. The body of any other is not read.
 
         The heads of an SDK's requests differ in what belongs to one request, so they are remembered.
         """

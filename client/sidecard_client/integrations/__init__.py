@@ -1,1 +1,1 @@
-"""Libraries that make LLM calls by other means than httpx. Each module needs its library, and is imported by name only."""
+"""Integrations of HTTP libraries other than httpx. A module imports its library, so it is imported by name only."""

@@ -41,7 +41,7 @@ def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str
         if known is None:
             endpoint = _Endpoint(client._endpoint, client.meta.config.read_timeout)  # noqa: SLF001 - the only place for it
             transport = SidecardTransport(endpoint, sidecard, **policy)
-            client.meta.events.register_last(_EVENT, _Handler(transport, endpoint), unique_id="sidecard")
+            client.meta.events.register_last(_EVENT, _BeforeSend(transport, endpoint), unique_id="sidecard")
             _policies[client] = policy
         elif policy and policy != known:
             warn(
@@ -94,7 +94,7 @@ class _ReceivedBody(plain.SyncByteStream):
         self._raw.close()
 
 
-class _Handler:
+class _BeforeSend:
     """The handler of ``before-send``."""
 
     def __init__(self, transport: SidecardTransport, endpoint: _Endpoint) -> None:

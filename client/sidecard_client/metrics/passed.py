@@ -16,7 +16,7 @@ class PassedCounts:
         self._counts = Counter[tuple[str, str, str]]()
 
     def add(self, reason: str, family: str, task: str) -> None:
-        """Count a request. Beyond `MAX_PASSED` kinds at once, families and tasks are not told apart."""
+        """Count a request. Once there are `MAX_PASSED` / 2 kinds, others are counted by reason alone."""
         with self._lock:
             kind = (reason, family, task)
             if kind not in self._counts and len(self._counts) >= MAX_PASSED // 2:

@@ -79,13 +79,13 @@ MIN_RENEWAL_SECONDS = 0.05
 
 
 class LeaseWatcher(Protocol):
-    """What hears of a held lease while its connection is not used otherwise."""
+    """Notified of what happens to a held lease between two requests of its holder."""
 
     def wanted(self) -> None:
-        """Note that another caller waits for the lease's answer. Waits for nothing."""
+        """Note that another caller waits for the lease's answer. Does not block."""
 
     def lost(self) -> None:
-        """Note that the lease has ended, or its connection. Waits for nothing."""
+        """Note that the lease has ended, or its connection. Does not block."""
 
 
 class Renewal(Struct):

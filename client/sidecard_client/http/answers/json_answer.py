@@ -1,4 +1,4 @@
-"""What the JSON of an answer says: finish reasons, errors, usage. Families derive their own forms from `JsonAnswer`. Pure."""
+"""Assess an answer in JSON: finish reasons, errors, usage. Families derive their own forms from `JsonAnswer`. Pure."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class JsonAnswer(ABC):
 
     @abstractmethod
     def read(self, event: dict[str, Any]) -> None:
-        """Read the answer as a whole, or an event of it. Raises for no value."""
+        """Read the whole answer, or one of its events. Never raises."""
 
     def ignores(self, name: str) -> bool:  # noqa: ARG002 - for families that name their events
         """Return whether events of this name have no meaning, so that their data may be anything."""
@@ -85,7 +85,7 @@ class JsonAnswer(ABC):
         return "refusal" if self.refused and meaning in {"", "length"} else meaning
 
     def usage(self) -> Usage | None:
-        """Return what the answer used, as far as it says."""
+        """Return the usage that the answer reports."""
         if self._model is None and not self._counts.keys() & {"prompt_tokens", "completion_tokens"}:
             return None
 
@@ -99,7 +99,7 @@ class JsonAnswer(ABC):
         )
 
     def summary(self, unreadable: str = "", reason: NotStored = "dialect") -> AnswerSummary:
-        """Return the assessment at the end. ``unreadable`` says what of the answer could not be read, ``reason`` its kind."""
+        """Return the assessment at the end. ``unreadable`` describes what could not be read; ``reason`` is its kind."""
         usage = self.usage()
         if self.error is not None:
             detail = f"it contains an error ({self.error.description})"

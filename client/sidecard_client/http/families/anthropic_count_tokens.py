@@ -9,7 +9,7 @@ from sidecard_client.http.family import SideEffect
 from sidecard_client.http.request_bodies.shapes import are_messages
 
 
-class _Tokens(ResultsAnswer):
+class _AnthropicTokens(ResultsAnswer):
     """A number, which is the answer and not what it used."""
 
     def read(self, event: dict[str, Any]) -> None:
@@ -23,7 +23,7 @@ class AnthropicCountTokens(AnthropicMessages):
 
     name: ClassVar[str] = "anthropic_count_tokens"
     paths: ClassVar[tuple[str, ...]] = ("/v1/messages/count_tokens",)
-    answer: ClassVar[type[JsonAnswer]] = _Tokens
+    answer: ClassVar[type[JsonAnswer]] = _AnthropicTokens
     always_deterministic: ClassVar[bool] = True
     text_field: ClassVar[str] = ""
 

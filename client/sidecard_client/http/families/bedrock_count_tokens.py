@@ -7,7 +7,7 @@ from sidecard_client.http.answers.results import ResultsAnswer
 from sidecard_client.http.request_bodies.bedrock import BedrockFamily
 
 
-class _Tokens(ResultsAnswer):
+class _BedrockTokens(ResultsAnswer):
     """A number, which is the answer and not what it used."""
 
     def read(self, event: dict[str, Any]) -> None:
@@ -21,7 +21,7 @@ class BedrockCountTokens(BedrockFamily):
 
     name: ClassVar[str] = "bedrock_count_tokens"
     paths: ClassVar[tuple[str, ...]] = ("/count-tokens",)
-    answer: ClassVar[type[JsonAnswer]] = _Tokens
+    answer: ClassVar[type[JsonAnswer]] = _BedrockTokens
     always_deterministic: ClassVar[bool] = True
 
     def fits(self, fields: dict[str, Any]) -> bool:

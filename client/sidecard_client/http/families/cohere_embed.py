@@ -10,7 +10,7 @@ from sidecard_client.http.request_bodies.json_family import JsonFamily
 _INPUTS: Final = ("texts", "images", "inputs")
 
 
-class _Embeddings(ResultsAnswer):
+class _CohereVectors(ResultsAnswer):
     """A vector for each input, in one list for each requested type of number, or in one list."""
 
     def read(self, event: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ class CohereEmbed(JsonFamily):
     paths: ClassVar[tuple[str, ...]] = ("/v2/embed", "/v1/embed")
     hosts: ClassVar[tuple[str, ...]] = HOSTS
     outside: ClassVar[tuple[str, ...]] = ("priority",)
-    answer: ClassVar[type[JsonAnswer]] = _Embeddings
+    answer: ClassVar[type[JsonAnswer]] = _CohereVectors
     always_deterministic: ClassVar[bool] = True
 
     def fits(self, fields: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from sidecard_client.http.answers.results import ResultsAnswer
 from sidecard_client.http.request_bodies.google import GoogleFamily, are_contents, either
 
 
-class _Tokens(ResultsAnswer):
+class _GeminiTokens(ResultsAnswer):
     """A number, or the tokens themselves. They are the answer, and not what it used."""
 
     def read(self, event: dict[str, Any]) -> None:
@@ -21,7 +21,7 @@ class GeminiCountTokens(GoogleFamily):
 
     name: ClassVar[str] = "gemini_count_tokens"
     paths: ClassVar[tuple[str, ...]] = (":countTokens", ":computeTokens")
-    answer: ClassVar[type[JsonAnswer]] = _Tokens
+    answer: ClassVar[type[JsonAnswer]] = _GeminiTokens
     always_deterministic: ClassVar[bool] = True
 
     def fits(self, fields: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ _OWN_MODELS: Final = "/publishers/google/models/"
 """Other models of Vertex AI that predict may be an app's own, and do anything."""
 
 
-class _Embeddings(ResultsAnswer):
+class _GeminiVectors(ResultsAnswer):
     """One vector for each text. Vertex AI's ``:predict`` counts the tokens of each."""
 
     def read(self, event: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ class GeminiEmbed(GoogleFamily):
 
     name: ClassVar[str] = "gemini_embed"
     paths: ClassVar[tuple[str, ...]] = (":embedContent", ":batchEmbedContents", _PREDICT)
-    answer: ClassVar[type[JsonAnswer]] = _Embeddings
+    answer: ClassVar[type[JsonAnswer]] = _GeminiVectors
     always_deterministic: ClassVar[bool] = True
     layout: ClassVar[EmbeddingLayout | None] = EmbeddingLayout(
         "embeddings", frozenset({"usageMetadata"}), inputs="requests", member="values", objects=True

@@ -9,7 +9,7 @@ from sidecard_client.http.request_bodies.json_family import JsonFamily
 from sidecard_client.http.request_bodies.shapes import has_only, is_list_of
 
 
-class _Embeddings(VectorsAnswer):
+class _OllamaVectors(VectorsAnswer):
     field: ClassVar[str] = "embeddings"
 
     def read(self, event: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ class OllamaEmbed(JsonFamily):
     name: ClassVar[str] = "ollama_embed"
     paths: ClassVar[tuple[str, ...]] = ("/api/embed", "/api/embeddings")
     outside: ClassVar[tuple[str, ...]] = ("keep_alive",)
-    answer: ClassVar[type[JsonAnswer]] = _Embeddings
+    answer: ClassVar[type[JsonAnswer]] = _OllamaVectors
     always_deterministic: ClassVar[bool] = True
     layout: ClassVar[EmbeddingLayout | None] = EmbeddingLayout(
         "embeddings", frozenset({"prompt_eval_count", "total_duration", "load_duration"})

@@ -10,7 +10,7 @@ from sidecard_client.http.request_bodies.openai import HOSTS
 from sidecard_client.http.request_bodies.shapes import are_texts_or_tokens
 
 
-class _Embeddings(VectorsAnswer):
+class _OpenAIVectors(VectorsAnswer):
     field: ClassVar[str] = "data"
 
     def is_vector(self, item: Any) -> bool:
@@ -25,7 +25,7 @@ class OpenAIEmbeddings(JsonFamily):
     paths: ClassVar[tuple[str, ...]] = ("/embeddings",)
     hosts: ClassVar[tuple[str, ...]] = HOSTS
     outside: ClassVar[tuple[str, ...]] = ("user",)
-    answer: ClassVar[type[JsonAnswer]] = _Embeddings
+    answer: ClassVar[type[JsonAnswer]] = _OpenAIVectors
     always_deterministic: ClassVar[bool] = True
     layout: ClassVar[EmbeddingLayout | None] = EmbeddingLayout(
         "data", frozenset({"usage"}), member="embedding", token_lists=True

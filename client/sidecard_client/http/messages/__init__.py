@@ -1,1 +1,1 @@
-"""HTTP messages of httpx and httpx2: what is sent, what comes back, and how it is encoded."""
+"""HTTP messages of httpx and httpx2: requests, responses, bodies and encodings."""

@@ -1,4 +1,4 @@
-"""Bodies of responses, whose classes must derive from those of the app's library: shared ones, and such as were read before."""
+"""Bodies of responses, in classes that derive from the app's library: shared bodies, and bodies that were read ahead."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -82,7 +82,7 @@ def shared_body_class(library: ModuleType) -> type:
 
                 mark_unstored(self._headers, self._pieces)
             except AnswerNotShared:
-                return  # its own caller has all there was, and its SDK judges that
+                return  # its own caller has received every byte, and its SDK judges them
             except (CallFailed, CallTimeout, UndecodableAnswer) as error:
                 if not has_ended(error):
                     raise broken_stream(error, self._request) from None
@@ -131,7 +131,7 @@ def async_shared_body_class(library: ModuleType) -> type:
 
 
 class ReadAhead:
-    """What was read of a body before the app reads it: pieces, then the rest of it, or what reading it raised."""
+    """A body that is read ahead of the app: its pieces, and its rest or the exception that reading raised."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -154,7 +154,7 @@ class ReadAhead:
                 if limit <= 0:
                     self._rest = rest
                     return
-        except Exception as error:  # noqa: BLE001 - the app is to get it where it would have got it
+        except Exception as error:  # noqa: BLE001 - raised again where the app reads
             self.error = error
         except BaseException:
             self.source.close()

@@ -1,7 +1,7 @@
 """Content encodings of answers: gzip, deflate, br and zstd, in any order that a server applies them.
 
 An answer travels between callers as it was received if its encodings are of `SHARED_AS_RECEIVED`, which every HTTP library
-decodes, and decoded otherwise. Whoever reads an answer gets it decoded, in pieces of bounded size.
+decodes, and decoded otherwise. Answer readers get decoded pieces of bounded size.
 """
 
 import zlib
@@ -32,7 +32,7 @@ class _Step(Protocol):
     """Undoes one encoding."""
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Return the decoded pieces of some bytes. Raises anything for bytes that are not encoded so."""
+        """Return the decoded pieces of some bytes. Raises the decoder's own exceptions for invalid bytes."""
 
 
 class Decoder:
@@ -105,7 +105,7 @@ def decoded_whole(encodings: Sequence[str], body: Sequence[bytes]) -> bytes | No
 def admits(accept_encoding: str | None, encodings: Sequence[str]) -> bool:
     """Return whether a caller with this ``accept-encoding`` header takes an answer with these encodings.
 
-    Without the header it takes none: that is how programs ask that do not decode.
+    Without the header, no encoding is admitted: programs that do not decode send none.
     """
     quality: dict[str, bool] = {}
     for item in (accept_encoding or "").split(","):

@@ -1,4 +1,4 @@
-"""As much of httpx's interface as the transport uses, for HTTP libraries that have another.
+"""As much of httpx's interface as the transport uses, for HTTP libraries with an interface of their own.
 
 An adapter makes a `Request` from the other library's, gives it to a transport, and makes the other library's response from the
 `Response` that comes back. It translates this module's exceptions as well. Only blocking code is served.
@@ -19,7 +19,7 @@ class SyncByteStream:
 
 
 class AsyncByteStream:
-    """A body that no one awaits here."""
+    """The base class of asynchronous bodies, which do not occur."""
 
 
 class ByteStream(SyncByteStream):
@@ -33,7 +33,7 @@ class ByteStream(SyncByteStream):
 
 
 class Headers:
-    """Headers in their order, found by their names in any case."""
+    """Headers in order, with case-insensitive names."""
 
     def __init__(self, headers: "Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]" = ()) -> None:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
@@ -61,7 +61,7 @@ class Headers:
 
 
 class PlainRequest:
-    """A request. Its body is known."""
+    """A request with its whole body."""
 
     def __init__(
         self, method: str, url: Any, *, headers: Any, stream: SyncByteStream, extensions: dict[str, Any]
@@ -78,7 +78,7 @@ class PlainRequest:
 
 
 class PlainResponse:
-    """A response, whose body is read by whoever gets it."""
+    """A response whose body its receiver reads."""
 
     def __init__(self, status_code: int, *, headers: Any, stream: SyncByteStream, extensions: dict[str, Any]) -> None:
         self.status_code = status_code

@@ -1,4 +1,4 @@
-"""Responses that are no answers: what their waiters get, and what the daemon's own refusals look like to an SDK."""
+"""Responses that are no answers: what their waiters get, and how the daemon's rejections look to an SDK."""
 
 from collections.abc import Mapping
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Responses: what of an answer is shared with other callers, and the library's own object that is made of it for each of them."""
+"""Select what of an answer other callers get, and make each caller's response from it."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -109,7 +109,7 @@ def response_of(library: ModuleType, head: Mapping[str, Any], headers: RawHeader
 
 
 def visible_headers(facts: "Provenance | Outcome[Any]", key: str | None) -> list[tuple[bytes, bytes]]:
-    """Return the headers that tell the app where its answer is from."""
+    """Return the headers that report the answer's source to the app."""
     headers = [
         (b"x-sidecard-source", (facts.source or "").encode()),
         (b"x-sidecard-backend", _ascii(facts.backend or "").encode()),

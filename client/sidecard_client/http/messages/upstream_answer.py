@@ -1,10 +1,10 @@
-"""One answer on its way from the backend: to its own caller as it comes, and to others as soon as they may have it.
+"""Divide an upstream answer: its own caller gets it as it arrives, and others as soon as it may be shared.
 
 =================  ==============================================  ====================================================
 part               to its own caller                               to others
 =================  ==============================================  ====================================================
 head               the library's own response                      status and headers, with the first piece of the body:
-                                                                   whoever waits for that may still make the call
+                                                                   a waiter without a piece may make the call itself
 event stream       each piece as received                          the same piece; decoded, if not all callers can do that
 any other body     each piece as received                          all of it with the head, once it is known to be whole
 =================  ==============================================  ====================================================

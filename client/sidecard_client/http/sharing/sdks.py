@@ -1,4 +1,4 @@
-"""SDKs that make their HTTP clients late, or make new ones: what to do so that each of them is shared.
+"""Rules for SDKs that make HTTP clients late or repeatedly: how each of these clients is shared.
 
 Each function gets an object of an SDK and ``share``, which shares what is inside another object. It returns how many clients
 will be shared when the SDK makes them. Only attributes and methods of known classes are touched.
@@ -23,7 +23,7 @@ class Unshareable(Exception):
 
 
 def prepare(value: Any, share: Share) -> int:
-    """Make the HTTP clients of an SDK's object, or see to it that later ones are shared.
+    """Make the HTTP clients of an SDK's object, or arrange that later ones are shared.
 
     Raises `Unshareable`, and what the SDK raises if it cannot make its client.
     """
