@@ -82,7 +82,7 @@ OWN = [f"own:{number}" for number in range(PIECES)]
 
 
 def test_follower_of_a_process_that_does_not_read_gets_everything(holder: HolderProcess, client: Client) -> None:
-    """At the pace of the upstream; the process reads its own pieces later."""
+    """The follower gets pieces at the upstream's pace; the holder reads its own later."""
     assert holder.made() < PIECES  # it waits for its caller
     assert list(client.stream(own, key="stream")) == holder.pieces()
     assert holder.read() == holder.pieces()

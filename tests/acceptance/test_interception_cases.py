@@ -142,7 +142,7 @@ def post(http: httpx2.Client, upstream: RawUpstream, headers: dict[str, str] | N
 
 
 def test_the_recipes_of_the_documentation_run_with_both_libraries(running: Daemon, processes: Both) -> None:
-    """The library of the request decides, in both kinds of code; requests that are no calls pass."""
+    """One transport serves each request's library in both kinds of code, and passes requests that are no calls."""
     with RawUpstream(response(completion())) as upstream:
         url = f"{upstream.url}/v1"
         for library in (httpx, httpx2):
@@ -166,7 +166,7 @@ def test_the_recipes_of_the_documentation_run_with_both_libraries(running: Daemo
 
 
 def test_share_keeps_proxies_redirects_and_limits(processes: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It wraps the transports that a client has, mounted ones as well."""
+    """`share()` wraps the transports that a client has, mounted ones as well."""
     with RawUpstream(response(completion())) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.delenv("NO_PROXY", raising=False)
@@ -181,7 +181,7 @@ def test_share_keeps_proxies_redirects_and_limits(processes: Both, monkeypatch: 
 
 
 def test_share_says_what_it_looked_for() -> None:
-    """If there is nothing to share."""
+    """An object without HTTP clients raises an error that lists what was searched for."""
     with pytest.raises(TypeError, match="httpx"):
         share(object())
 
@@ -198,7 +198,7 @@ _UNPROVEN = {
 
 @pytest.mark.parametrize("name", _UNPROVEN)
 def test_answers_that_cannot_be_proven_never_open_a_breaker(name: str, processes: Both) -> None:
-    """A dozen of them reach their callers; none is stored."""
+    """A dozen unproven answers reach their callers, and none is stored."""
     with RawUpstream(_UNPROVEN[name]) as upstream:
         llm = processes[0].openai(upstream)
         for number in range(12):
@@ -209,7 +209,7 @@ def test_answers_that_cannot_be_proven_never_open_a_breaker(name: str, processes
 
 
 def test_followers_of_an_unproven_stream_end_as_its_holder(processes: Both) -> None:
-    """They have the same pieces, and the same end."""
+    """Followers get the pieces and the end that the holder gets."""
     go_on = threading.Event()
     with RawUpstream(stream(event("a"), go_on, event("b"), DONE)) as upstream, ThreadPoolExecutor(2) as threads:
         holder = threads.submit(texts, processes[0].openai(upstream))
@@ -222,7 +222,7 @@ def test_followers_of_an_unproven_stream_end_as_its_holder(processes: Both) -> N
 
 
 def test_dialects_of_events_are_stored(processes: Both) -> None:
-    """An event over several lines of data, and a ``ping`` that is plain text."""
+    """Events over several ``data:`` lines and plain-text pings are valid."""
     whole = json.dumps(json.loads(event("a", "stop")[6:]), indent=1).encode()
     lines = b"".join(b"data: " + line + b"\n" for line in whole.split(b"\n")) + b"\n"
     with RawUpstream(stream(b": hello\n\n", lines, DONE)) as upstream:
@@ -256,7 +256,7 @@ def test_dialects_of_events_are_stored(processes: Both) -> None:
     ],
 )
 def test_errors_of_the_request_inside_answers_never_open_a_breaker(error: dict[str, Any], processes: Both) -> None:
-    """The backend is well: each of a dozen callers gets its error."""
+    """Each of a dozen callers gets its error, and the backend counts as healthy."""
     with RawUpstream(response(json.dumps({"error": error}).encode())) as upstream:
         http = processes[0].http()
         for number in range(12):
@@ -266,7 +266,7 @@ def test_errors_of_the_request_inside_answers_never_open_a_breaker(error: dict[s
 
 
 def test_errors_of_the_server_inside_answers_open_a_breaker(processes: Both) -> None:
-    """A backend that is overloaded is spared."""
+    """An overloaded backend gets no further calls."""
     body = json.dumps({"error": {"type": "overloaded_error", "message": "Overloaded"}}).encode()
     with RawUpstream(response(body)) as upstream:
         http = processes[0].http()
@@ -279,7 +279,7 @@ def test_errors_of_the_server_inside_answers_open_a_breaker(processes: Both) -> 
 
 
 def test_echoed_fields_belong_to_the_key(processes: Both) -> None:
-    """Each user gets a response with its own values, not another's."""
+    """Each user gets a response with its own values."""
     bodies = [response(answer_of_responses(user=name, metadata={"of": name})) for name in ("alice", "bob")]
     with RawUpstream(*bodies) as upstream:
         for process, name in zip(processes, ("alice", "bob"), strict=True):
@@ -302,7 +302,7 @@ _EFFECTS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", _EFFECTS)
 def test_requests_with_effects_pass_unshared_unless_they_are_to_be_shared(name: str, processes: Both) -> None:
-    """Each of three equal ones reaches the server."""
+    """Each of three equal requests reaches the server, unless its header asks for sharing."""
     fields, reason = _EFFECTS[name]
     with RawUpstream(response(answer_of_responses())) as upstream:
         llm = processes[0].openai(upstream)
@@ -321,7 +321,7 @@ def test_requests_with_effects_pass_unshared_unless_they_are_to_be_shared(name: 
 
 
 def test_a_path_alone_is_no_api(processes: Both) -> None:
-    """Neither a survey's responses, nor a chat's messages, nor a catalog's embeddings are calls of a model."""
+    """A survey's responses, a chat's messages and a catalog's embeddings are not LLM calls."""
     with RawUpstream(response(b'{"status": "completed"}')) as upstream:
         http = processes[0].http()
         for path, body in {
@@ -353,7 +353,7 @@ def test_a_refused_request_concerns_only_equal_ones(processes: Both) -> None:
 
 
 def test_hints_to_the_providers_cache_are_not_part_of_the_key(processes: Both) -> None:
-    """Wherever the API defines them; an argument of the same name counts."""
+    """Hints are left out wherever the API defines them; an argument of the same name counts."""
     marked: Any = [
         {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]}
     ]
@@ -429,7 +429,7 @@ def test_signatures_of_a_long_lived_id_are_one_account(processes: Both) -> None:
 
 
 def test_the_app_may_say_who_asks(processes: Both) -> None:
-    """By a hook, where credentials rotate."""
+    """A hook identifies callers whose credentials rotate."""
     with RawUpstream(response(completion())) as upstream:
         for number, process in enumerate(processes):
             http = process.http(identity=lambda _: "billing")
@@ -440,7 +440,7 @@ def test_the_app_may_say_who_asks(processes: Both) -> None:
 
 @pytest.mark.parametrize("name", ["OpenAI-Organization", "OpenAI-Project"])
 def test_a_refused_organization_does_not_stop_another(name: str, processes: Both) -> None:
-    """Each has a backend of its own."""
+    """Each organization has a backend of its own."""
     limited = response(b'{"error": {"message": "slow down"}}', b"Retry-After: 30", status=b"429 Too Many Requests")
     with RawUpstream(limited, response(completion())) as upstream:
         http = processes[0].http()
@@ -453,7 +453,7 @@ def test_a_refused_organization_does_not_stop_another(name: str, processes: Both
     "name", ["traceparent", "elastic-apm-traceparent", "newrelic", "x-datadog-trace-id", "sentry-trace"]
 )
 def test_tracing_headers_are_not_part_of_the_key(name: str, processes: Both) -> None:
-    """They differ with each request, and reach the upstream."""
+    """Tracing headers differ with each request, and reach the upstream."""
     with RawUpstream(response(completion())) as upstream:
         for number, process in enumerate(processes):
             post(process.http(), upstream, {name: f"00-{number}"})
@@ -467,7 +467,7 @@ def test_tracing_headers_are_not_part_of_the_key(name: str, processes: Both) -> 
 
 @pytest.mark.parametrize("how", ["unread", "left"])
 def test_a_holder_that_does_not_read_delays_no_follower(how: str, processes: Both) -> None:
-    """Whether it reads nothing, or leaves its loop without closing the stream."""
+    """A holder that reads nothing, or leaves its stream unclosed, delays no follower."""
     go_on = threading.Event()
     words = [event(f"w{number}") for number in range(5)]
     with RawUpstream(stream(words[0], go_on, *words[1:], event("", "stop"), DONE)) as upstream:
@@ -511,7 +511,7 @@ def test_a_stream_ends_with_its_last_event_and_is_stored(asynchronous: bool, run
 
 
 def test_words_in_an_encoding_arrive_one_by_one(processes: Both) -> None:
-    """Although no encoding was asked for."""
+    """Pieces of an encoded answer arrive live, also if no encoding was requested."""
     flate = zlib.compressobj(wbits=31)
     words = [event("a"), event("b", "stop"), DONE]
     encoded = [flate.compress(word) + flate.flush(zlib.Z_SYNC_FLUSH) for word in words]
@@ -530,7 +530,7 @@ def test_words_in_an_encoding_arrive_one_by_one(processes: Both) -> None:
 
 
 def test_names_outside_ascii_are_shared_like_others(processes: Both) -> None:
-    """Of models and in headers, whose bytes pass as they are, in UTF-8 and in Latin-1."""
+    """Names of models and headers keep their bytes, in UTF-8 and in Latin-1."""
     headers = [b"X-Model: " + "modèle".encode(code) for code in ("utf-8", "latin-1")]
     with RawUpstream(response(completion(model="modèle"), *headers)) as upstream:
         for process in processes:
@@ -543,7 +543,7 @@ def test_names_outside_ascii_are_shared_like_others(processes: Both) -> None:
 
 
 def test_a_response_behaves_like_the_librarys_own(processes: Both) -> None:
-    """Its time, its hooks, its raw bytes and their number, for the own call and for a hit."""
+    """Elapsed time, hooks, raw bytes and their count work for the own call and for a hit."""
     seen: list[float] = []
     body = gzip.compress(completion())
 
@@ -566,7 +566,7 @@ def test_a_response_behaves_like_the_librarys_own(processes: Both) -> None:
 
 
 def test_nothing_of_one_exchange_is_replayed(processes: Both) -> None:
-    """No rate limits, no moment, no cookies; and no answer of which the upstream forbids copies."""
+    """Rate limits, dates and cookies are left out, and an answer marked ``no-store`` is not stored."""
     passing = [
         b"x-ratelimit-remaining-requests: 1",
         b"retry-after: 9",
@@ -589,7 +589,7 @@ def test_nothing_of_one_exchange_is_replayed(processes: Both) -> None:
     [(b"400 Bad Request", openai.BadRequestError), (b"422 Unprocessable Entity", openai.UnprocessableEntityError)],
 )
 def test_waiters_get_a_refusal_whole(status: bytes, error: Any, processes: Both) -> None:
-    """Its body, however long a message is, its code, and the headers that SDKs act on."""
+    """Waiters get the whole body, the status, and the headers that SDKs act on."""
     fields = {"message": "é because " * 300, "code": "scripted", "type": "invalid_request_error", "param": "messages"}
     go_on = threading.Event()
     body = json.dumps({"error": fields}).encode()
@@ -612,7 +612,7 @@ def test_waiters_get_a_refusal_whole(status: bytes, error: Any, processes: Both)
 
 
 def test_all_processes_are_refused_as_the_first_one(processes: Both) -> None:
-    """With the SDK's exception for too many requests, and the time to wait."""
+    """Every process gets the SDK's rate limit exception, with the time to wait."""
     limited = response(b'{"error": {"message": "slow down"}}', b"Retry-After: 30", status=b"429 Too Many Requests")
     with RawUpstream(limited) as upstream:
         for process in processes:
@@ -625,7 +625,7 @@ def test_all_processes_are_refused_as_the_first_one(processes: Both) -> None:
 
 
 def test_an_answer_that_is_not_stored_says_why(processes: Both) -> None:
-    """With a policy that stores deterministic answers only, of an API without a temperature, and one that was cut."""
+    """Answers excluded by policy, and cut answers, name their reason in a header."""
     with RawUpstream(response(message())) as upstream:
         http = processes[0].http(keep="deterministic")
         body = {"model": "m", "max_tokens": 9, "messages": HELLO}
@@ -642,7 +642,7 @@ def test_an_answer_that_is_not_stored_says_why(processes: Both) -> None:
 
 
 def test_only_the_callers_own_timeout_applies(daemon: Callable[..., Daemon]) -> None:
-    """Ollama's SDK has none, so that its waiters outlast the daemon's own limit; and a huge one is no error."""
+    """Waiters with Ollama's SDK, which has no timeout, outlast the daemon's limit; a huge timeout is valid."""
     line = {"model": "m", "created_at": "2026-01-01T00:00:01Z", "done": True, "done_reason": "stop"}
     body = json.dumps(line | {"message": {"role": "assistant", "content": "hi"}}).encode()
     impatient = daemon(SIDECARD_FLIGHTS_WAIT_SECONDS="0.2")
@@ -662,7 +662,7 @@ def test_only_the_callers_own_timeout_applies(daemon: Callable[..., Daemon]) -> 
 
 
 def test_an_upload_is_never_held_in_memory(processes: Both) -> None:
-    """Requests that are no calls of a model are sent while they are made."""
+    """Requests that are no LLM calls are sent while the app produces them."""
     with RawUpstream(response(b"{}")) as upstream:
 
         def arrived(count: int) -> bool:

@@ -104,7 +104,7 @@ def stage(request: pytest.FixtureRequest, module_daemon: Callable[..., Daemon]) 
 def test_libraries_observe_the_same(
     stage: Stage, data: st.DataObject, reader: str, gate: float, together: bool
 ) -> None:
-    """Through httpx and httpx2, read in each way."""
+    """Apps on httpx and httpx2 observe the same with and without sidecard, however they read."""
     exchange = data.draw(exchanges(["chat", "messages", "ollama", "other"], ENCODINGS[reader.partition(":")[0]]))
     _play(stage, exchange, reader, gate, together=together)
 
@@ -112,7 +112,7 @@ def test_libraries_observe_the_same(
 @settings(max_examples=cases(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.sampled_from(sorted(SDKS)), st.floats(0, 1), st.booleans())
 def test_sdks_observe_the_same(stage: Stage, data: st.DataObject, reader: str, gate: float, together: bool) -> None:
-    """Through the SDKs of OpenAI, Anthropic and Ollama: objects, and exceptions with all they carry."""
+    """The SDKs of OpenAI, Anthropic and Ollama return equal objects and raise equal exceptions."""
     exchange = data.draw(exchanges([SDKS[reader]], ENCODINGS["httpx2"], reads_past_done=reader != "openai"))
     _play(stage, exchange, reader, gate, together=together)
 

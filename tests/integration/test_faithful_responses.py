@@ -181,7 +181,7 @@ def client(shared: Daemon) -> Iterator[Client]:
 def test_the_holder_and_a_hit_see_what_the_library_alone_sees(
     library: ModuleType, streamed: bool, script: list[Step], client: Client
 ) -> None:
-    """In blocking and in asynchronous code; each is the other's hit."""
+    """A blocking and an asynchronous app observe the same for their own call and for the other's answer."""
     with RawUpstream(script) as upstream:
         direct, _ = look(library, library.HTTPTransport(verify=False), question(upstream.url, streamed=streamed))
         transport = SidecardTransport(sidecard=client, verify=False)
@@ -261,7 +261,7 @@ ENDINGS: list[tuple[str, bool, list[Step]]] = [
 def test_a_follower_sees_what_the_holder_sees(
     streamed: bool, script: list[Step], shared: Daemon, client: Client
 ) -> None:
-    """Whatever the end; what is not proven complete is not stored."""
+    """Followers observe the holder's end, whichever it is; an unproven answer is not stored."""
     goes_on = threading.Event()
     with RawUpstream([goes_on, *script], script) as upstream:
         holder, follower, response = together(httpx2, upstream, goes_on, shared, streamed=streamed)

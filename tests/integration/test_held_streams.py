@@ -109,7 +109,7 @@ def returned(running: Daemon) -> None:
 def test_a_holder_that_does_not_read_delays_no_follower(
     running: Daemon, caller: Caller, follower: Client, model: Model
 ) -> None:
-    """Its process reads for it; it gets every piece afterwards, and the answer is stored before."""
+    """The holder's process runs the function; the holder gets every piece later, and the answer is stored before."""
     holder = Holder(caller, function_of(model, caller), "p", 50, key="k")
     model.lets(1)
     assert holder.take() == "p 1.0"
@@ -138,7 +138,7 @@ def test_a_waiter_of_the_same_process_counts_as_well(caller: Caller, model: Mode
 def test_a_slow_holder_gets_its_pieces_at_its_own_pace(
     running: Daemon, caller: Caller, follower: Client, model: Model
 ) -> None:
-    """While the function is far ahead of it."""
+    """A holder reads slowly while the function is far ahead of it."""
     holder = Holder(caller, function_of(model, caller), "p", 20, key="k")
     model.free = True
     got = [holder.take()]
@@ -154,7 +154,7 @@ def test_a_slow_holder_gets_its_pieces_at_its_own_pace(
 def test_a_holder_that_leaves_is_finished_for_its_followers(
     leave: Callable[[Holder], None], running: Daemon, caller: Caller, follower: Client, model: Model
 ) -> None:
-    """Whether it closes its stream or just drops it, as a loop does that is left by ``break``."""
+    """A stream that its holder closes or drops goes on for its followers."""
     holder = Holder(caller, function_of(model, caller), "p", key="k")
     model.lets(1)
     assert holder.take() == "p 1.0"
@@ -173,7 +173,7 @@ def test_a_holder_that_leaves_is_finished_for_its_followers(
 def test_a_holder_that_leaves_alone_ends_the_call(
     leave: Callable[[Holder], None], running: Daemon, caller: Caller, model: Model
 ) -> None:
-    """The function is closed and the lease returned, without a wait for the garbage collector's cycles."""
+    """The function is closed and the lease returned before any garbage collection."""
     gc.disable()
     try:
         holder = Holder(caller, function_of(model, caller), "p", key="k")
@@ -191,7 +191,7 @@ def test_a_holder_that_leaves_alone_ends_the_call(
 def test_a_holder_that_leaves_after_its_last_follower_ends_the_call(
     running: Daemon, caller: Caller, follower: Client, model: Model
 ) -> None:
-    """At once, although the function waits for its upstream; the function is closed later, by the thread that runs it."""
+    """The call ends at once while the function blocks; its thread closes the function later."""
     holder = Holder(caller, function_of(model, caller), "p", key="k")
     model.lets(1)
     assert holder.take() == "p 1.0"
@@ -209,7 +209,7 @@ def test_a_holder_that_leaves_after_its_last_follower_ends_the_call(
 def test_a_stream_that_is_not_read_and_not_waited_for_ends(
     kind: str, daemon: Callable[..., Daemon], model: Model
 ) -> None:
-    """After ``flights.idle_seconds``; a later read raises, since no stream just stops."""
+    """The stream ends after ``flights.idle_seconds``, and a later read raises."""
     running = daemon(SIDECARD_FLIGHTS_IDLE_SECONDS="0.3")
     with connecting(kind, running.socket) as make:
         caller = make()
@@ -267,7 +267,7 @@ def test_a_holder_that_is_too_far_behind_shares_no_more(
 
 
 def test_pieces_go_to_the_caller_or_to_others(caller: Caller, follower: Client) -> None:
-    """With a daemon and without one."""
+    """`ForOwnCaller` and `ForOthers` divide pieces, with a daemon and without one."""
 
     def generate() -> Iterator[Any]:
         yield ForOwnCaller({"not": object})
@@ -294,7 +294,7 @@ def test_pieces_for_others_are_dropped_without_a_daemon(kind: str, socket_path: 
 def test_a_complete_answer_is_stored_although_its_function_goes_on(
     leave: Callable[[Holder], None], running: Daemon, caller: Caller, follower: Client
 ) -> None:
-    """As SDKs leave a stream at its terminal event, while the server keeps the connection open."""
+    """A caller that leaves at the terminal event has its answer stored while the server keeps the connection."""
     blocked = threading.Event()
 
     def generate() -> Iterator[Any]:
@@ -352,7 +352,7 @@ class Refused(Exception):
 
 
 def test_waiters_get_the_detail_of_a_failure(running: Daemon, caller: Caller, follower: Client) -> None:
-    """It passes from the holder's exception to the waiters' `CallFailed`."""
+    """The detail of the holder's exception arrives in the waiters' `CallFailed`."""
     waiting = threading.Event()
 
     def refuse() -> Iterator[str]:

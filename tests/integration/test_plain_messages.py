@@ -92,7 +92,7 @@ def test_messages_of_another_library_are_shared(transport: SidecardTransport, up
 
 
 def test_refusals_and_passed_requests_are_the_librarys_own(transport: SidecardTransport, upstream: Upstream) -> None:
-    """As responses, with the reason that a request passed."""
+    """The library gets responses, and a passed one names its reason."""
     upstream.status = 400
     response = transport.handle_request(request_of(WHOLE))
     assert (response.status_code, b"".join(response.stream)) == (400, b'{"message": "refused"}')

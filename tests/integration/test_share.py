@@ -160,7 +160,7 @@ def token(signature: str = "c2ln", **claims: Any) -> str:
 def test_a_renewed_token_is_the_same_caller(
     policy: Any, gpt: Callable[..., openai.OpenAI], model: ScriptedModel, client: Client
 ) -> None:
-    """Once the upstream has accepted it; a repeated request finds its answer before and after."""
+    """A renewed token reads its account's entries once the upstream has accepted it."""
     old, new = gpt(token(jti="1"), **policy), gpt(token(jti="2"), **policy)
     assert [chat_of(old, "a"), chat_of(old, "a"), chat_of(old, "b")] == ["upstream", "cache", "upstream"]
     assert chat_of(new, "c") == "upstream"

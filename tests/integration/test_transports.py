@@ -104,7 +104,7 @@ def test_one_transport_serves_both_kinds_of_code(library: ModuleType, kind: Any,
 @LIBRARIES
 @pytest.mark.parametrize("path", ["/v1/files", "/surveys/7/responses", "/api/v1/messages", "/v1/models"])
 def test_other_requests_pass_and_say_so(library: ModuleType, path: str, client: Client) -> None:
-    """Nothing of sidecard's leaves the process."""
+    """A passed request has no header of sidecard; its response names the reason."""
     with RawUpstream(response(b'{"status": "completed"}')) as upstream:
         transport = SidecardTransport(sidecard=client, verify=False)
         headers = {"X-Sidecard-Task": "t", "x-sidecard-cache": "refresh"}
@@ -122,7 +122,7 @@ def test_other_requests_pass_and_say_so(library: ModuleType, path: str, client: 
 
 @LIBRARIES
 def test_an_upload_is_sent_while_it_is_made(library: ModuleType, client: Client) -> None:
-    """It is never in memory as a whole, blocking or not."""
+    """An upload is never whole in memory, in blocking or asynchronous code."""
     piece, count = bytes(1 << 20), 48
 
     def pieces(upstream: RawUpstream) -> Iterator[bytes]:
@@ -155,7 +155,7 @@ def test_an_upload_is_sent_while_it_is_made(library: ModuleType, client: Client)
 def test_proxies_of_the_environment_are_used(
     library: ModuleType, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by the library's own client: for these hosts, in blocking and in asynchronous code."""
+    """Requests use the proxies that the library's own client would use, in both kinds of code."""
     with RawUpstream(response(ANSWER)) as proxy, RawUpstream(response(ANSWER)) as upstream:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -184,7 +184,7 @@ def test_proxies_of_the_environment_are_used(
 
 @LIBRARIES
 def test_its_own_connections_are_as_many_as_those_of_sdks(library: ModuleType) -> None:
-    """Or as many as ``limits=`` says, which may be of the other library."""
+    """The default limit is 1,000 connections; ``limits=`` of either library changes it."""
     request = library.Request("GET", "http://h/")
     for limits, expected in ((None, 1000), (httpx.Limits(max_connections=7), 7), (httpx2.Limits(max_connections=7), 7)):
         transport = SidecardTransport(verify=False, limits=limits)
@@ -228,7 +228,7 @@ def test_a_stream_ends_where_the_sdk_ends_it(client: Client) -> None:
 
 
 def test_an_asynchronous_stream_ends_where_the_sdk_ends_it(client: Client) -> None:
-    """And is stored all the same."""
+    """The stream ends at ``[DONE]``, and the answer is stored."""
 
     async def asynchronous(upstream: RawUpstream) -> None:
         transport = SidecardTransport(sidecard=client, verify=False)
@@ -249,7 +249,7 @@ def test_an_asynchronous_stream_ends_where_the_sdk_ends_it(client: Client) -> No
 
 @pytest.mark.parametrize("timeout", [None, 10**8])
 def test_only_the_callers_own_timeout_applies(timeout: float | None, shared: Daemon, client: Client) -> None:
-    """Not the daemon's, which is half a second."""
+    """A wait lasts as long as the request's own timeout, beyond the daemon's half a second."""
     goes_on, got = threading.Event(), list[Any]()
 
     def read() -> None:
@@ -273,7 +273,7 @@ def test_only_the_callers_own_timeout_applies(timeout: float | None, shared: Dae
 
 
 def test_words_in_gzip_arrive_one_by_one(client: Client) -> None:
-    """The first is there before the last is sent."""
+    """The first word arrives before the last one is sent."""
     encoder, goes_on = zlib.compressobj(wbits=31), threading.Event()
     parts = [encoder.compress(event(text)) + encoder.flush(zlib.Z_SYNC_FLUSH) for text in ("one ", "two")]
     rest = encoder.compress(event("", "stop") + DONE) + encoder.flush()
@@ -303,7 +303,7 @@ def test_words_in_gzip_arrive_one_by_one(client: Client) -> None:
 
 @pytest.mark.parametrize(("status", "error"), [(429, openai.RateLimitError), (529, openai.InternalServerError)])
 def test_a_backend_that_asks_for_a_pause_is_refused_to_all_alike(status: int, error: Any, client: Client) -> None:
-    """With its own status and ``Retry-After``, so that SDKs raise what they raise for it."""
+    """Other callers are rejected with the backend's own status and ``Retry-After``."""
     limited = response(b'{"error": {"message": "slow down"}}', b"Retry-After: 7", status=b"%d Slow" % status)
     with RawUpstream(limited, response(ANSWER)) as upstream, sdk(upstream, client) as llm:
         seen = []

@@ -50,7 +50,7 @@ def asks(client: Client, upstream: Handler, **fields: Any) -> httpx2.Response:
 
 
 def test_a_refusal_concerns_callers_whose_requests_are_equal_outside_the_key(client: Client) -> None:
-    """They get all of it; another caller makes its own call, whose answer is shared."""
+    """Waiters of an equal context get the whole refusal; another caller makes its own call, which is shared."""
     calls: list[str] = []
     all_wait = threading.Event()
 
@@ -82,7 +82,7 @@ def test_a_refusal_concerns_callers_whose_requests_are_equal_outside_the_key(cli
 
 
 def test_other_processes_meet_the_refusal_that_closed_their_backend(client: Client) -> None:
-    """With its status and the rest of its pause, so that SDKs raise what they would without sidecard."""
+    """They are rejected with its status and the rest of its pause."""
     kinds = {429: openai.RateLimitError, 529: openai.InternalServerError}
     with ScriptedModel() as model:
         model.next = [Refusal(status, {"retry-after": "30"}) for status in kinds]
@@ -124,7 +124,7 @@ def test_answers_that_cannot_be_proven_close_a_breaker(client: Client) -> None:
 
 @pytest.mark.parametrize("kind", ["blocking", "asynchronous"])
 def test_the_app_learns_why_the_daemon_stores_nothing(running: Daemon, kind: str) -> None:
-    """From a header at the end of the answer, streamed or not; the report says it by task."""
+    """A header names the reason at the end of the answer, streamed or not; the report counts it by task."""
     headers = {"x-sidecard-task": "unstored"}
 
     async def ask(url: str, fields: dict[str, Any]) -> httpx2.Response:
@@ -151,7 +151,7 @@ def test_the_app_learns_why_the_daemon_stores_nothing(running: Daemon, kind: str
 
 
 def test_requests_that_pass_are_counted(client: Client) -> None:
-    """In the report, by reason, task and API."""
+    """The report counts passed requests by reason, task and API."""
 
     def upstream(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, json={"id": "r", "object": "response", "status": "completed", "output": []})

@@ -215,7 +215,7 @@ def test_fatal_failure_of_an_old_holder_concerns_callers_without_a_context(
 
 
 def test_old_holder_hears_of_no_waiters(old: Version, daemon: Start, worker: Callable[..., Worker]) -> None:
-    """It would close its connection, and its lease would be lost."""
+    """An old holder gets no `Wanted`: it would close its connection and lose its lease."""
     path = daemon("--no-state", **NEW.environ).socket
     holder = worker(old, path, "hold")
     assert holder.line() == "running"
@@ -230,7 +230,7 @@ def test_old_holder_hears_of_no_waiters(old: Version, daemon: Start, worker: Cal
 
 
 def test_old_daemon_ignores_what_it_does_not_know(old: Version, daemon: Start) -> None:
-    """Every new field of a request, in one conversation."""
+    """One conversation sends every new field of a request."""
     path = daemon("--no-state", **old.environ).socket
     with JsonPeer(path) as newer:
         newer.send(op="begin", key="k", context="flex tier", wanted=True, id=1)

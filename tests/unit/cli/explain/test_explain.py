@@ -128,7 +128,7 @@ def token_of(subject: str, number: int) -> str:
 
 
 def test_tokens_of_one_principal_have_one_key() -> None:
-    """As in an app's process, once the upstream has accepted them; nothing of that stays in this process."""
+    """Two tokens of one principal have one key, as after the upstream accepted them; this process remembers none."""
     before = len(ACCEPTED)
     keys = [
         question({"url": CHAT, "headers": {"authorization": f"Bearer {token}"}, "body": BODY}).explain(()).key
@@ -139,13 +139,13 @@ def test_tokens_of_one_principal_have_one_key() -> None:
 
 
 def test_identity_replaces_credentials() -> None:
-    """The flag has the effect of the transport's keyword."""
+    """``--identity`` has the effect of the transport's keyword."""
     requests = [{"url": CHAT, "headers": {"x-api-key": key}, "body": BODY} for key in ("a", "b")]
     assert len({question(one, identity="app").explain(()).key for one in requests}) == 1
 
 
 def test_text_shows_what_transports_find_in_an_http_request() -> None:
-    """Its API, who makes it, what is outside the key, and whether it passes; no value and no credential."""
+    """The text names API, identity, what is outside the key, and whether it passes; no value and no credential."""
     body = {
         "model": "claude",
         "max_tokens": 5,
@@ -165,7 +165,7 @@ def test_text_shows_what_transports_find_in_an_http_request() -> None:
 
 @pytest.mark.parametrize(("control", "passes"), [("", "state"), ("on", None), ("only", None), ("refresh", "state")])
 def test_request_with_side_effects_passes(control: str, passes: str | None) -> None:
-    """Unless its header says that it is to be shared."""
+    """A request with side effects passes unless its header asks for sharing."""
     headers = {"x-sidecard-cache": control} if control else {}
     body = {"model": "gpt", "input": "go on", "conversation": "conv_1"}
     result = explained({"url": "https://api.openai.com/v1/responses", "headers": headers, "body": body})
@@ -177,7 +177,7 @@ def test_request_with_side_effects_passes(control: str, passes: str | None) -> N
 
 
 def test_comparison_of_contexts_says_that_refusals_are_not_shared() -> None:
-    """Equal keys, and a part outside of them that differs."""
+    """Requests with equal keys and different contexts share answers, but not refusals."""
     one, other, same = (
         explained({"url": CHAT, "headers": {"user-agent": agent}, "body": BODY}) for agent in ("a", "b", "b")
     )

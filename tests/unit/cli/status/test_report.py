@@ -123,7 +123,7 @@ def test_report_shows_backends_models_and_budgets() -> None:
 
 
 def test_report_shows_passed_requests_and_unstored_answers_with_their_reasons() -> None:
-    """In columns of their own, which a report without them lacks; by task, and by the API that was recognized."""
+    """Both have columns if any were counted, and rows by task and by API."""
     host = Host()
     peer = host.peer()
     peer.completes(peer.leads("key", task="rag"), "answer")

@@ -299,7 +299,7 @@ def test_a_leased_call_that_fails_tells_the_callers_that_joined_it() -> None:
 
 
 def test_a_caller_that_joined_a_call_gets_the_detail_of_its_failure() -> None:
-    """As from the daemon: its own copy."""
+    """A waiter of the same process gets a copy of the detail, as from the daemon."""
 
     class Refused(Exception):
         kind = "fatal"

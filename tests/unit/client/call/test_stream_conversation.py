@@ -276,7 +276,7 @@ def test_a_caller_that_leaves_ends_the_call_unless_others_wait(renewal: Any, may
 
 
 def test_a_caller_that_does_not_read_ends_the_call_with_an_error() -> None:
-    """The daemon hears that the call was given up, and a later read raises; no stream just stops."""
+    """The lease is given up, and a later read raises: no stream stops without an error."""
     daemon = Daemon(lease(), Returned("a"), OK, leave_at=0, after="unread")
     result = drive(converse({}), daemon)
     assert (type(result.error), result.error.kind) == (CallFailed, "transient")

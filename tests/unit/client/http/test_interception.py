@@ -43,7 +43,7 @@ def test_other_requests_are_not_claimed() -> None:
 
 
 def test_a_request_that_passes_says_why() -> None:
-    """Its body is too large, or not that of the API; the task is the request's."""
+    """A body that is too large or not the API's gives the reason, with the request's task."""
     request = httpx2.Request("POST", "http://h/v1/chat/completions", headers={"x-sidecard-task": "rag"}, content=b"{}")
     transport = Transport()
     claimed = transport.claim(request)
@@ -154,7 +154,7 @@ def test_a_transport_of_one_kind_says_so_to_the_other() -> None:
 
 
 def test_what_a_head_contributes_is_remembered_by_all_that_counts() -> None:
-    """Callers, accounts and endpoints are told apart; ids of requests are not."""
+    """The memory distinguishes callers, accounts and endpoints, and ignores ids of requests."""
     transport = Transport()
 
     def key(**headers: str) -> str:
@@ -175,7 +175,7 @@ def test_what_a_head_contributes_is_remembered_by_all_that_counts() -> None:
 
 
 def test_what_a_token_proves_is_asked_anew() -> None:
-    """Whether it was accepted changes, and so does the time."""
+    """Acceptance and expiry of a token are evaluated for each request."""
     token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIiwiZXhwIjo5OTk5OTk5OTk5fQ.c2ln"
     transport = Transport()
     request = httpx2.Request(

@@ -83,7 +83,7 @@ def test_requests_of_an_api_are_recognized(url: str, fields: object, family: str
     ],
 )
 def test_other_requests_are_not_recognized(url: str, fields: object) -> None:
-    """Whatever their path ends with."""
+    """A matching path ending does not suffice."""
     assert family_of(url, fields) is None
 
 
@@ -98,7 +98,7 @@ def test_other_requests_are_not_recognized(url: str, fields: object) -> None:
     ],
 )
 def test_other_methods_and_content_types_are_not_claimed(head: dict[str, str]) -> None:
-    """So their bodies are not even read."""
+    """The bodies of such requests are not read."""
     url, method = "https://api.openai.com/v1/chat/completions", head.get("method", "POST")
     content_type = head.get("content_type", "application/json")
     fields = {"model": "m", "messages": MESSAGES}

@@ -152,7 +152,7 @@ def test_answers_that_are_none_of_the_api_are_unclassifiable(family: str, text: 
 
 
 def test_an_answer_of_another_content_type_is_known_from_its_head() -> None:
-    """So that nothing of it is given to others."""
+    """Its head alone makes it unclassifiable, so other callers get none of it."""
     assert not reader("openai_chat", "text/html").classifiable
     assert reader("openai_chat", JSON).classifiable
     stream = reader("openai_chat")
@@ -244,7 +244,7 @@ def test_pings_of_anthropic_may_have_any_data(ping: str, named: bool) -> None:
     ],
 )  # fmt: skip
 def test_errors_inside_answers_are_classified(family: str, text: str, content_type: str, verdict: str) -> None:
-    """By whose error it is; ``fatal`` for the request's, a success of the backend."""
+    """An error of the request is ``fatal`` and a success of the backend; other errors are ``transient``."""
     found = summary(family, text, content_type)
     assert (found.verdict, found.not_stored) == (verdict, "error")
     expected = ("fatal", True) if verdict == "request_error" else ("transient", False)
@@ -271,7 +271,7 @@ def test_an_empty_error_is_none(nothing: str) -> None:
     ],
 )
 def test_a_refusal_in_the_models_words_is_not_stored(family: str, text: str, content_type: str) -> None:
-    """Its finish reason is that of any other answer."""
+    """A refusal with the finish reason of a normal answer is recognized."""
     assert summary(family, text, content_type).not_stored == "refusal"
 
 

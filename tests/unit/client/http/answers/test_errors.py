@@ -75,12 +75,12 @@ def test_errors_that_the_request_caused(error: Any) -> None:
     ],
 )
 def test_other_errors_are_the_servers(error: Any) -> None:
-    """Unknown ones included."""
+    """Any other error counts as the server's, unknown ones included."""
     assert in_band_error(error).origin == "server_error"
 
 
 def test_an_error_is_described_by_its_code() -> None:
-    """In few characters, since reports show it."""
+    """The description is short, because reports show it."""
     assert in_band_error({"type": "a", "code": "b", "message": "c"}).description == "b"
     assert in_band_error({"message": "c"}).description == "c"
     assert len(in_band_error("x" * 10_000).description) == 80

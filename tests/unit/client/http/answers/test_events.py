@@ -36,7 +36,7 @@ def split(*pieces: bytes) -> list[tuple[str, bytes]]:
     ],
 )
 def test_events_are_split_as_the_standard_says(stream: bytes, found: list[tuple[str, bytes]]) -> None:
-    """However their bytes arrive."""
+    """Every split of the bytes gives the same events."""
     assert split(stream) == found
     assert split(*(stream[at : at + 1] for at in range(len(stream)))) == found
     for cut in range(len(stream)):
@@ -46,7 +46,7 @@ def test_events_are_split_as_the_standard_says(stream: bytes, found: list[tuple[
 @pytest.mark.parametrize("step", [1, 3, 100])
 @pytest.mark.parametrize("ending", [b"\n\n", b"\r\r", b"\n"])
 def test_nothing_follows_an_event_that_is_too_long(monkeypatch: pytest.MonkeyPatch, step: int, ending: bytes) -> None:
-    """Neither in one piece nor in many; a line, or several lines of one event."""
+    """A line or event above the limit ends parsing, in one piece or in many."""
     monkeypatch.setattr(events, "MAX_EVENT_BYTES", 20)
     for long in (b"data: " + b"x" * 20, b"data: 0123456789\ndata: 0123456789"):
         stream = b"data: a\n\n" + long + ending + b"data: b\n\n"

@@ -150,7 +150,7 @@ def test_an_exception_ends_a_stream(name: str, verdict: str) -> None:
     ],
 )
 def test_stop_reasons_of_converse(reason: str, not_stored: str) -> None:
-    """Whole and streamed."""
+    """Whole and streamed answers have the same verdict."""
     whole = summary(asked_for("converse", messages=BLOCKS), {"output": {}, "stopReason": reason})
     stream = as_message({"stopReason": reason}, "messageStop")
     streamed = summary(asked_for("converse-stream", messages=BLOCKS), stream, EVENT_STREAM)
@@ -210,7 +210,7 @@ def test_cache_points_are_outside_the_key() -> None:
     ],
 )
 def test_tools_of_the_server_pass_through(fields: Any, passes: str) -> None:
-    """Those that the app carries out do not."""
+    """Requests with tools of the server pass; tools that the app carries out do not."""
     assert asked_for("converse", messages=BLOCKS, **fields)[1].passes == passes
 
 
@@ -226,7 +226,7 @@ def test_tools_of_the_server_pass_through(fields: Any, passes: str) -> None:
     ],
 )
 def test_the_path_names_the_model(model: str, name: str) -> None:
-    """Percent-encoded or not, on Amazon's hosts and on others."""
+    """The model is read from the path, percent-encoded or not, on any host."""
     for host in (
         BEDROCK,
         "bedrock-runtime-fips.us-gov-west-1.amazonaws.com",
@@ -237,7 +237,7 @@ def test_the_path_names_the_model(model: str, name: str) -> None:
 
 
 def test_other_operations_pass_through() -> None:
-    """Jobs, guardrails, and what has Bedrock's ending but not its path."""
+    """Jobs, guardrails, and other paths with Bedrock's endings pass."""
     for host, path in (
         (BEDROCK, "/async-invoke"),
         (BEDROCK, "/guardrail-checks/invoke"),
@@ -250,7 +250,7 @@ def test_other_operations_pass_through() -> None:
 
 
 def test_what_anthropics_models_change_passes_through() -> None:
-    """As on its own API."""
+    """Side effects are those of Anthropic's own API."""
     fields: dict[str, Any] = {
         "anthropic_version": "bedrock-2023-05-31",
         "max_tokens": 9,

@@ -46,7 +46,7 @@ def summary(known: tuple[ApiFamily, ApiRequest], answer: Any, content_type: str 
     ],
 )
 def test_finish_reasons_of_cohere(reason: str | None, verdict: str, not_stored: str) -> None:
-    """In both versions, whole and streamed."""
+    """Both versions, whole and streamed, follow the same rules."""
     version_2 = asked_for("/v2/chat", model="command-a", messages=HELLO)
     version_1 = asked_for("/v1/chat", model="command-r", message="hello")
     streamed = asked_for("/v1/chat", model="command-r", message="hello", stream=True)

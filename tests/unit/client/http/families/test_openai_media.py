@@ -48,7 +48,7 @@ def summary(
     ],
 )
 def test_a_request_without_a_model_is_known_by_its_fields(path: str, fields: dict[str, Any]) -> None:
-    """On another host than OpenAI's, a field that is not the API's makes it another API's."""
+    """On a foreign host, a field that is not the API's makes the request another API's."""
     for host in (OPENAI, "127.0.0.1"):
         assert asked_for(path, fields, host)[1].model == ""
 

@@ -87,7 +87,7 @@ def test_hints_and_callers_are_outside_the_key(api: str, fields: dict[str, Any])
     ],
 )
 def test_what_the_answer_carries_back_is_in_the_key(api: str, fields: dict[str, Any]) -> None:
-    """Else one caller would read another's values."""
+    """A field that the answer repeats makes a key of its own."""
     assert key(api, **fields) != key(api)
 
 
@@ -255,7 +255,7 @@ def test_the_same_names_elsewhere_count(api: str, body: Any) -> None:
     ],
 )  # fmt: skip
 def test_requests_that_change_something_pass(api: str, fields: dict[str, Any], effect: str) -> None:
-    """What the server keeps, or the world through a tool."""
+    """Requests that change the server's state, or the world through a tool, pass."""
     assert asked(api, **fields).passes == effect
 
 
@@ -291,7 +291,7 @@ def test_requests_that_change_something_pass(api: str, fields: dict[str, Any], e
     ],
 )
 def test_other_requests_are_shared(api: str, fields: dict[str, Any]) -> None:
-    """Tools that the app carries out, and those that only read."""
+    """Tools that the app carries out, and tools that only read, are shared."""
     assert asked(api, **fields).passes == ""
 
 
@@ -329,7 +329,7 @@ def context(headers: list[tuple[str, str]], *, share_credentials: bool = False, 
 
 
 def test_the_context_tells_apart_what_is_outside_the_key() -> None:
-    """A value that a server may refuse, its absence, and, if accounts share, the account."""
+    """Values outside the key, their absence, and a shared account make different contexts."""
     one, two = [("authorization", "Bearer a")], [("authorization", "Bearer b")]
     assert context(one) == context(two)
     assert context(one, user="u") == context(one, user="u")
@@ -351,7 +351,7 @@ def test_the_context_tells_apart_what_is_outside_the_key() -> None:
     ],
 )  # fmt: skip
 def test_the_last_text_may_differ_in_similar_requests(api: str, fields: dict[str, Any], place: str, text: str) -> None:
-    """Of the last message, if it is the user's, or of the prompt."""
+    """The varying text is the user's last message, or the prompt."""
     path, own = APIS[api]
     target = RequestTarget.of("POST", f"http://h{path}", "application/json")
     assert target is not None
@@ -375,7 +375,7 @@ def test_the_last_text_may_differ_in_similar_requests(api: str, fields: dict[str
     ],
 )
 def test_requests_without_such_a_text_have_no_similar_ones(api: str, fields: dict[str, Any]) -> None:
-    """A tool's result, images alone, several prompts, embeddings."""
+    """Tool results, images alone, several prompts and embeddings have no varying text."""
     path, own = APIS[api]
     target = RequestTarget.of("POST", f"http://h{path}", "application/json")
     assert target is not None

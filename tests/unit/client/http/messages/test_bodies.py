@@ -39,7 +39,7 @@ class Source(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 
 @pytest.mark.parametrize(("limit", "whole"), [(1, None), (2, None), (3, None), (5, [b"ab", b"cd"])])
 def test_the_app_reads_what_was_read_ahead_and_the_rest(limit: int, whole: list[bytes] | None) -> None:
-    """Each byte once."""
+    """The app reads each byte once."""
     source = Source()
     ahead = ReadAhead(source)
     ahead.read(limit)
@@ -59,7 +59,7 @@ def test_the_app_reads_what_was_read_ahead_and_the_rest(limit: int, whole: list[
 
 
 def test_what_reading_raised_is_raised_where_the_app_reads() -> None:
-    """After the bytes that came before it."""
+    """The exception follows the bytes that arrived before it."""
     ahead = ReadAhead(Source(httpx2.ReadError("reset")))
     ahead.read(99)
     assert ahead.whole is None

@@ -77,7 +77,7 @@ BODIES: list[tuple[dict[str, Any], bytes]] = [
 @LIBRARIES
 @pytest.mark.parametrize(("given", "body"), BODIES)
 def test_a_small_body_is_read(library: ModuleType, given: dict[str, Any], body: bytes) -> None:
-    """And can be sent afterwards."""
+    """A small body is read, and can be sent afterwards."""
     request = library.Request("POST", URL, **given)
     read = body_of(request)
     assert read is not None
@@ -104,7 +104,7 @@ def test_a_generated_body_is_read_and_sent_all_the_same(library: ModuleType) -> 
 
 @LIBRARIES
 def test_a_large_body_is_left_to_be_sent(library: ModuleType) -> None:
-    """Whether its size is known at first or not; nothing is lost, and no more is read than the limit."""
+    """A body above the limit is sent whole, and no more than the limit is read of it."""
     left = _pieces(b"01234", b"56789", b"abc", b"def")
     request = library.Request("POST", URL, content=left)
     assert body_of(request) is None

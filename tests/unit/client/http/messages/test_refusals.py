@@ -32,7 +32,7 @@ def refused(status: int = 400, body: bytes = b"no", **headers: str) -> UpstreamR
 
 
 def test_a_refusal_reaches_its_waiters_whole() -> None:
-    """Status, body and the headers that SDKs act on; not those of its connection."""
+    """Waiters get status, body and the headers that SDKs act on, without those of its connection."""
     sent = {"content-type": "text/x", "retry-after": "7", "x-should-retry": "false", "x-request-id": "1", "date": "now"}
     error = refused(400, "né".encode() * 2000, **sent)
     response = response_to(CallFailed("fatal", "long", error.detail), REQUEST)
@@ -64,7 +64,7 @@ def test_a_refusal_that_is_too_large_has_no_detail() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("message", ["", "ValueError: 400 text/x\nno", "UpstreamRefused: soon\nno", "UpstreamRefused"])
 def test_other_failures_are_no_responses(detail: Any, message: str) -> None:
-    """A detail of another program, and a message of another exception."""
+    """A foreign detail and the message of another exception are not refusals."""
     with pytest.raises(httpx2.RemoteProtocolError):
         response_to(CallFailed("fatal", message, detail), REQUEST)
 

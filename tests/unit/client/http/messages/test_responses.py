@@ -28,7 +28,7 @@ def facts(**values: object) -> Provenance:
 
 @LIBRARIES
 def test_headers_keep_their_bytes(library: ModuleType) -> None:
-    """Whatever their encoding: UTF-8, Latin-1, or neither."""
+    """Header bytes survive in UTF-8, in Latin-1, and in neither."""
     sent = [
         (b"X-Model", "modèle".encode()),
         (b"x-model", b"mod\xe8le"),
@@ -81,7 +81,7 @@ def test_headers_of_one_exchange_are_not_shared(name: str) -> None:
 
 
 def test_a_decoded_body_has_no_encoding() -> None:
-    """Nor the length of the encoded one."""
+    """A decoded body lacks ``content-encoding`` and ``content-length``."""
     response = httpx2.Response(
         200, headers={"content-encoding": "br", "content-length": "9", "x-a": "b"}, stream=httpx2.ByteStream(b"")
     )

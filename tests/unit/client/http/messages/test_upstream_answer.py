@@ -186,7 +186,7 @@ def test_an_answer_of_another_kind_goes_to_its_own_caller_alone() -> None:
 
 
 def test_an_answer_that_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even in this process; the backend has answered."""
+    """An answer above the limit is kept nowhere, and its backend has answered."""
     monkeypatch.setattr(upstream_answer, "MAX_ANSWER_BYTES", 3)
     yielded, error, answer = run(response_with("application/json", b"ab", b"cd"), Reader())
     assert yielded == [ForOwnCaller(b"ab"), ForOwnCaller(b"cd")]
@@ -209,7 +209,7 @@ def test_an_answer_that_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_the_app_sees_why_its_answer_is_not_stored(found: str, headers: Any, policy: Any, expected: str) -> None:
-    """In a header of its response, as soon as it is known."""
+    """A response header names the reason as soon as it is known."""
     response = response_with("application/json", b"x", **headers)
     _, error, answer = run(response, Reader("complete", found), **policy)
     assert error is None

@@ -35,7 +35,7 @@ TREE = places(["user", "hints.id", "messages[].content[].mark", "messages[].mark
 def test_fields_are_left_out_at_their_places_only(
     body: dict[str, Any], kept: dict[str, Any], outside: dict[str, Any]
 ) -> None:
-    """By name and place; the body itself stays as it is."""
+    """Fields are removed by name and place, and the body itself is unchanged."""
     before = copy.deepcopy(body)
     assert divided_at(body, TREE) == (kept, outside)
     assert body == before
