@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         size = 1 + len(sample.answer) // 3
         breaks = self._breaks()
-        for start in range(0, size if breaks else len(sample.answer), size):
+        for start in range(0, 2 * size if breaks else len(sample.answer), size):
             if self.served.permits is not None:
                 self.served.permits.acquire()
 
