@@ -351,7 +351,8 @@ def exchanges(
     if refused:
         status, answer = draw(st.sampled_from(_REFUSALS)), draw(_refusals())
     else:
-        status, answer = b"200 OK", draw(_STREAMS[api]() if stream else _objects(api))
+        status = draw(st.sampled_from([b"200 OK", b"200 OK", b"200 Fine", b"200 "]))
+        answer = draw(_STREAMS[api]() if stream else _objects(api))
 
     framing: Literal["length", "chunked", "close"] = draw(
         st.sampled_from(["chunked", "chunked", "length", "length", "close"])
@@ -361,6 +362,8 @@ def exchanges(
     may_hold = answer.done and not reads_past_done and framing == "chunked" and cut is None
     ending: Ending = draw(st.sampled_from(["hold", "keep"] if may_hold else ["keep", "close"]))
     size = len(b"".join(_encoded(answer.pieces, encoding)))
+    # A server of the first version closes each connection, and knows no chunks.
+    is_first = framing != "chunked" and draw(st.integers(0, 5)) == 5
     headers = draw(st.lists(st.sampled_from(_HEADERS), max_size=6))
     if status[:3] in {b"429", b"503", b"529"} and cut is None and draw(st.booleans()):
         headers.append((b"Retry-After", b"5"))
@@ -374,5 +377,6 @@ def exchanges(
         encoding=encoding,
         framing=framing,
         cut=None if cut is None or size == 0 else int(cut * size),
-        ending=ending,
+        ending="close" if is_first else ending,
+        version=b"HTTP/1.0" if is_first else b"HTTP/1.1",
     )
