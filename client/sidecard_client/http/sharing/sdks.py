@@ -94,6 +94,18 @@ def _llama_index(value: Any, share: Share) -> int:
     return _touch("_get_client", "_get_aclient", "client", "async_client")(value, share)
 
 
+def _agno(value: Any, share: Share) -> int:
+    """Its models have methods that make their clients. Some versions keep these, others make one for each request."""
+    found = 0
+    for name in ("get_client", "get_async_client"):
+        make = getattr(value, name, None)
+        if callable(make) and not hasattr(make, "is_shared") and make() is not make():
+            setattr(value, name, _sharing(make, share))
+            found += 1
+
+    return found
+
+
 # Objects that replace their clients ----------------------------------------------------------------------------------
 
 
@@ -256,7 +268,7 @@ _CLASSES: Final[dict[tuple[str, str], Callable[[Any, Share], int]]] = {
 }
 
 _PACKAGES: Final[dict[str, Callable[[Any, Share], int]]] = {
-    "agno.models.": _touch("get_client", "get_async_client"),
+    "agno.models.": _agno,
     "haystack.components.": _haystack,
     "llama_index.embeddings.": _llama_index,
     "llama_index.llms.": _llama_index,

@@ -99,6 +99,26 @@ def test_what_an_sdk_raises_is_in_the_error() -> None:
     assert isinstance(raised.value.__cause__, LookupError)
 
 
+def test_methods_that_make_a_client_for_each_request_share_it() -> None:
+    """As agno's models do in some versions; a client that is kept is shared once."""
+
+    @of_module("agno.models.openai.chat")
+    class OpenAIChat:
+        kept = httpx2.Client()
+
+        def get_client(self) -> Any:
+            return self.kept
+
+        def get_async_client(self) -> Any:
+            return SimpleNamespace(http=httpx2.AsyncClient())
+
+    model = OpenAIChat()
+    share(share([model, model.kept]))
+    assert is_shared(model.get_client())
+    assert "get_client" not in vars(model)
+    assert is_shared(model.get_async_client().http)
+
+
 def test_an_asynchronous_maker_runs_without_a_loop() -> None:
     """Haystack's awaits nothing. Warming up any other component may load a model, so that is left alone."""
 
