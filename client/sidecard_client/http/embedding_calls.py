@@ -1,7 +1,7 @@
 """A request for embeddings as a batch: the call of each text, the upstream request for those that are missing, the answer."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from sidecard_client.call.outcome import Outcome
     from sidecard_client.http.intercepted_call import InterceptedCall
     from sidecard_client.http.messages.libraries import Request, Response
+
+
+MAX_DECODED_VECTORS: Final = 64 * 1024 * 1024
+"""Limit of an answer's decoded bytes: vectors are compressed to less than a half of their digits."""
 
 
 class EmbeddingCall:
@@ -81,7 +85,7 @@ class EmbeddingCall:
 
         response.stream = replayed_body_class(library_of(self.call.request))(ahead)
         encodings = encodings_in(response.headers.get("content-encoding", ""))
-        content = None if ahead.whole is None else decoded_whole(encodings, ahead.whole)
+        content = None if ahead.whole is None else decoded_whole(encodings, ahead.whole, MAX_DECODED_VECTORS)
         try:
             if content is None:
                 raise UnusableAnswer("the answer is too large, or its encoding is unknown")

@@ -16,7 +16,7 @@ from sidecard_client.http.messages.bodies import ReadAhead, is_read, replayed_bo
 from sidecard_client.http.messages.encodings import admits, decoded_whole, decoder_for, encodings_in
 from sidecard_client.http.messages.forwarding import without_own_headers
 from sidecard_client.http.messages.libraries import library_of
-from sidecard_client.http.messages.refusals import UpstreamRefused, refusal_detail
+from sidecard_client.http.messages.refusals import MAX_REFUSAL_BYTES, UpstreamRefused, refusal_detail
 from sidecard_client.http.messages.responses import (
     head_of,
     headers_for_reader,
@@ -25,7 +25,7 @@ from sidecard_client.http.messages.responses import (
     visible_headers,
     without_encoding,
 )
-from sidecard_client.http.messages.upstream_answer import UpstreamAnswer
+from sidecard_client.http.messages.upstream_answer import MAX_ANSWER_BYTES, UpstreamAnswer
 from sidecard_client.http.question import question_of
 from sidecard_client.keys.fingerprint import fingerprint
 
@@ -112,7 +112,7 @@ class InterceptedCall:
             ACCEPTED.refuse(self.asked.target, list(self.headers.items()))
 
         encodings = encodings_in(response.headers.get("content-encoding", ""))
-        body = None if ahead.whole is None else decoded_whole(encodings, ahead.whole)
+        body = None if ahead.whole is None else decoded_whole(encodings, ahead.whole, MAX_REFUSAL_BYTES)
         detail = None
         if body is not None:
             detail = refusal_detail(head_of(response), response.headers.raw, body, decoded=bool(encodings))
@@ -201,7 +201,7 @@ class InterceptedCall:
         """The ``redact`` hook: the call log keeps the bodies of request and answer, after the app's own redaction."""
         head, *rest = pieces
         received = [head["body"]] if "body" in head else rest
-        body = decoded_whole(_encodings_of(head), received) or b""
+        body = decoded_whole(_encodings_of(head), received, MAX_ANSWER_BYTES) or b""
         try:
             answer = _from_json(body)
         except (MsgspecError, RecursionError, UnicodeError, ValueError):

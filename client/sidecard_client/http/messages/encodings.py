@@ -88,18 +88,23 @@ def decoder_for(encodings: Sequence[str]) -> Decoder | None:
     return Decoder([step for step in steps if step is not None]) if None not in steps else None
 
 
-def decoded_whole(encodings: Sequence[str], body: Sequence[bytes]) -> bytes | None:
-    """Return a whole body decoded; None if that is not possible, or if it ends too early."""
+def decoded_whole(encodings: Sequence[str], body: Sequence[bytes], limit: int) -> bytes | None:
+    """Return a whole body decoded; None if that is not possible, if it ends too early, or if it has more than ``limit`` bytes."""
     decoder = decoder_for(encodings)
     if decoder is None:
         return None
 
+    whole = bytearray()
     try:
-        whole = b"".join(part for piece in body for part in decoder.decode(piece))
+        for piece in body:
+            for part in decoder.decode(piece):
+                whole += part
+                if len(whole) > limit:
+                    return None
     except UndecodableAnswer:
         return None
 
-    return whole if decoder.is_between_frames else None
+    return bytes(whole) if decoder.is_between_frames else None
 
 
 def admits(accept_encoding: str | None, encodings: Sequence[str]) -> bool:
@@ -143,8 +148,8 @@ class _Zlib:
         self._object = zlib.decompressobj(window_bits)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Decode some bytes."""
-        while piece := self._object.decompress(data, MAX_PIECE_BYTES):
+        """Decode some bytes. What follows the end has no meaning, and the object would collect all of it."""
+        while not self._object.eof and (piece := self._object.decompress(data, MAX_PIECE_BYTES)):
             yield piece
             data = self._object.unconsumed_tail
 
@@ -183,6 +188,19 @@ class _InSlices:
                 yield piece
 
 
+class _Brotli:
+    """A stream of a version of brotli whose output has a limit."""
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """Decode some bytes."""
+        while piece := self._decoder.process(data, output_buffer_limit=MAX_PIECE_BYTES):
+            yield piece
+            data = b""
+
+
 class _ZstdFrames:
     """Frames one after another. ``make`` returns the decoder of one."""
 
@@ -214,6 +232,9 @@ def _brotli() -> Callable[[], _Step] | None:
 
     def make() -> _Step:
         decoder = module.Decompressor()
+        if hasattr(decoder, "can_accept_more_data"):
+            return _Brotli(decoder)
+
         return _InSlices(decoder.process if hasattr(decoder, "process") else decoder.decompress)
 
     return make

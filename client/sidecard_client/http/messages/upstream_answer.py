@@ -189,6 +189,9 @@ class UpstreamAnswer:
         if reason:
             mark(self._headers, not_stored=reason)
 
+    def _decoded_body(self) -> bytes | None:
+        return decoded_whole(self._encodings if self._as_received else (), self._body, MAX_REFUSAL_BYTES)
+
     def _detail(self, summary: AnswerSummary) -> dict[str, Any] | None:
         """Return what waiters get of an answer that is not shared: for one that followed it, that it ended so for all."""
         follows = self._is_live and self._is_shared
@@ -196,7 +199,7 @@ class UpstreamAnswer:
         if summary.failure == "ignored":
             return ended or None
 
-        body = None if self._room < 0 else decoded_whole(self._encodings if self._as_received else (), self._body)
+        body = None if self._room < 0 else self._decoded_body()
         if body is None:
             return ended or None
 

@@ -1,8 +1,10 @@
 """Content encodings: what is decoded, what travels as received, and what a caller takes."""
 
 import gzip
+import tracemalloc
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import zstandard
@@ -54,7 +56,7 @@ def test_an_answer_is_decoded_however_it_arrives(header: str, encode: Callable[[
 def test_an_unknown_encoding_has_no_decoder(header: str) -> None:
     """The HTTP libraries leave it as it is too."""
     assert decoder_for(encodings_in(header)) is None
-    assert decoded_whole(encodings_in(header), [b"x"]) is None
+    assert decoded_whole(encodings_in(header), [b"x"], 99) is None
 
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
@@ -65,15 +67,15 @@ def test_damaged_bytes_raise(name: str) -> None:
     with pytest.raises(UndecodableAnswer, match="cannot be decoded"):
         list(decoder.decode(b"\x00nothing of this kind\xff" * 20))
 
-    assert decoded_whole([name], [b"\x00nothing of this kind\xff" * 20]) is None
+    assert decoded_whole([name], [b"\x00nothing of this kind\xff" * 20], 9999) is None
 
 
 def test_a_frame_of_zstd_that_ends_too_early_is_no_whole_body() -> None:
     """HTTP libraries raise for it, so that other callers must not get its beginning as all of it."""
     frames = zstandard.compress(b"one" * 99) + zstandard.compress(b"two")
-    assert decoded_whole(["zstd"], [frames[:7], frames[7:]]) == b"one" * 99 + b"two"
-    assert decoded_whole(["zstd"], [frames[:-1]]) is None
-    assert decoded_whole(["zstd"], []) == b""
+    assert decoded_whole(["zstd"], [frames[:7], frames[7:]], 300) == b"one" * 99 + b"two"
+    assert decoded_whole(["zstd"], [frames[:-1]], 300) is None
+    assert decoded_whole(["zstd"], [], 300) == b""
 
 
 def test_a_few_bytes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,3 +113,56 @@ def test_a_few_bytes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_caller_takes_what_its_header_admits(accepts: str | None, encoding: list[str], admitted: bool) -> None:
     """Without the header it takes no encoding."""
     assert admits(accepts, encoding) is admitted
+
+
+@pytest.mark.parametrize("limit", [len(TEXT), len(TEXT) - 1])
+def test_a_whole_body_is_decoded_up_to_a_limit(limit: int) -> None:
+    """A few compressed bytes cannot fill the memory."""
+    assert decoded_whole(["gzip"], [gzip.compress(TEXT)], limit) == (TEXT if limit == len(TEXT) else None)
+
+
+@pytest.mark.parametrize(("name", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_what_follows_the_end_is_not_kept(name: str, encode: Callable[[bytes], bytes]) -> None:
+    """Copies of it would take time that grows with its square."""
+    decoder = decoder_for([name])
+    assert decoder is not None
+    assert b"".join(decoder.decode(encode(TEXT))) == TEXT
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            assert list(decoder.decode(bytes(10_000))) == []
+
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+class LimitedBrotli:
+    """Has the interface of brotli 1.2, and another encoding: zlib's."""
+
+    def __init__(self) -> None:
+        self._object = zlib.decompressobj()
+
+    def process(self, data: bytes, *, output_buffer_limit: int) -> bytes:
+        """Return at most so much; the rest by calls without data."""
+        return self._object.decompress(self._object.unconsumed_tail + data, output_buffer_limit)
+
+    def can_accept_more_data(self) -> bool:
+        """Return whether all input has been used, which says nothing about the output."""
+        return not self._object.unconsumed_tail
+
+
+def test_brotli_is_given_a_limit_of_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In versions that take one: 256 bytes of it may have 300 MB of output."""
+    monkeypatch.setattr(encodings, "_first_of", lambda *_: SimpleNamespace(Decompressor=LimitedBrotli))
+    encodings._brotli.cache_clear()  # noqa: SLF001 - this module is not installed
+    try:
+        decoder = decoder_for(["br"])
+    finally:
+        encodings._brotli.cache_clear()  # noqa: SLF001 - as above
+
+    assert decoder is not None
+    sent = zlib.compress(bytes(3 * MAX_PIECE_BYTES + 1))
+    pieces = [piece for start in range(0, len(sent), 1000) for piece in decoder.decode(sent[start : start + 1000])]
+    assert sum(map(len, pieces)) == 3 * MAX_PIECE_BYTES + 1
+    assert max(map(len, pieces)) <= MAX_PIECE_BYTES
