@@ -143,9 +143,16 @@ _INFRASTRUCTURE_COOKIE_PATTERNS: Final = re.compile(
 """Names of cookies, in lower case, that are made of a machine's name or of a random part."""
 
 
-def key_headers(headers: Headers) -> list[str]:
-    """Return the headers that belong to the key, as ``name: value``, sorted."""
-    return sorted(f"{name}: {value}" for name, value in headers if _is_in_key(name, value))
+def key_headers(headers: Headers, host: str | None = None) -> list[str]:
+    """Return the headers that belong to the key, as ``name: value``, sorted.
+
+    ``host`` is the URL's: a ``Host`` header with another one selects another upstream at the same address.
+    """
+    return sorted(
+        f"{name}: {value}"
+        for name, value in headers
+        if _is_in_key(name, value) or (name == "host" and host is not None and value.lower() != host)
+    )
 
 
 def context_headers(headers: Headers) -> list[str]:

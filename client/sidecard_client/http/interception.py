@@ -35,7 +35,7 @@ not shared either, because a repetition asks for another answer. ``never``: none
 _MAX_KNOWN: Final = 256
 """Limit of the heads that a transport remembers."""
 
-_OF_ONE_REQUEST: Final = frozenset(name.encode() for name in ATTEMPT_HEADERS - {"accept-encoding"})
+_OF_ONE_REQUEST: Final = frozenset(name.encode() for name in ATTEMPT_HEADERS - {"accept-encoding", "host"})
 
 _CONTROLS: Final = frozenset({"", "on", "refresh", "off", "only"})
 

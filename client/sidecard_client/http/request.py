@@ -140,7 +140,7 @@ def caller_parts(target: RequestTarget, named: Headers, identity: str | None, *,
     caller = identity_of(target, named, identity, now=now)
     visible = structs.replace(target, query=visible_query(target.query))
     describing = context_headers(named)
-    return CallerParts(visible, caller, key_headers(named), describing, context_of({}, describing, ""))
+    return CallerParts(visible, caller, key_headers(named, target.host), describing, context_of({}, describing, ""))
 
 
 def described_request(

@@ -303,7 +303,7 @@ def _parsed(method: str, url: str, headers: Sequence[tuple[str, str]], body: byt
 
 def _facts_of(request: LlmRequest, headers: Sequence[tuple[str, str]], *, passes: bool) -> HttpFacts:
     named = lower_names(headers)
-    in_key = {line.partition(":")[0] for line in key_headers(named)}
+    in_key = {line.partition(":")[0] for line in key_headers(named, request.target.host)}
     names = dict.fromkeys(sorted(name for name, _ in named))
     credentials = tuple(name for name in names if name in CREDENTIAL_HEADERS)
     return HttpFacts(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, ClassVar, Final
 
 from sidecard_client.http.answers.errors import InBandError, in_band_error, is_refusal
@@ -73,9 +74,11 @@ class JsonAnswer(ABC):
 
     def missing(self) -> str:
         """Return what the answer lacks to be known as whole; empty if nothing."""
-        unfinished = [choice for choice in sorted({*range(self.choices), *self.begun}) if choice not in self.reasons]
-        if unfinished:
-            return f"choice {unfinished[0]} has no finish reason"
+        # Not all requested ones at once: an app may request any number, and the server may answer with fewer.
+        wanted = chain(range(self.choices), sorted(self.begun))
+        unfinished = next((choice for choice in wanted if choice not in self.reasons), None)
+        if unfinished is not None:
+            return f"choice {unfinished} has no finish reason"
 
         return "its last event is missing" if self.streamed and self.has_end and not self.ended else ""
 

@@ -19,6 +19,8 @@ _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\
 
 MAX_PARTS: Final = 1000
 
+_READ_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+
 
 class FormField(Struct, frozen=True):
     """One field of a form. ``file_name`` is None for a text field."""
@@ -31,12 +33,12 @@ class FormField(Struct, frozen=True):
 
 def form_of(content_type: str, body: bytes) -> dict[str, Any] | None:
     """Return a form's fields by name, one value or a list of several; None if it is not a form that can be read."""
-    boundary = _parameters_of(content_type).get("boundary", "")
-    if not _BOUNDARY.fullmatch(boundary):
-        return None
-
     form: dict[str, list[Any]] = {}
     try:
+        boundary = _parameters_of(content_type).get("boundary", "")
+        if not _BOUNDARY.fullmatch(boundary):
+            return None
+
         for number, part in enumerate(_parts_of(body, boundary.encode("ascii"))):
             if number >= MAX_PARTS:
                 return None
@@ -118,12 +120,16 @@ def _part_of(headers: Mapping[str, str], content: memoryview) -> FormField:
         raise ValueError("a part has no name")
 
     file_name = disposition.get("filename")
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = headers.get("content-type", "")
+    if file_name is None and _parameters_of(content_type).get("charset", "utf-8").lower() not in _READ_CHARSETS:
+        raise ValueError("a text is not in UTF-8")
+
+    media_type = content_type.partition(";")[0].strip().lower()
     return FormField(name, content, file_name, media_type)
 
 
 def _parameters_of(header: str) -> dict[str, str]:
-    """Return the parameters of a header, ``filename*`` as ``filename``."""
+    """Return the parameters of a header, ``filename*`` as ``filename``. Raises `ValueError` if one is repeated."""
     message = Message()
     message["x-any"] = header.replace("\r", " ").replace("\n", " ")
     found = {}
@@ -132,6 +138,9 @@ def _parameters_of(header: str) -> dict[str, str]:
     )  # as typeshed says it less exactly
     for name, value in parameters[1:]:
         text = value if isinstance(value, str) else value[2]  # RFC 2231: character set, language, text
+        if name.lower() in found:  # servers use the first or the last
+            raise ValueError("a parameter of a header is repeated")
+
         found[name.lower()] = text
 
     return found

@@ -172,6 +172,7 @@ def test_what_a_head_contributes_is_remembered_by_all_that_counts() -> None:
         len({first, key(authorization="Bearer b"), key(authorization="Bearer a", **{"openai-project": "p"}), key()})
         == 4
     )
+    assert key(authorization="Bearer a", host="other") != first
 
 
 def test_what_a_token_proves_is_asked_anew() -> None:

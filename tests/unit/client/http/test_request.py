@@ -110,6 +110,20 @@ def test_everything_else_in_the_body_counts(changes: dict[str, Any]) -> None:
     assert key(read(**changes)) != key(read())
 
 
+@pytest.mark.parametrize("body", [b'{"model":"m","messages":[]}', b' {"messages": [], "model": "\\u006d"}'])
+def test_a_body_may_be_written_in_any_way(body: bytes) -> None:
+    """White space, escapes and the order of names have no meaning."""
+    asked = parse_request("POST", URL, [], body)
+    assert asked is not None
+    assert key(asked) == key(read(headers=[], model="m", messages=[], temperature=None))
+
+
+def test_the_host_header_of_the_url_has_no_meaning() -> None:
+    """HTTP libraries add it."""
+    for url, host in ((URL, "api.example.com"), (URL, "API.Example.com"), ("http://h:81/v1/chat/completions", "h:81")):
+        assert key(read(url, [KEY, ("host", host)])) == key(read(url, [KEY]))
+
+
 @pytest.mark.parametrize(
     ("url", "headers"),
     [
@@ -119,6 +133,7 @@ def test_everything_else_in_the_body_counts(changes: dict[str, Any]) -> None:
         (URL + "?api-version=2", [KEY]),
         (URL, [KEY, ("OpenAI-Organization", "o")]),
         (URL, [KEY, ("x-new-header", "o")]),
+        (URL, [KEY, ("Host", "other.example.com")]),
         (URL, [("Authorization", "Bearer sk-other")]),
         (URL, [("x-api-key", "sk-canary")]),
         (URL, []),
@@ -253,10 +268,12 @@ def test_streams_determinism_and_choices_are_read(
         b'{"n": 99999999999999999999999}',
         b"[" * 5000,
         b"--x",
+        b'{"model": "m", "messages": [], "n": 1, "n": 1}',
+        b'{"model": "m", "messages": [{"role": "user", "r\\u006fle": "user"}]}',
     ],
 )
 def test_bodies_without_a_stable_form_pass_through(body: bytes) -> None:
-    """A body that is not a JSON object, or has numbers beyond msgpack, is not intercepted."""
+    """A body that is not a JSON object, has numbers beyond msgpack, or has a name twice, is not intercepted."""
     assert parse_request("POST", URL, [], body) is None
 
 

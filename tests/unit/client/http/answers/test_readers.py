@@ -184,6 +184,12 @@ def test_an_answer_is_complete_when_all_choices_have_ended() -> None:
     assert not read("openai_chat", two, choices=3).complete
 
 
+def test_any_number_of_choices_may_be_requested() -> None:
+    """The server decides how many there are; no list of all is made."""
+    answer = events(chunk("a", index=0), chunk("", "stop", 0), done=True)
+    assert read("openai_chat", answer, choices=10**15).detail == "choice 1 has no finish reason"
+
+
 @pytest.mark.parametrize(
     ("finish", "not_stored"),
     [

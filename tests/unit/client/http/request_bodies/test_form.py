@@ -86,6 +86,12 @@ def test_what_stands_around_a_form_has_no_meaning() -> None:
             TYPE,
             b'--limit\r\nContent-Disposition: form-data; name="a"\r\ncontent-disposition: x; name="b"\r\n\r\nb\r\n--limit--',
         ),
+        (TYPE, b'--limit\r\nContent-Disposition: form-data; name="a"; Name="b"\r\n\r\nb\r\n--limit--'),
+        ("multipart/form-data; boundary=other; boundary=limit", as_form({"a": "b"})),
+        (
+            TYPE,
+            b'--limit\r\nContent-Disposition: form-data; name="a"\r\nContent-Type: text/plain; charset=utf-16\r\n\r\nbb\r\n--limit--',
+        ),
         (TYPE, b'--limitless\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--limit--'),
         (TYPE, b'--limit\r\nContent-Disposition: form-data; name="a"\r\n\r\n\xff\r\n--limit--'),
         (
