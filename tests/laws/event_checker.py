@@ -262,7 +262,7 @@ class EventChecker:
             self._check_end(asked, reply, request, presented, now)
 
     def _inform(self, peer_id: int, reply: wire.Wanted) -> None:
-        """A holder is told of its first waiter."""
+        """The holder is notified of its first waiter."""
         held = self.held[reply.lease]
         assert (held.peer.id, held.begin.id) == (peer_id, reply.id), "another peer is told of a holder's waiters"
         assert held.begin.wanted, "a holder is told of its waiters that did not ask for it"

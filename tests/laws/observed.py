@@ -51,7 +51,7 @@ class Held:
     chunks: list[bytes] = field(default_factory=list)
     last_chunk: float | None = None
     informed: bool = False
-    """Its holder was last told that callers wait."""
+    """Its holder was last notified that callers wait."""
     generation: int = 0
     """Of the backend's breaker, at the grant."""
 

@@ -183,7 +183,7 @@ class Lease:
     turn: int = 0
     attempt: int = 1
     knows_waiters: bool = False
-    """Its holder was last told that callers wait."""
+    """Its holder was last notified that callers wait."""
     name: str = UNKNOWN
 
     @property

@@ -44,7 +44,7 @@ LEFT: Final = "its caller wanted no more of the stream"
 UNREAD: Final = "its caller did not read the stream, and no other caller waited for it"
 
 FLUSH_BYTES: Final = 256 * 1024
-"""After so many bytes of pieces that were held back, the daemon's reply is awaited, so that no backlog builds up."""
+"""Bytes of held-back pieces after which the daemon's reply is awaited, to bound the backlog."""
 
 
 def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised | None]:

@@ -29,7 +29,7 @@ class UnreadPieces:
 
     @property
     def full(self) -> bool:
-        """Whether no more pieces are to be added, although they can be."""
+        """The limit is reached: the caller of `put` should stop adding pieces."""
         return self._bytes > MAX_UNREAD_BYTES
 
     def put(self, piece: Any) -> None:

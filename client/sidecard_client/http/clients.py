@@ -28,7 +28,7 @@ class Clients:
     def blocking(self) -> "Client":
         """The client for blocking code."""
         if self._blocking is None:
-            from sidecard_client._sync.client import Client  # noqa: PLC0415 - users of the async client do not need it
+            from sidecard_client._sync.client import Client  # noqa: PLC0415 - users of the async client do not import it
 
             self._blocking = Client() if self._given is None else self._given.counterpart(Client)
 

@@ -46,7 +46,7 @@ def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str
         elif policy and policy != known:
             warn(
                 f"share() with {', '.join(f'{keyword}=' for keyword in policy)} changed nothing: this client of {BEDROCK} is "
-                "shared already, with another policy. Make a client of its own for each policy."
+                "shared already, with another policy. Make one client for each policy."
             )
 
 
@@ -86,7 +86,7 @@ class _ReceivedBody(plain.SyncByteStream):
         self._raw = response.raw
 
     def __iter__(self) -> Iterator[bytes]:
-        # Not by size: of a stream, that would wait until so much has arrived.
+        # Not by size: a read of a stream would wait until that many bytes have arrived.
         return iter(self._raw.stream())
 
     def close(self) -> None:
@@ -127,7 +127,9 @@ class _BeforeSend:
         if not request.stream_output:
             answer.content  # noqa: B018 - it reads the body, as botocore's own session does
 
-        answer.headers.update(response.headers.items())  # with what is known of the answer by now
+        answer.headers.update(
+            response.headers.items()
+        )  # including the reason for not storing it, if that is known by now
         return answer
 
 
@@ -151,7 +153,7 @@ class _Body:
             yield piece
 
     def read(self, size: int | None = None, **_: Any) -> bytes:
-        """Return the next ``size`` bytes, or fewer at the end; all that is left without a size, or raise if it is not all."""
+        """Return the next ``size`` bytes, or fewer at the end. Without a size, return the rest; raise if it is incomplete."""
         if size is not None and size <= 0:
             return b""
 

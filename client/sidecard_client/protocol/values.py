@@ -132,7 +132,7 @@ NotStoredReason = Literal[
     "length",  # the answer was cut at its limit of tokens
     "refusal",  # the model refused
     "filter",  # a content filter cut the answer
-    "pause",  # the model paused, to be asked to go on
+    "pause",  # the answer continues with another request
     "incomplete",  # the end of the answer is not proven
     "error",  # the answer reports an error
     "invalid",  # the caller's ``valid=`` rejected the answer

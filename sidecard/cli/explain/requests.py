@@ -37,8 +37,8 @@ _BEFORE_ITS_END = 0.0
 """A time of day at which no token has expired."""
 
 _PASSES: Mapping[PassedReason, str] = {
-    "state": "it changes what its server keeps; with the header x-sidecard-cache: on it is shared all the same",
-    "tool": "it lets a tool act on the server; with the header x-sidecard-cache: on it is shared all the same",
+    "state": "it changes what its server keeps; with the header x-sidecard-cache: on it is shared",
+    "tool": "it lets a tool act on the server; with the header x-sidecard-cache: on it is shared",
 }
 """Why a request that an API recognizes passes to the upstream, as the end of a sentence."""
 

@@ -32,7 +32,7 @@ _TEXT: Final = 7
 
 
 class DamagedEventStream(Exception):
-    """The bytes are no event stream, or were damaged."""
+    """The bytes are not an event stream, or are damaged."""
 
 
 class Message(Struct, frozen=True):

@@ -94,7 +94,7 @@ class Search:
         wanted = f"Client or AsyncClient of {' or '.join(imported or LIBRARIES)}"
         places = f" ({', '.join(self._shown)})" if self._shown else ""
         counted = f"{len(self._known)} object{'s' if len(self._known) > 1 else ''}"
-        text = f"no {wanted} in its attributes and what they refer to, {counted}{places}."
+        text = f"no {wanted} in it or in what it refers to: {counted}{places}."
         if not imported:
             text += " Neither httpx2 nor httpx is imported."
 
@@ -105,7 +105,7 @@ class Search:
             text += f" Making its client failed: {type(fault).__name__}: {fault}"
 
         if self._others:
-            text += f" It uses {' and '.join(sorted(self._others))}, without transports to put sidecard into."
+            text += f" It uses {' and '.join(sorted(self._others))}, whose calls cannot be shared."
             if "botocore" in self._others:
                 text += f" Of botocore, clients of {BEDROCK} can be shared."
 

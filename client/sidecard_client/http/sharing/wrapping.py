@@ -50,7 +50,7 @@ def _shared(client: Any, transport: Any, sidecard: "Client | AsyncClient", polic
         name = f"{type(client).__module__.partition('.')[0]}.{type(client).__name__}"
         warn(
             f"share() with {', '.join(f'{keyword}=' for keyword in policy)} changed nothing: this {name} is shared already, "
-            "with another policy. Make a client of its own for each policy."
+            "with another policy. Make one client for each policy."
         )
 
     return transport  # type: ignore[no-any-return]  # a transport that shares, perhaps within another one
