@@ -127,9 +127,7 @@ class _BeforeSend:
         if not request.stream_output:
             answer.content  # noqa: B018 - it reads the body, as botocore's own session does
 
-        answer.headers.update(
-            response.headers.items()
-        )  # including the reason for not storing it, if that is known by now
+        answer.headers.update(response.headers.items())  # with the reason for not storing it, if that is known
         return answer
 
 
