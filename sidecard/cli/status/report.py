@@ -105,7 +105,7 @@ def _unshared(report: Report, tasks: Mapping[str, Ledger]) -> list["RenderableTy
         if getattr(ledger, name)
     ]
     if rows:
-        title = "Not shared, or not stored; the reasons are explained by: sidecard docs sdks"
+        title = "Not shared, or not stored: see sidecard docs sdks"
         parts.append(table(title, ("task", "what", "number", "because"), rows, align="llrl"))
 
     if report.passed:
