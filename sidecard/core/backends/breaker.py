@@ -109,7 +109,7 @@ class BreakerPass(Struct, frozen=True, gc=False):
     issued_at: float
 
 
-class BreakerMemory(Struct, frozen=True):
+class BreakerMemory(Struct, frozen=True, omit_defaults=True):
     """What a breaker keeps over a restart unless it is in its initial state. ``until`` is an instant of the wall clock."""
 
     state: BreakerState
