@@ -32,7 +32,8 @@ CREDENTIAL_HEADERS: Final = frozenset(
 
 ACCOUNT_HEADERS: Final = frozenset(
     {
-        "openai-organization", "openai-project", "anthropic-organization", "x-goog-user-project",
+        "openai-organization", "openai-project", "anthropic-organization", "anthropic-workspace-id",
+        "x-goog-user-project", "x-hf-bill-to",
         "x-portkey-virtual-key", "x-portkey-config", "x-portkey-provider",
     }
 )  # fmt: skip
@@ -65,7 +66,7 @@ _REQUEST_IDS: Final = frozenset(
         "amz-sdk-invocation-id", "amz-sdk-request", "x-ms-client-request-id", "x-ms-request-id",
         "x-ms-correlation-request-id", "helicone-request-id", "x-portkey-trace-id", "x-portkey-span-id",
         "x-portkey-span-name", "x-portkey-parent-span-id", "x-stainless-retry-count", "x-litellm-trace-id", "x-tt-logid",
-        "x-goog-request-id", "x-request-start", "x-queue-start",
+        "x-goog-request-id", "x-request-start", "x-queue-start", "x-litellm-call-id", "x-amzn-requestid", "x-vercel-id", "cf-ray",
     }
 )  # fmt: skip
 
@@ -95,6 +96,12 @@ ATTEMPT_PREFIXES: Final = (
     "x-newrelic-", "x-ruxit-", "x-tracing-",
     "x-sfx-", "x-splunk-", "x-stackify-", "x-kamon-", "eagleeye-", "x-eagleeye-", "x-ebay-trace-", "x-signalfx-",
 )  # fmt: skip
+
+_ATTEMPT_SUFFIXES: Final = (
+    "traceparent", "tracestate", "trace-id", "trace_id", "traceid", "span-id", "span_id", "spanid", "-request-id",
+    "-correlation-id",
+)  # fmt: skip
+"""Ends of names that vendors give to the ids of one request."""
 
 _USUAL_FORMATS: Final = frozenset({"", "*/*", "application/json", "text/event-stream", "application/x-ndjson"})
 """Values of ``accept`` that let the body decide the form of the answer."""
@@ -201,7 +208,7 @@ def _is_in_key(name: str, value: str) -> bool:
 
 
 def _is_of_attempt(name: str) -> bool:
-    return name in ATTEMPT_HEADERS or name.startswith(ATTEMPT_PREFIXES)
+    return name in ATTEMPT_HEADERS or name.startswith(ATTEMPT_PREFIXES) or name.endswith(_ATTEMPT_SUFFIXES)
 
 
 def _describes_caller(name: str) -> bool:

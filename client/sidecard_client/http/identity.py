@@ -75,6 +75,7 @@ _SUBJECTS: Final = ("sub", "oid", "azp", "appid", "client_id", "cid")
 _JWT: Final = re.compile(r"ey[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 """A signed token: an unsigned one ends with a dot, and an encrypted one has five parts."""
 _AWS_ID: Final = re.compile(r"Credential=([^/,\s]+)/")
+_ACCOUNT_IN_PATH: Final = re.compile(r"(?<=/)(projects|accounts|organizations)/[^/]+(?=/)")
 _from_json = msgspec.json.Decoder(dict[str, Any]).decode
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 
@@ -196,7 +197,7 @@ def identity_of(
     else:
         proofs = list(_proofs_of(destination, headers, now, accepted))
 
-    selected = account_headers(headers)
+    selected = [*account_headers(headers), *_account_in(destination.path)]
     principal = _joined_digest(sorted(proof.text for proof in proofs))
     account = _joined_digest([principal.encode(), *(line.encode("utf-8", "surrogateescape") for line in selected)])
     return CallerIdentity(
@@ -239,6 +240,11 @@ def given_identity(identity: IdentityHook | str | None, request: Any) -> str | N
 def visible_query(query: str) -> str:
     """Return a query without the credentials in it, for keys and for people to read."""
     return "&".join(pair for pair in query.split("&") if _parameter_of(pair)[0] not in CREDENTIAL_PARAMETERS)
+
+
+def _account_in(path: str) -> list[str]:
+    """Return the account that a path selects, as Google's and Cloudflare's do: ``/projects/NAME/``, ``/accounts/NAME/``."""
+    return [found[0] for found in _ACCOUNT_IN_PATH.finditer(path)]
 
 
 def _proofs_of(destination: Destination, headers: Headers, now: float, accepted: AcceptedTokens) -> Iterator[_Proof]:

@@ -13,7 +13,8 @@ from sidecard_client.http.headers import account_headers, context_headers, key_h
         "x-instana-t", "sw8", "sw8-correlation", "singularityheader", "x-dynatrace", "pinpoint-traceid", "request-context",
         "x-honeycomb-trace", "ot-tracer-traceid", "eagleeye-traceid", "grpc-trace-bin", "langsmith-trace",
         "idempotency-key", "x-request-id", "x-ms-client-request-id", "x-stainless-retry-count", "amz-sdk-invocation-id",
-        "x-amz-date", "accept-encoding", "content-length", "x-sidecard-cache",
+        "x-amz-date", "accept-encoding", "content-length", "x-sidecard-cache", "x-litellm-call-id", "cf-ray",
+        "x-langfuse-trace-id", "x-elastic-apm-traceparent", "x-vendor-parent-span-id", "apm-traceid", "x-acme-request-id",
     ],
 )  # fmt: skip
 def test_headers_of_one_attempt_belong_to_neither_key_nor_context(header: str) -> None:
@@ -31,7 +32,7 @@ def test_headers_that_describe_the_caller_belong_to_the_context(header: str) -> 
 @pytest.mark.parametrize(
     "header",
     ["openai-organization", "openai-project", "anthropic-version", "anthropic-beta", "x-portkey-virtual-key", "x-unknown",
-     "x-forwarded-for", "helicone-cache-enabled", "x-amzn-bedrock-guardrailidentifier"],
+     "anthropic-workspace-id", "x-hf-bill-to", "x-forwarded-for", "x-trace-mode", "x-user-id", "helicone-cache-enabled", "x-amzn-bedrock-guardrailidentifier"],
 )  # fmt: skip
 def test_every_other_header_belongs_to_the_key(header: str) -> None:
     """A header that is not listed may change the answer."""
@@ -63,8 +64,13 @@ def test_the_boundary_of_a_form_is_not_part_of_the_context() -> None:
 
 def test_headers_that_select_an_account_are_known() -> None:
     """Organization and project, and what a gateway does for the caller."""
-    headers = [("openai-project", "p"), ("user-agent", "x"), ("openai-organization", "o")]
-    assert account_headers(headers) == ["openai-organization: o", "openai-project: p"]
+    headers = [
+        ("openai-project", "p"),
+        ("user-agent", "x"),
+        ("openai-organization", "o"),
+        ("anthropic-workspace-id", "w"),
+    ]
+    assert account_headers(headers) == ["anthropic-workspace-id: w", "openai-organization: o", "openai-project: p"]
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,19 @@ def test_the_account_is_principal_organization_and_project() -> None:
     assert who([("openai-project", "a")]).principal == ""
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/projects/{}/locations/global/publishers/google/models/gemini:generateContent",
+     "/client/v4/accounts/{}/ai/v1/chat/completions"],
+)  # fmt: skip
+def test_a_path_may_select_the_account(path: str) -> None:
+    """Google's and Cloudflare's paths name what OpenAI's headers do."""
+    key = [("authorization", "Bearer ya29.x")]
+    one, other = (who(key, place=structs.replace(HERE, path=path.format(name))) for name in "ab")
+    assert one.account != other.account
+    assert one.principal == other.principal
+
+
 def test_what_the_app_says_replaces_all_credentials() -> None:
     """``identity=`` is for credentials that rotate; organization and project still select the account."""
     rotated = [identity_of(HERE, [("authorization", f"Bearer {number}")], "team-a", now=NOW) for number in range(2)]
