@@ -1,4 +1,4 @@
-"""What apps met with SDKs, gateways and proxies of others, as one sees it who shares an SDK's client between two processes.
+"""Faults of SDKs, gateways and proxies, observed by two processes of an app that share an SDK's client.
 
 Each process has a client of its own. Further members of each class are tested where the code is: dialects in
 `tests/properties/test_answer_dialects.py`, exchanges in `tests/integration/test_exchanges.py`, the APIs in
@@ -376,7 +376,7 @@ def test_hints_to_the_providers_cache_are_not_part_of_the_key(processes: Both) -
         assert upstream.count == 1
 
 
-# Who asks ----------------------------------------------------------------------------------------------------------------
+# Identity ----------------------------------------------------------------------------------------------------------------
 
 
 def test_cookies_of_proxies_are_no_identity(processes: Both) -> None:
@@ -414,7 +414,7 @@ def test_the_account_is_the_identity_and_not_its_token(processes: Both) -> None:
 
 
 def test_signatures_of_a_long_lived_id_are_one_account(processes: Both) -> None:
-    """As for AWS: each call is signed anew; temporary ids rotate."""
+    """Each call has a new signature; a temporary id rotates with its session."""
 
     def signed(identity: str, signature: str) -> dict[str, str]:
         scope = f"{identity}/20261129/us-east-1/bedrock/aws4_request"

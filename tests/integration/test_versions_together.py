@@ -198,7 +198,7 @@ def test_a_waiter_shares_or_replaces_a_holder_of_the_other_version(
 def test_fatal_failure_of_an_old_holder_concerns_callers_without_a_context(
     old: Version, daemon: Start, worker: Callable[..., Worker]
 ) -> None:
-    """Old clients fail together, as ever; a caller whose request has parts outside the key is elected."""
+    """Old clients share the failure; a caller whose request has parts outside the key is elected."""
     path = daemon("--no-state", **NEW.environ).socket
     holder = worker(old, path, "hold", "fatal: a wrong model")
     assert holder.line() == "running"
@@ -214,7 +214,7 @@ def test_fatal_failure_of_an_old_holder_concerns_callers_without_a_context(
     assert holder.rest() == ["fatal: a wrong model"]
 
 
-def test_old_holder_hears_of_no_waiters(old: Version, daemon: Start, worker: Callable[..., Worker]) -> None:
+def test_old_holder_is_not_notified_of_waiters(old: Version, daemon: Start, worker: Callable[..., Worker]) -> None:
     """An old holder gets no `Wanted`: it would close its connection and lose its lease."""
     path = daemon("--no-state", **NEW.environ).socket
     holder = worker(old, path, "hold")

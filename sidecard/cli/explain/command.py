@@ -43,7 +43,7 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="ignore API keys, as the transport's share_credentials does",
     )
-    parser.add_argument("--identity", metavar="TEXT", help="who makes the request, as the transport's identity= says")
+    parser.add_argument("--identity", metavar="TEXT", help="identity of the caller, as the transport's identity=")
     parser.add_argument("--task", metavar="NAME", help="task, instead of the request's own")
     parser.add_argument("--namespace", metavar="NAME", help="namespace, instead of the request's own")
     parser.add_argument(

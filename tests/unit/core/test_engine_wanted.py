@@ -1,12 +1,12 @@
-"""How a holder hears that other callers wait for its answer."""
+"""How a holder is notified that other callers wait for its answer."""
 
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Lease, Ok, Pending, Wanted
 from tests.host import Host
 
 
-def test_holder_hears_of_its_first_waiter_once() -> None:
-    """As soon as that waits; further waiters change nothing."""
+def test_holder_is_notified_of_its_first_waiter_once() -> None:
+    """The notice is immediate, and further waiters cause none."""
     host = Host()
     alice, bob, carol = (host.peer() for _ in range(3))
     lease = alice.leads("key", request_id=7, wanted=True, stream=True)
@@ -16,7 +16,7 @@ def test_holder_hears_of_its_first_waiter_once() -> None:
     assert alice.receives() == []
 
 
-def test_holder_that_does_not_ask_hears_nothing() -> None:
+def test_holder_that_does_not_ask_is_not_notified() -> None:
     """Clients of older versions would close their connection."""
     host = Host()
     alice, bob = host.peer(), host.peer()
@@ -40,7 +40,7 @@ def test_elected_holder_knows_of_waiters_from_its_lease() -> None:
     assert bob.receives() == []
 
 
-def test_holder_hears_again_after_a_renewal_without_waiters() -> None:
+def test_holder_is_notified_again_after_a_renewal_without_waiters() -> None:
     """Its latest information is always right: 1. a waiter leaves; 2. the holder renews; 3. another one waits."""
     host = Host()
     alice, bob = host.peer(), host.peer()
@@ -59,7 +59,7 @@ def test_holder_hears_again_after_a_renewal_without_waiters() -> None:
     assert alice.receives() == [Ok(3, 1)]
 
 
-def test_holder_whose_call_was_voided_hears_of_no_later_callers() -> None:
+def test_holder_whose_call_was_voided_is_not_notified_of_later_callers() -> None:
     """They are not its waiters: they start another flight."""
     host = Host()
     alice, bob, carol = (host.peer() for _ in range(3))

@@ -141,7 +141,7 @@ def test_report_shows_passed_requests_and_unstored_answers_with_their_reasons() 
 
 
 def test_report_of_passed_requests_alone_shows_them() -> None:
-    """They are what an operator looks for who sees no calls."""
+    """An operator without calls sees why requests are not shared."""
     host = Host()
     host.peer().asks(wire.RecordMetrics(passed=(wire.Passed(reason="tool"),)))
     assert ["general", "passed", "1", "tool", "1"] in [row.split() for row in report_text(host.report()).split("\n")]

@@ -302,7 +302,7 @@ def test_a_caller_that_is_too_far_behind_shares_no_more() -> None:
 
 
 def test_a_holder_without_caller_and_waiters_ends() -> None:
-    """A daemon that is lost after the caller has left leaves no one who wants the rest."""
+    """If the daemon is lost after the caller has left, no caller remains, and the call ends."""
 
     class Lost(Daemon):
         def execute(self, command: commands.Command) -> Any:
@@ -324,7 +324,7 @@ def test_a_caller_that_leaves_with_the_whole_answer_has_it_stored() -> None:
 
 
 def test_a_caller_that_leaves_with_an_answer_that_is_not_shared_reports_that() -> None:
-    """The daemon hears what the function would have raised at its end."""
+    """The failure that the function would have raised at its end is reported to the daemon."""
 
     class Unproven(Exception):
         """What the answer is."""

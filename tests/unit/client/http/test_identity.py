@@ -91,7 +91,7 @@ def test_renewed_tokens_of_one_principal_are_one_identity(renewed: dict[str, Any
      {"aud": "api2"}, {"https://example.com/tenant": "b"}, {"org_id": "o"}],
 )  # fmt: skip
 def test_every_lasting_claim_is_part_of_the_identity(claims: dict[str, Any]) -> None:
-    """Issuer, subject, application, tenant, scopes, roles, and claims that nobody knows."""
+    """Issuer, subject, application, tenant, scopes, roles, and unknown claims."""
     one, other = jwt(), jwt(**claims)
     accepted = after(one, other)
     assert who(bearer(one), accepted).principal != who(bearer(other), accepted).principal

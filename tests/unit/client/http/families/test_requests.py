@@ -51,7 +51,7 @@ def key(api: str, **fields: Any) -> str:
         ("messages", {"cache_control": {"type": "ephemeral"}}),
         ("chat", {"cache_control": {"type": "ephemeral"}}),
         ("chat", {"prompt_cache_isolation_key": "tenant"}),
-        # Who asks, where the answer does not carry it back.
+        # Fields about the caller that the answer does not carry back.
         ("chat", {"user": "u"}),
         ("chat", {"safety_identifier": "s"}),
         ("completions", {"user": "u"}),

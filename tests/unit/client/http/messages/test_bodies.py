@@ -71,7 +71,7 @@ def test_what_reading_raised_is_raised_where_the_app_reads() -> None:
 
 
 def test_an_interruption_closes_the_body() -> None:
-    """Nobody else would: the response is not the app's yet."""
+    """No other code can close it: the app does not have the response yet."""
     source = Source(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         ReadAhead(source).read(99)

@@ -165,7 +165,7 @@ def test_other_encodings_are_decoded_for_others() -> None:
 def test_an_answer_that_cannot_be_decoded_is_not_shared(
     kind: str, encoding: str, shown: list[Any], failure: Any
 ) -> None:
-    """Who follows it as received has what its own caller has; who follows it decoded has a broken stream."""
+    """Followers of received bytes get what the holder gets; followers of decoded bytes get a broken stream."""
     yielded, error, answer = run(response_with(kind, b"bad", content_encoding=encoding), Reader())
     assert [
         one for one in yielded if one != b"" and not (isinstance(one, ForOthers) and "status" in one.piece)
@@ -176,7 +176,7 @@ def test_an_answer_that_cannot_be_decoded_is_not_shared(
 
 
 def test_an_answer_of_another_kind_goes_to_its_own_caller_alone() -> None:
-    """Its head says so, so nobody waits for its end."""
+    """Its head decides, so no caller waits for its end."""
     yielded, error, _ = run(
         response_with("text/event-stream", b"a"), Reader("unclassifiable", "dialect", classifiable=False)
     )
