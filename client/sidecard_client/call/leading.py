@@ -65,7 +65,9 @@ def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised 
 
         facts.source = leading.source if attempts.lease is None else "upstream"
         facts.backend, facts.attempts = attempts.backend, attempts.count
-        return (yield from _lead_pieces(attempts, result.value))
+        pieces = _lead_pieces(attempts, result.value)
+        del result  # as in `_lead_pieces`
+        return (yield from pieces)
     except GeneratorExit:
         dropped = True  # no interpreter executes commands any more
         raise
@@ -99,7 +101,9 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
             sharing.began()
             complete = last
             if own and reads:
-                after: AfterGive = yield Give(piece, sharing.goes_on)
+                # Not kept here: it may refer to the stream, which would never be found to be unreferenced.
+                unkept, piece = [piece], None
+                after: AfterGive = yield Give(unkept.pop(), sharing.goes_on)
                 reads = after != "left"
                 if after == "full":
                     yield from sharing.stop("its caller reads too slowly for the pieces to be kept")

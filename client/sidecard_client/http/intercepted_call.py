@@ -70,6 +70,8 @@ class InterceptedCall:
         """The last upstream answer."""
         self.embedding: EmbeddingCall | None = None
         """The batch of a request for embeddings."""
+        self.left = False
+        """The app gets no response any more, although the call may go on for others."""
         self._refused: Response | None = None
         self._keep = keep
         self._keep_length = keep_length
@@ -122,10 +124,14 @@ class InterceptedCall:
 
         return UpstreamRefused(response, kind, detail)
 
-    def unused_refusal(self) -> "Response | None":
-        """Return a response that was refused and that the app does not get, to be closed: a retry or a stale answer follows."""
+    def unused_refusal(self, error: BaseException | None = None) -> "Response | None":
+        """Return a response that was refused and that the app does not get, to be closed.
+
+        A retry or a stale answer follows, or the call ends with another ``error``.
+        """
+        self.left = error is not None
         refused, self._refused = self._refused, None
-        return refused
+        return None if isinstance(error, UpstreamRefused) and error.response is refused else refused
 
     def begin_answer(self, response: "Response") -> UpstreamAnswer:
         """Return the answer that a response of status 2xx begins."""

@@ -158,8 +158,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         pieces = sidecard.stream_with(self._fetch, (call.asked.asked.body, call), call.options(sidecard.options))
         try:
             first = next(pieces)
-        except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
-            return response_to(error, call.request)
+        except BaseException as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
+            return self._failed(call, error)
 
         unused = call.unused_refusal()
         if unused is not None:
@@ -171,6 +171,20 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
         return response
 
+    def _failed(self, call: InterceptedCall, error: BaseException) -> "Response":
+        """Return the response that reports an error, or raise it. A refused response that the app does not get is closed."""
+        unused = call.unused_refusal(error)
+        if unused is not None:
+            unused.close()
+
+        if isinstance(error, Exception):
+            return response_to(error, call.request)
+
+        try:
+            raise error
+        finally:
+            del error  # which refers to this frame
+
     def _fetch(self, _body: object, call: InterceptedCall) -> Iterator[Any]:
         unused = call.unused_refusal()
         if unused is not None:
@@ -180,6 +194,9 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if call.is_refused(response):
             ahead = ReadAhead(response.stream)
             ahead.read(MAX_REFUSAL_BYTES)
+            if call.left:
+                ahead.source.close()
+
             raise call.refusal(response, ahead)
 
         answer = call.begin_answer(response)
@@ -213,8 +230,12 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
             )
         except UnusableAnswer:
             return self._pass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
-        except Exception as error:  # noqa: BLE001 - as above
-            return response_to(error, call.request)
+        except BaseException as error:  # noqa: BLE001 - as above
+            return self._failed(call, error)
+
+        unused = call.unused_refusal()
+        if unused is not None:
+            unused.close()
 
         return embedding.response_from(outcomes)
 
@@ -248,8 +269,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         pieces = sidecard.stream_with(self._afetch, (call.asked.asked.body, call), call.options(sidecard.options))
         try:
             first = await anext(pieces)
-        except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
-            return response_to(error, call.request)
+        except BaseException as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
+            return await self._afailed(call, error)
 
         unused = call.unused_refusal()
         if unused is not None:
@@ -261,6 +282,20 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
         return response
 
+    async def _afailed(self, call: InterceptedCall, error: BaseException) -> "Response":
+        """Return the response that reports an error, or raise it. A refused response that the app does not get is closed."""
+        unused = call.unused_refusal(error)
+        if unused is not None:
+            await unused.aclose()
+
+        if isinstance(error, Exception):
+            return response_to(error, call.request)
+
+        try:
+            raise error
+        finally:
+            del error  # which refers to this frame
+
     async def _afetch(self, _body: object, call: InterceptedCall) -> AsyncIterator[Any]:
         unused = call.unused_refusal()
         if unused is not None:
@@ -270,6 +305,9 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if call.is_refused(response):
             ahead = ReadAhead(response.stream)
             await ahead.aread(MAX_REFUSAL_BYTES)
+            if call.left:
+                await ahead.source.aclose()
+
             raise call.refusal(response, ahead)
 
         answer = call.begin_answer(response)
@@ -305,8 +343,12 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
             )
         except UnusableAnswer:
             return await self._apass(call.request, PassedRequest("dialect", call.asked.family.name, call.task))
-        except Exception as error:  # noqa: BLE001 - as above
-            return response_to(error, call.request)
+        except BaseException as error:  # noqa: BLE001 - as above
+            return await self._afailed(call, error)
+
+        unused = call.unused_refusal()
+        if unused is not None:
+            await unused.aclose()
 
         return embedding.response_from(outcomes)
 

@@ -112,7 +112,10 @@ def response_to(error: Exception, request: "Request") -> "Response":
 
             return response
         case _:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # which refers to this frame
 
 
 def broken_stream(error: Exception, request: "Request") -> Exception:
