@@ -20,6 +20,10 @@ class Clients:
         if given is not None and not isinstance(given, BaseClient):
             raise TypeError(f"sidecard= must be a Client or an AsyncClient, not {type(given).__name__}.")
 
+        self.replace(given)
+
+    def replace(self, given: Any) -> None:
+        """Use another client from now on. Calls in progress keep theirs."""
         self._given = given
         self._blocking = None if given is None or given.awaits else cast("Client", given)
         self._awaiting = cast("AsyncClient", given) if given is not None and given.awaits else None

@@ -98,6 +98,10 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
                     f"{changed[0]}= is a setting of the transport's own connections: give it to inner= itself."
                 )
 
+    def use(self, sidecard: "Client | AsyncClient") -> None:
+        """Make later requests with another client of the daemon."""
+        self._clients.replace(sidecard)
+
     def __enter__(self) -> Self:
         self._inner.__enter__()
         return self

@@ -33,12 +33,15 @@ def share(target: T, /, *, sidecard: "Client | AsyncClient | None" = None, **pol
     other object that uses this HTTP client.
 
     ``sidecard`` is the client of the daemon; by default, all objects of a process use one `Client` and one `AsyncClient`. The
-    other keywords are those of `SidecardTransport`. A second ``share()`` of an object changes nothing.
+    other keywords are those of `SidecardTransport`. A second ``share()`` of an object changes nothing but the ``sidecard``, if one is given.
 
     Raises `TypeError` if there is nothing to share in ``target``, and what `SidecardTransport` raises for a wrong keyword.
     """
     policy = checked_policy(policy, sidecard)
-    search = Search(lambda client: share_client(client, sidecard_of(client, sidecard), policy))
+    given = sidecard is not None
+    search = Search(
+        lambda client: share_client(client, sidecard_of(client, sidecard), policy, given=given), replaces=given
+    )
     search.run(target)
     if search.found == 0:
         raise search.failure(target)
@@ -49,6 +52,8 @@ def share(target: T, /, *, sidecard: "Client | AsyncClient | None" = None, **pol
 def share_if_found(target: object, sidecard: "Client | AsyncClient", policy: dict[str, Any]) -> bool:
     """Do as `share`, and return whether there was something to share."""
     policy = checked_policy(policy, sidecard)
-    search = Search(lambda client: share_client(client, sidecard_of(client, sidecard), policy))
+    search = Search(
+        lambda client: share_client(client, sidecard_of(client, sidecard), policy, given=True), replaces=True
+    )
     search.run(target)
     return search.found > 0

@@ -3,7 +3,6 @@
 import sys
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
@@ -31,11 +30,15 @@ _WITHOUT_TRANSPORTS: Final = {
 
 
 class Search:
-    """One search. ``share`` is called once for each HTTP client; ``found`` counts them and what makes them later."""
+    """One search. ``share`` is called once for each HTTP client; ``found`` counts them and what makes them later.
 
-    def __init__(self, share: Callable[[Any], None]) -> None:
+    ``replaces`` says that what is shared already is to be shared with another client of sidecard.
+    """
+
+    def __init__(self, share: Callable[[Any], None], *, replaces: bool) -> None:
         self.found = 0
         self._share = share
+        self._replaces = replaces
         self._known: dict[int, Any] = {}
         """The objects that were found, by id: they stay alive, so that no other object gets an id of theirs."""
         self._shown: list[str] = []
@@ -68,7 +71,7 @@ class Search:
 
     def _prepare(self, value: object) -> None:
         try:
-            self.found += prepare(value, partial(_share_made, self._share))
+            self.found += prepare(value, _Sharer(self._share, replaces=self._replaces))
         except Unshareable as error:
             self._faults.insert(0, error)
         except Exception as error:  # noqa: BLE001 - of the SDK, which another part of the object may not need
@@ -112,9 +115,15 @@ class Search:
         return f"{text} Share the object that holds the HTTP client, or use Client.call() around its methods."
 
 
-def _share_made(share: Callable[[Any], None], made: object) -> None:
-    """Share what an SDK makes, now or after the search."""
-    Search(share).run(made)
+class _Sharer:
+    """Shares what an SDK makes, now or after the search."""
+
+    def __init__(self, share: Callable[[Any], None], *, replaces: bool) -> None:
+        self.replaces = replaces
+        self._share = share
+
+    def __call__(self, made: Any) -> None:
+        Search(self._share, replaces=self.replaces).run(made)
 
 
 def _other_library(value: object) -> set[str]:

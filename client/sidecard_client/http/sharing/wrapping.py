@@ -22,9 +22,11 @@ _settings: Final[WeakKeyDictionary[SidecardTransport, tuple[object, dict[str, An
 """How each transport was made."""
 
 
-def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str, Any]) -> None:
+def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str, Any], *, given: bool) -> None:
     """Wrap the transports of an HTTP client, and those it has for some hosts or proxies. A shared one stays as it is.
 
+    If the app has ``given`` this ``sidecard``, a transport that is shared already uses it from now on: modules such as
+    ``litellm`` live longer than the client that they were shared with.
     A transport that several clients or hosts use gets one wrapper for each of them. A client of botocore gets a handler.
     """
     if is_bedrock_client(client):
@@ -32,21 +34,28 @@ def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str
         return
 
     with _lock:
-        client._transport = _shared(client, client._transport, sidecard, policy)  # noqa: SLF001 - the libraries' only place for it
+        client._transport = _shared(client, client._transport, sidecard, policy, given=given)  # noqa: SLF001 - the libraries' only place for it
         mounts = client._mounts  # noqa: SLF001 - as above
         for pattern, transport in list(mounts.items()):
             if transport is not None:
-                mounts[pattern] = _shared(client, transport, sidecard, policy)
+                mounts[pattern] = _shared(client, transport, sidecard, policy, given=given)
 
 
-def _shared(client: Any, transport: Any, sidecard: "Client | AsyncClient", policy: dict[str, Any]) -> SidecardTransport:
+def _shared(
+    client: Any, transport: Any, sidecard: "Client | AsyncClient", policy: dict[str, Any], *, given: bool
+) -> SidecardTransport:
     known = _sharing_transport_in(transport)
     if known is None:
         shared = SidecardTransport(transport, sidecard, **policy)
         _settings[shared] = sidecard, policy
         return shared
 
-    if policy and _settings.get(known, (sidecard, policy))[1] != policy:
+    used, first_policy = _settings.get(known, (sidecard, policy))
+    if given and used is not sidecard:
+        known.use(sidecard)
+        _settings[known] = sidecard, first_policy
+
+    if policy and first_policy != policy:
         name = f"{type(client).__module__.partition('.')[0]}.{type(client).__name__}"
         warn(
             f"share() with {', '.join(f'{keyword}=' for keyword in policy)} changed nothing: this {name} is shared already, "

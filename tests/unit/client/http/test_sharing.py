@@ -128,6 +128,17 @@ def test_a_transport_that_shares_inside_is_left_alone() -> None:
         assert transport_of(share(http)) is outer
 
 
+def test_another_client_of_sidecard_replaces_the_first(http: httpx2.Client) -> None:
+    """A module such as ``litellm`` lives longer than the client that it was shared with. Without one, it stays."""
+    first, second = Client(), Client()
+    transport = transport_of(share(http, sidecard=first))
+    share(http)
+    assert transport._clients.blocking is first
+    share(http, sidecard=second)
+    assert transport_of(http) is transport
+    assert transport._clients.blocking is second
+
+
 def test_another_policy_for_a_shared_client_is_reported(http: httpx2.Client) -> None:
     """The first policy stays."""
     share(http, task="rag")

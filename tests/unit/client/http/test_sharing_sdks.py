@@ -227,6 +227,14 @@ def test_a_module_with_makers_shares_what_they_make(by: str, monkeypatch: pytest
     assert is_shared(AsyncHTTPHandler().create_client())
     assert is_shared(BaseOpenAILLM._get_sync_http_client())
 
+    other = FakeClient()
+    share(targets[by], sidecard=other)
+    share(targets[by])
+    later: Any = HTTPHandler()
+    for client in (cached.client, later.client):
+        transport: Any = client._transport
+        assert transport._clients.blocking is other
+
 
 def test_an_earlier_module_shares_the_sdks_that_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteLLM before version 1.62 had no maker of HTTP clients for OpenAI's SDK."""
