@@ -25,7 +25,7 @@ from sidecard_client.http.messages.responses import (
     visible_headers,
     without_encoding,
 )
-from sidecard_client.http.messages.upstream_answer import MAX_ANSWER_BYTES, UpstreamAnswer
+from sidecard_client.http.messages.upstream_answer import MAX_ANSWER_BYTES, UpstreamAnswer, faulty_reader
 from sidecard_client.http.question import question_of
 from sidecard_client.keys.fingerprint import fingerprint
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
     from sidecard_client._sync.streams import Stream
     from sidecard_client.call.options import Options, Redact
+    from sidecard_client.http.family import AnswerReader
     from sidecard_client.http.messages.libraries import Request, Response
     from sidecard_client.http.request import LlmRequest
     from sidecard_client.keys.normal_form import NormalForm
@@ -135,15 +136,23 @@ class InterceptedCall:
 
     def begin_answer(self, response: "Response") -> UpstreamAnswer:
         """Return the answer that a response of status 2xx begins."""
-        content_type = response.headers.get("content-type", "")
         self.answer = UpstreamAnswer(
             response,
-            self.asked.family.reader(self.asked.asked, content_type=content_type, headers=headers_for_reader(response)),
+            self._reader_of(response),
             objection=self.objection,
             keep_length=self._keep_length,
             completed=self.accept_credentials,
         )
         return self.answer
+
+    def _reader_of(self, response: "Response") -> "AnswerReader":
+        content_type = response.headers.get("content-type", "")
+        try:
+            return self.asked.family.reader(
+                self.asked.asked, content_type=content_type, headers=headers_for_reader(response)
+            )
+        except Exception:  # noqa: BLE001 - logged there
+            return faulty_reader()
 
     def accept_credentials(self) -> None:
         """Note that the upstream has answered a request with these credentials."""

@@ -1,5 +1,6 @@
 """Turn an HTTP request into a call, or find why it passes to the upstream unshared."""
 
+import logging
 from collections.abc import Collection, Mapping
 from time import time  # noqa: TID251 - tokens expire by the wall clock
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -24,6 +25,8 @@ from sidecard_client.protocol.wire import DEFAULT_TASK
 if TYPE_CHECKING:
     from sidecard_client.http.identity import IdentityHook
     from sidecard_client.http.messages.libraries import Request
+
+_log = logging.getLogger("sidecard_client")
 
 Keep = Literal["always", "deterministic", "never"]
 """Which answers are stored.
@@ -57,6 +60,10 @@ class ClaimedRequest(Struct, frozen=True):
     """With names in lower case. Those of one request, such as its id, are another request's."""
     parts: dict[str | None, CallerParts] = {}
     """What the head contributes, by what ``identity=`` returned."""
+
+
+class WrongHeader(ValueError):
+    """A header of sidecard on the app's request has a value that it cannot have."""
 
 
 UNRECOGNIZED: Final = PassedRequest("dialect")
@@ -138,12 +145,23 @@ class Interception:
     def intercept(
         self, request: "Request", claimed: ClaimedRequest, body: bytes | None
     ) -> InterceptedCall | PassedRequest:
-        """Return the call that a request becomes, or why it becomes none. Raises `ValueError` for a wrong header.
+        """Return the call that a request becomes, or why it becomes none. Raises `WrongHeader`.
 
-        ``body`` is None if it is too large to be read.
+        ``body`` is None if it is too large to be read. A fault in here lets the request pass.
         """
+        task = self._task_of(claimed.headers)
+        try:
+            return self._intercepted(request, claimed, body, task)
+        except WrongHeader:
+            raise
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("intercepting a request failed; it passes to the upstream unshared")
+            return PassedRequest("dialect", task=task)
+
+    def _intercepted(
+        self, request: "Request", claimed: ClaimedRequest, body: bytes | None, task: str
+    ) -> InterceptedCall | PassedRequest:
         target, headers = claimed.target, claimed.headers
-        task = self._task_of(headers)
         if body is None:
             return PassedRequest("size", claimed.families[0].name, task)
 
@@ -153,7 +171,7 @@ class Interception:
 
         control = headers.get("x-sidecard-cache", "").lower()
         if control not in _CONTROLS:
-            raise ValueError(f"x-sidecard-cache must be on, refresh, off or only, not {control!r}.")
+            raise WrongHeader(f"x-sidecard-cache must be on, refresh, off or only, not {control!r}.")
 
         family, asked = found
         if asked.passes and control not in IN_SPITE_OF_EFFECTS:
@@ -220,7 +238,10 @@ class Interception:
 
     def _task_of(self, headers: Mapping[str, str]) -> str:
         task = headers.get("x-sidecard-task")
-        return self._task if task is None else Options().changed({"task": task}).task
+        try:
+            return self._task if task is None else Options().changed({"task": task}).task
+        except ValueError as error:
+            raise WrongHeader(str(error)) from None
 
     def _ttl_of(self, headers: Mapping[str, str]) -> float | None:
         ttl = headers.get("x-sidecard-ttl")
@@ -230,6 +251,6 @@ class Interception:
         try:
             return Options().changed({"ttl": float(ttl)}).ttl_seconds
         except ValueError:
-            raise ValueError(
+            raise WrongHeader(
                 f"x-sidecard-ttl must be a number of seconds, from 0 to {MAX_SECONDS:.0f}, not {ttl!r}."
             ) from None

@@ -10,6 +10,7 @@ any other body     each piece as received                          all of it wit
 =================  ==============================================  ====================================================
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from msgspec import structs
 
 from sidecard_client.call.streams import ENOUGH, Enough, ForOthers, ForOwnCaller
 from sidecard_client.http.answers.readers import LINE_TYPES
-from sidecard_client.http.family import AnswerReader, AnswerSummary, media_type_of
+from sidecard_client.http.family import AnswerReader, AnswerSummary, UnclassifiableAnswer, media_type_of
 from sidecard_client.http.messages.encodings import (
     SHARED_AS_RECEIVED,
     UndecodableAnswer,
@@ -30,6 +31,8 @@ from sidecard_client.http.messages.responses import head_of, mark
 
 if TYPE_CHECKING:
     from sidecard_client.http.messages.libraries import Response
+
+_log = logging.getLogger("sidecard_client")
 
 MAX_ANSWER_BYTES: Final = 15 * 1024 * 1024
 """Limit of an answer that is shared as one piece."""
@@ -145,7 +148,7 @@ class UpstreamAnswer:
             for part in self._decoder.decode(data):
                 decoded.append(part)
                 if self.summary is None:
-                    self._reader.feed(part)
+                    self._feed(part)
         except UndecodableAnswer as error:
             self._decoder = None
             # Those who follow it as received have what its own caller has; those who follow it decoded lack the rest.
@@ -158,6 +161,18 @@ class UpstreamAnswer:
 
         return decoded
 
+    def _feed(self, part: bytes) -> None:
+        try:
+            self._reader.feed(part)
+        except Exception:  # noqa: BLE001 - logged there
+            self._reader = faulty_reader()
+
+    def _summary_of_reader(self) -> AnswerSummary:
+        try:
+            return self._reader.finish()
+        except Exception:  # noqa: BLE001 - logged there
+            return faulty_reader().finish()
+
     def _collect(self, parts: Sequence[bytes]) -> None:
         if self._room < 0:
             return
@@ -169,7 +184,7 @@ class UpstreamAnswer:
             self._is_shared = self._is_live
 
     def _finished(self) -> AnswerSummary:
-        summary = self._reader.finish()
+        summary = self._summary_of_reader()
         if not self._is_shared:
             summary = structs.replace(
                 summary, verdict="unproven", not_stored="size", detail=f"it has more than {MAX_ANSWER_BYTES} bytes"
@@ -205,6 +220,12 @@ class UpstreamAnswer:
 
         refusal = refusal_detail(self._head, self._headers.raw, body, decoded=bool(self._encodings))
         return None if refusal is None else refusal | ended
+
+
+def faulty_reader() -> AnswerReader:
+    """Log the exception of a reader, and return another one: a fault of it is no reason for the app's request to fail."""
+    _log.exception("reading an answer failed; it is not shared")
+    return UnclassifiableAnswer("reading it failed")
 
 
 def _forbids_storing(response: "Response") -> bool:

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from sidecard_client.call.call import UNKEYED
+from sidecard_client.http import interception
 from sidecard_client.http.clients import Clients
 from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.intercepted_call import InterceptedCall
@@ -207,3 +208,20 @@ def test_a_request_with_side_effects_is_shared_only_if_the_app_insists(control: 
     assert claimed is not None
     found = transport.intercept(request, claimed, body)
     assert (found == PassedRequest("state", "openai_responses")) is passes
+
+
+def test_a_fault_in_here_lets_the_request_pass(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app's request does not fail because of sidecard; a wrong header is the app's own."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(interception, "described_request", fail)
+    request = httpx2.Request("POST", "http://h/v1/chat/completions", headers={"x-sidecard-task": "rag"}, content=BODY)
+    transport = Transport()
+    claimed = transport.claim(request)
+    assert claimed is not None
+    assert transport.intercept(request, claimed, BODY) == PassedRequest("dialect", "", "rag")
+    assert "intercepting a request failed" in caplog.text

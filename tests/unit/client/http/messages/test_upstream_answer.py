@@ -215,3 +215,39 @@ def test_the_app_sees_why_its_answer_is_not_stored(found: str, headers: Any, pol
     assert error is None
     assert answer.not_stored == expected
     assert response.headers.get("x-sidecard-not-stored", "") == expected
+
+
+class FaultyReader(Reader):
+    """Fails at a method."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self._method = method
+
+    def feed(self, data: bytes) -> None:
+        """Perhaps fail."""
+        if self._method == "feed":
+            raise KeyError("a fault of the reader")
+
+        super().feed(data)
+
+    def finish(self) -> AnswerSummary:
+        """Perhaps fail."""
+        if self._method == "finish":
+            raise KeyError("a fault of the reader")
+
+        return super().finish()
+
+
+@pytest.mark.parametrize("method", ["feed", "finish"])
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+def test_a_fault_of_a_reader_is_none_of_the_apps_request(
+    method: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app gets its whole answer, nobody else does, and the fault is logged."""
+    pieces, failure, answer = run(response_with(kind, b"a", b"END"), FaultyReader(method))
+    own = [piece.piece if isinstance(piece, ForOwnCaller) else piece for piece in pieces]
+    assert b"".join(piece for piece in own if isinstance(piece, bytes)) == b"aEND"
+    assert failure is not None or any(isinstance(piece, Enough) and piece.error is not None for piece in pieces)
+    assert answer.not_stored == "dialect"
+    assert "reading an answer failed" in caplog.text
