@@ -16,7 +16,8 @@ MAX_PIECE_BYTES: Final = 1024 * 1024
 """Limit of one decoded piece, where the decoder has such a limit."""
 
 MAX_DECODED_BYTES: Final = 256 * 1024 * 1024
-"""Limit of a decoded answer, so that a few compressed bytes cannot fill the memory."""
+"""Limit of what all steps of decoding an answer return, so that a few compressed bytes can neither fill the memory nor keep the
+CPU busy: an inner encoding may consist of blocks without content."""
 
 _ZLIB_HEADER_BYTES: Final = 2
 
@@ -56,12 +57,7 @@ class Decoder:
 
     def _bounded(self, data: bytes) -> Iterator[bytes]:
         try:
-            for piece in self._through(0, data):
-                self._decoded_bytes += len(piece)
-                if self._decoded_bytes > MAX_DECODED_BYTES:
-                    raise UndecodableAnswer(f"it has more than {MAX_DECODED_BYTES} decoded bytes")
-
-                yield piece
+            yield from self._through(0, data)
         except UndecodableAnswer:
             raise
         except Exception as error:  # brotli and zstandard have exceptions of their own
@@ -73,6 +69,10 @@ class Decoder:
             return
 
         for piece in self._steps[number].decode(data):
+            self._decoded_bytes += len(piece)
+            if self._decoded_bytes > MAX_DECODED_BYTES:
+                raise UndecodableAnswer(f"it has more than {MAX_DECODED_BYTES} decoded bytes")
+
             yield from self._through(number + 1, piece)
 
 

@@ -19,6 +19,9 @@ _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\
 
 MAX_PARTS: Final = 1000
 
+MAX_HEADER_CHARACTERS: Final = 4096
+"""Limit of a header with parameters: the standard library reads it in a time that grows with the square of its length."""
+
 _READ_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
@@ -129,7 +132,10 @@ def _part_of(headers: Mapping[str, str], content: memoryview) -> FormField:
 
 
 def _parameters_of(header: str) -> dict[str, str]:
-    """Return the parameters of a header, ``filename*`` as ``filename``. Raises `ValueError` if one is repeated."""
+    """Return the parameters of a header, ``filename*`` as ``filename``. Raises `ValueError` if one is repeated, or the header too long."""
+    if len(header) > MAX_HEADER_CHARACTERS:
+        raise ValueError("a header is too long")
+
     message = Message()
     message["x-any"] = header.replace("\r", " ").replace("\n", " ")
     found = {}

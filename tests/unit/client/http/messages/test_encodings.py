@@ -92,6 +92,17 @@ def test_a_few_bytes_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert max(map(len, bomb.decode(gzip.compress(bytes(3 * MAX_PIECE_BYTES))))) <= MAX_PIECE_BYTES
 
 
+def test_all_steps_of_decoding_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of inner bytes may have no content at all."""
+    monkeypatch.setattr(encodings, "MAX_DECODED_BYTES", 4 * MAX_PIECE_BYTES)
+    empty = zlib.compress(b"")[:2] + b"\x00\x00\x00\xff\xff" * MAX_PIECE_BYTES
+    assert decoded_whole(["deflate"], [empty], 0) == b""
+    decoder = decoder_for(["deflate", "gzip"])
+    assert decoder is not None
+    with pytest.raises(UndecodableAnswer, match="decoded bytes"):
+        list(decoder.decode(gzip.compress(empty)))
+
+
 @pytest.mark.parametrize(
     ("accepts", "encoding", "admitted"),
     [

@@ -87,6 +87,8 @@ def test_what_stands_around_a_form_has_no_meaning() -> None:
             b'--limit\r\nContent-Disposition: form-data; name="a"\r\ncontent-disposition: x; name="b"\r\n\r\nb\r\n--limit--',
         ),
         (TYPE, b'--limit\r\nContent-Disposition: form-data; name="a"; Name="b"\r\n\r\nb\r\n--limit--'),
+        (TYPE, as_form({"file": (";" * 5000, b"x", "audio/mpeg")})),
+        (TYPE + ";" * 5000, as_form({"a": "b"})),
         ("multipart/form-data; boundary=other; boundary=limit", as_form({"a": "b"})),
         (
             TYPE,
