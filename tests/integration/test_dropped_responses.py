@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from weakref import ref
 
 import anyio
 import httpx
@@ -139,3 +140,49 @@ async def test_a_refused_response_is_closed_if_its_reader_is_canceled(shared: Da
                 os.kill(shared.pid, signal.SIGCONT)
 
             await until(lambda: body.closed)
+
+
+def unreachable() -> None:
+    """Fail as an upstream that cannot be reached."""
+    raise httpx.ConnectError("no route")
+
+
+def test_an_exception_of_the_upstream_is_released_at_once(socket: str) -> None:
+    """As the library's own: it is part of no cycle, so what its frames refer to does not wait for the garbage collector."""
+    upstream = Upstream(200, "application/json", Body(), unreachable)
+    with Client(socket) as sidecard, httpx.Client(transport=SidecardTransport(upstream, sidecard)) as http:
+        gc.disable()
+        try:
+            seen = None
+            try:
+                http.send(chat(http))
+            except httpx.ConnectError as error:
+                seen = ref(error)
+
+            assert seen is not None
+            assert seen() is None
+        finally:
+            gc.enable()
+
+
+@pytest.mark.anyio
+async def test_an_exception_of_an_asynchronous_upstream_is_released_at_once(socket: str) -> None:
+    """As above."""
+    upstream = Upstream(200, "application/json", Body(), unreachable)
+    async with (
+        AsyncClient(socket) as sidecard,
+        httpx.AsyncClient(transport=SidecardTransport(upstream, sidecard)) as http,
+    ):
+        gc.disable()
+        try:
+            seen = None
+            try:
+                await http.send(chat(http))
+            except httpx.ConnectError as error:
+                seen = ref(error)
+
+            assert seen is not None
+            await anyio.sleep(0.1)
+            assert seen() is None
+        finally:
+            gc.enable()

@@ -283,7 +283,10 @@ class HeldStream:
 
                 step = execution.run(conversation, result)
                 if not isinstance(step, Open | Pull):
-                    return step
+                    try:
+                        return step
+                    finally:
+                        del step, result  # an error may refer to this frame, which must not refer to it
 
                 if isinstance(step, Open):
                     self._hold(step)

@@ -181,11 +181,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if unused is not None:
             unused.close()
 
-        if isinstance(error, Exception):
-            return response_to(error, call.request)
-
         try:
-            raise error
+            return response_to(error, call.request)
         finally:
             del error  # which refers to this frame
 
@@ -292,11 +289,8 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         if unused is not None:
             await unused.aclose()
 
-        if isinstance(error, Exception):
-            return response_to(error, call.request)
-
         try:
-            raise error
+            return response_to(error, call.request)
         finally:
             del error  # which refers to this frame
 

@@ -94,7 +94,7 @@ def has_ended(error: Exception) -> bool:
     return isinstance(detail, dict) and detail.get("ended") is True
 
 
-def response_to(error: Exception, request: "Request") -> "Response":
+def response_to(error: BaseException, request: "Request") -> "Response":
     """Return the response that reports an error to the app. Raises the library's own exceptions, else ``error``."""
     library = library_of(request)
     match error:
