@@ -195,6 +195,18 @@ def test_accounts_do_not_share(api: ApiServer, sidecard: Client) -> None:
         assert api.count == calls
 
 
+def test_another_client_of_sidecard_replaces_a_closed_one(api: ApiServer, sidecard: Client) -> None:
+    """A client of botocore may live longer than the client that it was shared with."""
+    with Client("/nowhere") as first:
+        shared = share(bedrock(api), sidecard=first)
+
+    share(shared, sidecard=sidecard)
+    share(shared)
+    shared.converse(modelId=NOVA, messages=MESSAGES)
+    headers = shared.converse(modelId=NOVA, messages=MESSAGES)["ResponseMetadata"]["HTTPHeaders"]
+    assert headers["x-sidecard-source"] == "cache"
+
+
 def test_headers_for_sidecard_are_not_sent(api: ApiServer, sidecard: Client) -> None:
     """An app sets them on the signed request, before it is shared."""
     shared = bedrock(api)

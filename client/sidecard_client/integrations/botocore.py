@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from copy import copy
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from sidecard_client.call.warn import warn
 from sidecard_client.http.messages import plain
@@ -30,20 +30,26 @@ _OWN_PREFIX: Final = "x-sidecard-"
 _SIGNED_REQUEST: Final = "sidecard.botocore.request"
 
 _lock: Final = Lock()
-_policies: Final["WeakKeyDictionary[Any, dict[str, Any]]"] = WeakKeyDictionary()
-"""Of the clients that are shared."""
+_shared: Final["WeakKeyDictionary[Any, tuple[ref[SidecardTransport], dict[str, Any]]]"] = WeakKeyDictionary()
+"""The clients that are shared, each with its transport, which lives as long as it does, and the policy."""
 
 
-def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str, Any]) -> None:
-    """Let a transport answer the requests of a client. A shared one stays as it is."""
+def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str, Any], *, given: bool) -> None:
+    """Let a transport answer the requests of a client. A shared one uses another ``sidecard`` if the app has ``given`` it."""
     with _lock:
-        known = _policies.get(client)
+        known = _shared.get(client)
         if known is None:
             endpoint = _Endpoint(client._endpoint, client.meta.config.read_timeout)  # noqa: SLF001 - the only place for it
             transport = SidecardTransport(endpoint, sidecard, **policy)
             client.meta.events.register_last(_EVENT, _BeforeSend(transport, endpoint), unique_id="sidecard")
-            _policies[client] = policy
-        elif policy and policy != known:
+            _shared[client] = ref(transport), policy
+            return
+
+        used, first_policy = known[0](), known[1]
+        if given and used is not None:
+            used.use(sidecard)
+
+        if policy and policy != first_policy:
             warn(
                 f"share() with {', '.join(f'{keyword}=' for keyword in policy)} changed nothing: this client of {BEDROCK} is "
                 "shared already, with another policy. Make one client for each policy."

@@ -30,7 +30,7 @@ def share_client(client: Any, sidecard: "Client | AsyncClient", policy: dict[str
     A transport that several clients or hosts use gets one wrapper for each of them. A client of botocore gets a handler.
     """
     if is_bedrock_client(client):
-        import_module("sidecard_client.integrations.botocore").share_client(client, sidecard, policy)
+        import_module("sidecard_client.integrations.botocore").share_client(client, sidecard, policy, given=given)
         return
 
     with _lock:
