@@ -21,8 +21,7 @@ class LineSplitter:
     """Split a stream into lines."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._line = bytearray()  # not a list: a server may send a line byte by byte
         self._after_cr = False
         self._first = True
         self.too_long = False
@@ -49,19 +48,17 @@ class LineSplitter:
 
     def rest(self) -> bytes:
         """Take the last line, which has no end."""
-        line = b"" if self.too_long else b"".join(self._parts)
+        line = b"" if self.too_long else bytes(self._line)
         if self._first:
             line = line.removeprefix(_BYTE_ORDER_MARK)
 
         self._first = False
-        self._parts.clear()
-        self._size = 0
+        self._line.clear()
         return line
 
     def _add(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._size += len(data)
-        self.too_long = self._size > MAX_EVENT_BYTES
+        self._line += data
+        self.too_long = len(self._line) > MAX_EVENT_BYTES
 
 
 class EventSplitter:
@@ -70,8 +67,8 @@ class EventSplitter:
     def __init__(self) -> None:
         self._lines = LineSplitter()
         self._name = ""
-        self._data: list[bytes] = []
-        self._size = 0
+        self._data = bytearray()
+        """The data so far, each line of it with its end."""
         self.too_long = False
         """An event exceeded the limit; no event follows."""
 
@@ -92,10 +89,9 @@ class EventSplitter:
             yield from self._event()
 
     def _event(self) -> Iterator[Event]:
-        name, data = self._name, b"\n".join(self._data)
+        name, data = self._name, bytes(self._data[:-1])
         self._name = ""
         self._data.clear()
-        self._size = 0
         if data.strip():
             yield name, data
 
@@ -103,9 +99,8 @@ class EventSplitter:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._size += len(value) + 1
-            self.too_long = self.too_long or self._size > MAX_EVENT_BYTES + 1
+            self.too_long = self.too_long or len(self._data) + len(value) > MAX_EVENT_BYTES
             if not self.too_long:
-                self._data.append(value)
+                self._data += value + b"\n"
         elif name == b"event":
             self._name = value.decode("utf-8", "replace")

@@ -65,24 +65,22 @@ class WholeReader(AnswerReader):
 
     def __init__(self, answer: JsonAnswer) -> None:
         self._answer = answer
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Keep the bytes until the end."""
-        self._size += len(data)
-        if self._size > MAX_BODY_BYTES:
-            self._parts.clear()
-            self.classifiable = False
+        if self.classifiable and len(self._body) + len(data) <= MAX_BODY_BYTES:
+            self._body += data
         else:
-            self._parts.append(data)
+            self._body.clear()
+            self.classifiable = False
 
     def finish(self) -> AnswerSummary:
         """Read the object."""
-        if self._size > MAX_BODY_BYTES:
+        if not self.classifiable:
             return self._answer.summary(f"it has more than {MAX_BODY_BYTES} bytes", "size")
 
-        return self._answer.summary(_receive(self._answer, "", b"".join(self._parts)))
+        return self._answer.summary(_receive(self._answer, "", bytes(self._body)))
 
 
 class EventReader(AnswerReader):

@@ -73,7 +73,7 @@ class UpstreamAnswer:
         self._is_live = media_type_of(response.headers.get("content-type", "")) in _STREAM_TYPES
         self._is_shared = True
         self._head_is_sent = False
-        self._body: list[bytes] = []
+        self._body = bytearray()  # not a list: a server may send it byte by byte
         self._room = MAX_REFUSAL_BYTES if self._is_live else MAX_ANSWER_BYTES
         if self._decoder is None:
             self._is_shared = False
@@ -118,7 +118,7 @@ class UpstreamAnswer:
         if failure is not None:
             raise failure
 
-        return self._unsent_head() if self._is_live else [ForOthers(self._head | {"body": b"".join(self._body)})]
+        return self._unsent_head() if self._is_live else [ForOthers(self._head | {"body": bytes(self._body)})]
 
     def _unsent_head(self) -> list[Any]:
         was_sent, self._head_is_sent = self._head_is_sent, True
@@ -177,8 +177,10 @@ class UpstreamAnswer:
         if self._room < 0:
             return
 
-        self._body += parts
-        self._room -= sum(map(len, parts))
+        for part in parts:
+            self._body += part
+            self._room -= len(part)
+
         if self._room < 0:
             self._body.clear()
             self._is_shared = self._is_live
@@ -205,7 +207,7 @@ class UpstreamAnswer:
             mark(self._headers, not_stored=reason)
 
     def _decoded_body(self) -> bytes | None:
-        return decoded_whole(self._encodings if self._as_received else (), self._body, MAX_REFUSAL_BYTES)
+        return decoded_whole(self._encodings if self._as_received else (), [bytes(self._body)], MAX_REFUSAL_BYTES)
 
     def _detail(self, summary: AnswerSummary) -> dict[str, Any] | None:
         """Return what waiters get of an answer that is not shared: for one that followed it, that it ended so for all."""

@@ -1,5 +1,7 @@
 """Splitting streams into events and lines as SDKs do."""
 
+import tracemalloc
+
 import pytest
 
 from sidecard_client.http.answers import events
@@ -63,3 +65,17 @@ def test_a_line_of_the_greatest_length_is_one(monkeypatch: pytest.MonkeyPatch) -
     assert list(splitter.feed(b"12345\n123456\n1\n")) == [b"12345"]
     assert splitter.too_long
     assert splitter.rest() == b""
+
+
+@pytest.mark.parametrize(("piece", "count"), [(b"ab", 20_000), (b"data: ab\n", 20_000)])
+def test_a_line_in_small_pieces_takes_no_more_memory_than_its_bytes(piece: bytes, count: int) -> None:
+    """A server may send it byte by byte, and never end it."""
+    splitter = EventSplitter()
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            assert list(splitter.feed(bytes(bytearray(piece)))) == []
+
+        assert tracemalloc.get_traced_memory()[0] < 2 * count * len(piece)
+    finally:
+        tracemalloc.stop()

@@ -192,7 +192,7 @@ def test_an_answer_that_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch
     assert yielded == [ForOwnCaller(b"ab"), ForOwnCaller(b"cd")]
     assert error is not None
     assert (error.kind, error.answered, error.not_stored, error.detail) == ("ignored", True, "size", None)
-    assert answer._body == []
+    assert answer._body == b""
 
 
 @pytest.mark.parametrize(
