@@ -1,5 +1,6 @@
 """Responses that an app drops: what is behind them is closed, although nobody closes them."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -186,3 +187,20 @@ async def test_an_exception_of_an_asynchronous_upstream_is_released_at_once(sock
             assert seen() is None
         finally:
             gc.enable()
+
+
+def test_a_response_of_a_loop_that_has_ended_breaks_its_reader(socket: str) -> None:
+    """Its reader in another loop gets an exception of its library: it is not canceled itself."""
+    upstream = Upstream(200, "text/event-stream", Body(*EVENTS))
+    transport = SidecardTransport(upstream, AsyncClient(socket))
+
+    async def ask() -> httpx.Response:
+        return await httpx.AsyncClient(transport=transport).send(chat(httpx.Client()), stream=True)
+
+    response = asyncio.run(ask())
+
+    async def read() -> None:
+        with pytest.raises(httpx.ReadError, match="loop"):
+            await response.aread()
+
+    asyncio.run(read())

@@ -42,6 +42,7 @@ from sidecard_client.call.streams import END, Leading, Provenance
 from sidecard_client.call.unread_pieces import UnreadPieces
 from sidecard_client.call.warn import beside_caller, place_of_caller
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import CallFailed
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -181,6 +182,8 @@ class AsyncHeldStream:
             # Not an `Exception`: raised in the caller too, as if the function ran in the caller's own task.
             error = raised
             if isinstance(error, anyio.get_cancelled_exc_class()):
+                # Not raised in the caller, which is not canceled itself.
+                error = CallFailed("transient", "the event loop that made the call has ended")
                 raise
         finally:
             if self._attempts.lease is not None:  # the task itself was dropped
