@@ -109,6 +109,9 @@ class UpstreamAnswer:
             return [ForOwnCaller(data)]
 
         ends = [] if was_known or self.summary is None or self._decoder is None else [self._conclusion(self.summary)]
+        if not self._head_is_sent and self.summary is not None and self.summary.failure == "transient":
+            return [*ends, ForOwnCaller(data)]  # nobody else has seen a piece, so one of them may still make the call
+
         body = [*ends, data] if self._as_received else [*map(ForOthers, decoded), *ends, ForOwnCaller(data)]
         return [*self._unsent_head(), *body]
 

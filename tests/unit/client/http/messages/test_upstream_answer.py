@@ -133,6 +133,19 @@ def test_errors_in_answers_have_their_kinds(verdict: Verdict, kind: str, answere
     assert error.detail == ((ended or None) if verdict == "unclassifiable" else whole | ended)
 
 
+def test_a_stream_that_begins_with_an_error_of_the_server_reaches_nobody_else() -> None:
+    """A waiter that has seen no piece may make the call. After other pieces, all see the error."""
+    failing = Reader("server_error", "error")
+    yielded, error, _ = run(response_with("text/event-stream", b"error END", b"rest"), failing)
+    enough = yielded.pop(0)
+    assert isinstance(enough, Enough)
+    assert yielded == [ForOwnCaller(b"error END"), ForOwnCaller(b"rest")]
+    assert error is not None
+    assert error.kind == "transient"
+    yielded, _, _ = run(response_with("text/event-stream", b"text", b"error END"), Reader("server_error", "error"))
+    assert [piece for piece in yielded if isinstance(piece, bytes)] == [b"text", b"error END"]
+
+
 @pytest.mark.parametrize(("encode", "name"), [(gzip.compress, "gzip"), (zlib.compress, "deflate")])
 def test_common_encodings_are_shared_as_received(encode: Any, name: str) -> None:
     """The reader gets the text."""
