@@ -65,7 +65,7 @@ class SocketServer:
             loop,
             scheduler,
             self.connections,
-            lambda admission: PeerConnection(context, self._limits, admission),
+            lambda admission, descriptor: PeerConnection(context, self._limits, admission, descriptor),
             log=self._log.write,
             on_exhausted=self.monitor.report_exhausted,
         )

@@ -63,7 +63,7 @@ class Newcomers:
 
 
 class Acceptor:
-    """Accepts on listening sockets. ``new_connection`` makes the protocol of an admitted or denied connection.
+    """Accepts on listening sockets. ``new_connection`` makes the protocol of an admitted or denied connection, whose descriptor it gets.
 
     ``log(level, event, **fields)`` writes a log line; ``on_exhausted`` is called when no descriptor is left.
     """
@@ -73,7 +73,7 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         scheduler: FairScheduler,
         connections: ConnectionTable,
-        new_connection: "Callable[[Peer | AdmissionDenied], PeerConnection]",
+        new_connection: "Callable[[Peer | AdmissionDenied, int], PeerConnection]",
         *,
         log: Callable[..., None],
         on_exhausted: Callable[[], None],
@@ -258,7 +258,7 @@ class Acceptor:
         if isinstance(newcomer.admission, AdmissionDenied):
             newcomer = Newcomer(newcomer.socket, self._connections.admit_again(newcomer.admission))
 
-        new_connection = partial(self._new_connection, newcomer.admission)
+        new_connection = partial(self._new_connection, newcomer.admission, newcomer.socket.fileno())
         opening = self._loop.connect_accepted_socket(new_connection, newcomer.socket)
         # Not a task, whose first step would wait for the next iteration, and so delay the first request.
         self._continue(opening, newcomer)

@@ -47,7 +47,13 @@ MESSAGE_OVERHEAD_BYTES: Final = 200
 class PeerConnection(PeerOutput):
     """One accepted connection."""
 
-    def __init__(self, context: ServerContext, limits: LimitSettings, admission: Peer | AdmissionDenied) -> None:
+    def __init__(
+        self,
+        context: ServerContext,
+        limits: LimitSettings,
+        admission: Peer | AdmissionDenied,
+        descriptor: int | None = None,
+    ) -> None:
         super().__init__(context, limits)
         self._clock = self._scheduler.clock
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes, MAX_BATCH)
@@ -59,6 +65,8 @@ class PeerConnection(PeerOutput):
         self._fault: FramingError | None = None
         """Ends the connection once the backlog has been served."""
         self._admission = admission
+        self._descriptor = descriptor
+        """Of the socket: the loop would make an object for each connection that is asked for its socket."""
         self._denial: str | None = None
         """Why the connection was not admitted, to be sent once its encoding is known."""
         self._read_bytes = 0
@@ -71,7 +79,7 @@ class PeerConnection(PeerOutput):
         if isinstance(admission, Peer):
             self._peer = admission
             transport.set_write_buffer_limits(COUNTED_BYTES, LOW_WATER_BYTES)
-            self._driver.peer_joined(admission, self, transport.get_extra_info("socket"))
+            self._driver.peer_joined(admission, self, self._descriptor)
             self._connections.join(self, admission)
         else:
             self._closing = True
@@ -159,7 +167,7 @@ class PeerConnection(PeerOutput):
         if not isinstance(self._admission, Peer):
             self._connections.withdraw(self._admission)
         elif self._connections.remove(self):
-            self._driver.peer_lost(self._admission)
+            self._driver.peer_lost(self._admission, self._descriptor)
 
     # -- called by the connection table, the scheduler and other connections -------------------------------------------
 
@@ -178,7 +186,7 @@ class PeerConnection(PeerOutput):
         self._closing = True
         self._backlog.clear()
         self._scheduler.remove(self)
-        self._driver.peer_lost(self._peer)
+        self._driver.peer_lost(self._peer, self._descriptor)
         self._transport.close()
         self._start_progress_timer()
 

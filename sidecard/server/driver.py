@@ -52,7 +52,6 @@ from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
 
 DAEMON_PEER = Peer(0, os.getuid(), os.getgid(), os.getpid(), operator=True)
 """The sender of the daemon's own requests. Ids of connections start at 1."""
@@ -118,11 +117,11 @@ class Driver:
         self._enqueue: Callable[[Schedulable, int], None] = _work_at_once
         self._request_turns: Callable[[], None] = lambda: None
 
-    def peer_joined(self, peer: Peer, writer: ReplyWriter, connected: "socket.socket | None" = None) -> None:
-        """Register an accepted connection. Its socket, if given, is watched for the peer's end."""
+    def peer_joined(self, peer: Peer, writer: ReplyWriter, descriptor: int | None = None) -> None:
+        """Register an accepted connection. Its descriptor, if given, is watched for the peer's end."""
         self._deliveries.join(peer.id, peer.uid, writer)
-        if connected is not None:
-            self._hang_ups.watch(peer, connected)
+        if descriptor is not None:
+            self._hang_ups.watch(peer, descriptor)
 
         self.handle(PeerJoined(peer))
 
@@ -226,10 +225,12 @@ class Driver:
         writer.queue(wire.Error(0, code, message))
         writer.flush()
 
-    def peer_lost(self, peer: Peer) -> None:
-        """Forget a connection that has ended."""
+    def peer_lost(self, peer: Peer, descriptor: int | None = None) -> None:
+        """Forget a connection that has ended. Its descriptor is still open."""
         if self._deliveries.leave(peer.id):
-            self._hang_ups.forget(peer)
+            if descriptor is not None:
+                self._hang_ups.forget(descriptor)
+
             self._note_hang_ups()
             self.handle(PeerLost(peer))
 

@@ -6,16 +6,9 @@ second, be lost again, and go to the third, until `max_elections` failed a calle
 """
 
 import select
-import socket
 from contextlib import suppress
-from typing import NamedTuple
 
 from sidecard.core.events import Peer
-
-
-class _Watched(NamedTuple):
-    descriptor: int
-    peer: Peer
 
 
 class HangUps:
@@ -23,24 +16,21 @@ class HangUps:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._by_descriptor: dict[int, _Watched] = {}
-        self._by_peer: dict[int, _Watched] = {}
+        self._peers: dict[int, Peer] = {}
+        """By descriptor: a second table would cost each connection 300 bytes."""
 
-    def watch(self, peer: Peer, connected: socket.socket) -> None:
+    def watch(self, peer: Peer, descriptor: int) -> None:
         """Notice when a peer has closed its connection. One that has only finished sending, as `socat` does, still reads replies."""
-        watched = _Watched(connected.fileno(), peer)
         # The kernel adds EPOLLHUP, which on a Unix socket means that both directions are closed.
-        self._epoll.register(watched.descriptor, select.EPOLLONESHOT)
-        self._by_descriptor[watched.descriptor] = self._by_peer[peer.id] = watched
+        self._epoll.register(descriptor, select.EPOLLONESHOT)
+        self._peers[descriptor] = peer
 
-    def forget(self, peer: Peer) -> None:
-        """Watch a peer no longer; to be called before its descriptor is closed, whose number may be used again."""
-        watched = self._by_peer.pop(peer.id, None)
-        if watched is not None:
-            del self._by_descriptor[watched.descriptor]
+    def forget(self, descriptor: int) -> None:
+        """Watch a connection no longer; to be called before its descriptor is closed, whose number may be used again."""
+        if self._peers.pop(descriptor, None) is not None:
             with suppress(OSError):
-                self._epoll.unregister(watched.descriptor)
+                self._epoll.unregister(descriptor)
 
     def take(self) -> list[Peer]:
         """Return the peers that have closed their connections since they were last returned, at most a thousand at once."""
-        return [self._by_descriptor[descriptor].peer for descriptor, _ in self._epoll.poll(0)]
+        return [self._peers[descriptor] for descriptor, _ in self._epoll.poll(0)]

@@ -68,7 +68,7 @@ class Served:
         )
         self.exhausted = 0
         self.logged: list[str] = []
-        make: Any = lambda admission: Echo(self, admission)  # noqa: E731 - in place of a peer's connection
+        make: Any = lambda admission, _: Echo(self, admission)  # noqa: E731 - in place of a peer's connection
         self.acceptor = Acceptor(
             loop,
             FairScheduler(loop, time.monotonic),

@@ -228,8 +228,6 @@ class PeerTable(Struct, eq=False):
     """By batch: of its latest call in progress."""
     batches: dict[int, dict[Applicant, None]] = {}
     """By batch: its applicants."""
-    hung_up: bool = False
-    """The peer can make no call: see `sidecard.core.events.PeersHungUp`."""
 
     def applied(self, applicant: Applicant) -> None:
         """Add an applicant."""

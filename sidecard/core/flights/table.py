@@ -44,6 +44,8 @@ class Flights:
         """Voided flights whose key has a later flight; each still serves the callers that it had."""
         self._leases: dict[str, HeldLease] = {}
         self._peers: dict[int, PeerTable] = {}
+        self._hung_up: set[int] = set()
+        """Ids of peers that can make no call (`sidecard.core.events.PeersHungUp`); most of them never had a table."""
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval] = Timers()
@@ -334,7 +336,7 @@ class Flights:
         willing = (
             waiter
             for waiter in flight.waiters.values()
-            if (waiter.deadline > now or waiter.no_wait) and not self._peers[waiter.peer.id].hung_up
+            if (waiter.deadline > now or waiter.no_wait) and waiter.peer.id not in self._hung_up
         )
         if unresponsive is None:
             return next(willing, None)
@@ -374,12 +376,12 @@ class Flights:
 
     def hung_up(self, peers: Iterable[Peer]) -> None:
         """Elect none of ``peers`` from now on."""
-        for peer in peers:
-            self._table(peer).hung_up = True
+        self._hung_up.update(peer.id for peer in peers)
 
     def forget(self, peer: Peer) -> None:
         """Drop the table of a lost peer, which has no participants any more."""
         self._peers.pop(peer.id, None)
+        self._hung_up.discard(peer.id)
 
     def void(self, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
         """Void the calls in progress whose answers a purge of ``namespace``, ``tag`` and ``task`` removes."""

@@ -59,16 +59,11 @@ class Transport:
         self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own, which connections change
         ends.incoming.on_arrival = self._wake_reader
         ends.outgoing.on_room = self._wake_writer
-        self._protocol = daemon.new_connection(admission)
+        self._protocol = daemon.new_connection(admission, ends)
         self._protocol.connection_made(self)  # type: ignore[arg-type]  # all that a connection uses of a transport
         self._wake_reader()
 
     # What a protocol asks
-
-    def get_extra_info(self, name: str) -> Ends:
-        """Return what stands in place of the socket."""
-        assert name == "socket"
-        return self._ends
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         """Take limits."""
@@ -191,23 +186,28 @@ class SimulatedHangUps:
     """Knows at once which connections their peers have closed, as the kernel does."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, tuple[Peer, Ends]] = {}
+        self._connections: dict[int, Ends] = {}
+        self._watched: dict[int, Peer] = {}
 
-    def watch(self, peer: Peer, connected: Ends) -> None:
+    def descriptor_of(self, connected: Ends) -> int:
+        """Return a new number for a connection."""
+        descriptor = len(self._connections)
+        self._connections[descriptor] = connected
+        return descriptor
+
+    def watch(self, peer: Peer, descriptor: int) -> None:
         """Notice when a peer has closed its connection."""
-        self._watched[peer.id] = (peer, connected)
+        self._watched[descriptor] = peer
 
-    def forget(self, peer: Peer) -> None:
-        """Watch a peer no longer."""
-        self._watched.pop(peer.id, None)
+    def forget(self, descriptor: int) -> None:
+        """Watch a connection no longer."""
+        self._watched.pop(descriptor, None)
 
     def take(self) -> list[Peer]:
         """Return the peers that have closed their connections, once."""
-        closed = [peer for peer, ends in self._watched.values() if ends.incoming.ended and ends.outgoing.broken]
-        for peer in closed:
-            self.forget(peer)
-
-        return closed
+        ends = ((descriptor, self._connections[descriptor]) for descriptor in self._watched)
+        closed = [descriptor for descriptor, one in ends if one.incoming.ended and one.outgoing.broken]
+        return [self._watched.pop(descriptor) for descriptor in closed]
 
 
 class _StoreClock:
@@ -329,7 +329,8 @@ class Daemon(LoopProcess):
             metrics=self.engine.metrics,
             store=None if store is None else store.open(self, boot_id),
         )
-        self.driver._hang_ups = SimulatedHangUps()  # type: ignore[assignment]  # the kernel's part is not there
+        self._hang_ups = SimulatedHangUps()
+        self.driver._hang_ups = self._hang_ups  # type: ignore[assignment]  # the kernel's part is not there
 
         def watch(event: Event, effects: Any) -> None:
             for watcher in watchers:
@@ -343,9 +344,9 @@ class Daemon(LoopProcess):
         self._connections = count(1)
         self._patience: Timer | None = None
 
-    def new_connection(self, admission: Peer | AdmissionDenied) -> PeerConnection:
+    def new_connection(self, admission: Peer | AdmissionDenied, ends: Ends) -> PeerConnection:
         """Make the protocol of a connection."""
-        return PeerConnection(self._context, LIMITS, admission)
+        return PeerConnection(self._context, LIMITS, admission, self._hang_ups.descriptor_of(ends))
 
     def connect(self, ours: Pipe, theirs: Pipe, credentials: Credentials) -> None:
         """Let a connection wait to be accepted: ``theirs`` is what the peer writes."""

@@ -172,7 +172,9 @@ class FakePeer:
 
             admission = server.connections.admit_again(admission)
 
-        self.connection = PeerConnection(server.context, server.limits, admission)
+        self.connection = PeerConnection(
+            server.context, server.limits, admission, None if connected is None else connected.fileno()
+        )
         self.transport.protocol = self.connection
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]  # the part of a transport that is used
 

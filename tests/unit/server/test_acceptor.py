@@ -29,6 +29,10 @@ class FakeSocket:
         self.left = left
         self.closed = False
 
+    def fileno(self) -> int:
+        """Return a descriptor, which no test uses."""
+        return -1
+
     def setblocking(self, flag: bool) -> None:
         """Accept the mode that is expected."""
         assert not flag
@@ -144,7 +148,7 @@ class Host:
         self.logged: list[tuple[str, str]] = []
         self.exhausted = 0
         self.descriptors_left = 1000
-        make: Any = lambda admission: admission  # noqa: E731 - in place of a protocol
+        make: Any = lambda admission, _: admission  # noqa: E731 - in place of a protocol
         self.acceptor = Acceptor(
             loop,
             self.scheduler,

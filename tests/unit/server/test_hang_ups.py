@@ -34,8 +34,8 @@ def test_a_closed_connection_is_reported_once_though_data_is_unread(pairs: list[
     """What the peer sent before does not hide its end."""
     (ours, theirs), (other, _), *_ = pairs
     hang_ups = HangUps()
-    hang_ups.watch(PEER, ours)
-    hang_ups.watch(OTHER, other)
+    hang_ups.watch(PEER, ours.fileno())
+    hang_ups.watch(OTHER, other.fileno())
     theirs.sendall(b"unread")
     assert hang_ups.take() == []
     theirs.close()
@@ -48,7 +48,7 @@ def test_a_peer_that_has_only_finished_sending_has_not_hung_up(pairs: list[Pair]
     """`socat` half-closes, and still reads the answer."""
     ours, theirs = pairs[0]
     hang_ups = HangUps()
-    hang_ups.watch(PEER, ours)
+    hang_ups.watch(PEER, ours.fileno())
     theirs.sendall(b'{"op":"begin","key":"k"}\n')
     theirs.shutdown(socket.SHUT_WR)
     assert hang_ups.take() == []
@@ -60,16 +60,16 @@ def test_a_forgotten_peer_is_not_reported_and_its_descriptor_is_free(pairs: list
     """A descriptor's number is used again for another peer."""
     (ours, theirs), (further, its_peer), *_ = pairs
     hang_ups = HangUps()
-    hang_ups.watch(PEER, ours)
-    hang_ups.forget(PEER)
-    hang_ups.forget(PEER)
+    hang_ups.watch(PEER, ours.fileno())
+    hang_ups.forget(ours.fileno())
+    hang_ups.forget(ours.fileno())
     theirs.close()
     assert hang_ups.take() == []
     number = ours.fileno()
     ours.close()
     with socket.socket(fileno=os.dup(further.fileno())) as reused:
         assert reused.fileno() == number
-        hang_ups.watch(OTHER, reused)
+        hang_ups.watch(OTHER, number)
         its_peer.close()
         assert hang_ups.take() == [OTHER]
 
@@ -134,9 +134,13 @@ def test_an_expired_lease_goes_to_no_peer_that_has_hung_up(pairs: list[Pair]) ->
 def test_ended_connections_are_watched_no_longer(pairs: list[Pair]) -> None:
     """Nothing is left of them."""
     server = ServerHarness()
-    for peer in callers(server, pairs):
+    peers = callers(server, pairs)
+    for _, theirs in pairs:
+        theirs.close()
+
+    for peer in peers:
         peer.disconnect()
 
-    assert not server.driver._hang_ups._by_peer
-    assert not server.driver._hang_ups._by_descriptor
+    assert not server.driver._hang_ups._peers
     assert not server.engine._flights._peers
+    assert not server.engine._flights._hung_up
