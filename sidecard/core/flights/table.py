@@ -44,8 +44,7 @@ class Flights:
         """Voided flights whose key has a later flight; each still serves the callers that it had."""
         self._leases: dict[str, HeldLease] = {}
         self._peers: dict[int, PeerTable] = {}
-        self._hung_up: set[int] = set()
-        """Ids of peers that can make no call (`sidecard.core.events.PeersHungUp`); most of them never had a table."""
+        self._hung_up: set[int] = set()  # ids of peers that can make no call; most of them never had a table
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval] = Timers()
@@ -395,8 +394,7 @@ class Flights:
             self.unused_claims.append(flight)
 
     def _table(self, peer: Peer) -> PeerTable:
-        table = self._peers.get(peer.id)
-        if table is None:
-            table = self._peers[peer.id] = PeerTable()
+        if peer.id not in self._peers:
+            self._peers[peer.id] = PeerTable()
 
-        return table
+        return self._peers[peer.id]
