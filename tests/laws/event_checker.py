@@ -30,6 +30,7 @@ from sidecard.core.events import (
     Peer,
     PeerJoined,
     PeerLost,
+    PeersHungUp,
     RequestReceived,
     SettingsRead,
     Tick,
@@ -66,6 +67,8 @@ class EventChecker:
         self.asked: dict[Who, Asked] = {}
         self.held: dict[str, Held] = {}
         self.draining = False
+        self._hung_up: set[int] = set()
+        """Ids of peers."""
         self._stores = stores
         self._is_client = is_client
         self._holders: dict[str, int] = {}
@@ -112,6 +115,8 @@ class EventChecker:
             case PeerJoined(peer):
                 assert peer.id not in self.peers
                 self.peers[peer.id] = peer
+            case PeersHungUp(peers):
+                self._hung_up.update(peer.id for peer in peers)
             case PeerLost(peer):
                 del self.peers[peer.id]
                 self._leave([who for who in self.asked if who[0] == peer.id])
@@ -298,7 +303,7 @@ class EventChecker:
                 assert asked.wait_seconds <= 0 or now >= asked.deadline, "a timeout before the deadline"
             case wire.Rejected(reason="draining"):
                 assert self.draining
-            case wire.Failed() if isinstance(request, wire.Fail) and ours:
+            case wire.Failed() if isinstance(request, wire.Fail) and ours and not self._has_left(asked, reply):
                 assert presented is not None
                 if request.kind != "fatal" or asked.begin.context == presented.begin.context:
                     assert (reply.kind, reply.message) == (request.kind, request.message), "another failure"
@@ -317,6 +322,10 @@ class EventChecker:
                 assert asked.failed is not None
             case _:
                 pass
+
+    def _has_left(self, asked: Asked, reply: wire.Failed) -> bool:
+        """Return whether a caller has hung up and is dismissed as such: its flight has ended without an election."""
+        return asked.peer.id in self._hung_up and reply.kind == "cancelled"
 
     def _grant(self, asked: Asked, reply: wire.Lease, now: float) -> Held:
         place = asked.place

@@ -349,7 +349,12 @@ class ReferenceModel(ReferenceEntries):
                 else:
                     self._time_out(waiter, now)
         else:
-            self._refuse(flight.waiters, failure, now)
+            gone = [waiter for waiter in flight.waiters if waiter.peer in self.hung_up]
+            for waiter in gone:
+                self.counts["left"] += 1
+                self.say(waiter.peer, wire.Failed(waiter.begin.id, "cancelled", UNKNOWN))
+
+            self._refuse([waiter for waiter in flight.waiters if waiter not in gone], failure, now)
 
     def _refuse(self, waiters: list[Waiter], failure: Refusal, now: float) -> None:
         for waiter in waiters:

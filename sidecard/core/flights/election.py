@@ -77,7 +77,8 @@ class Election(Struct, frozen=True, eq=False):
         if differ:
             failure = CallFailure("ignored", "the requests that failed differ from this one outside the key")
 
-        return effects + self.endings.fail_waiters(flight.key, self.flights.finish(flight), failure, now)
+        gone, others = self._finish(flight)
+        return effects + gone + self.endings.fail_waiters(flight.key, others, failure, now)
 
     def elect_next(
         self,
@@ -121,7 +122,8 @@ class Election(Struct, frozen=True, eq=False):
             else:
                 effects += self.serving.without_lease(applicant, rejection, now)
 
-        return effects + self.endings.time_out_waiters(self.flights.finish(flight), now)
+        gone, others = self._finish(flight)
+        return effects + gone + self.endings.time_out_waiters(others, now)
 
     def promote_next(self, applicant: Applicant, now: float) -> list[Effect]:
         """Continue the flight of an applicant that has been withdrawn."""
@@ -189,6 +191,13 @@ class Election(Struct, frozen=True, eq=False):
             self.streams.close(waiter.follower)
 
         return self.endings.reject_waiters(waiters, DRAINING, now)
+
+    def _finish(self, flight: Flight) -> tuple[list[Effect], list[Waiter]]:
+        """End a flight that has no answer, and the begins of its callers that have hung up; return its other waiters."""
+        waiters = self.flights.finish(flight)
+        gone = [waiter for waiter in waiters if self.flights.has_hung_up(waiter.peer)]
+        others = [waiter for waiter in waiters if not self.flights.has_hung_up(waiter.peer)]
+        return self.endings.end_hung_up(gone), others
 
     def _dismiss(self, flight: Flight, now: float) -> list[Effect]:
         effects = self.dismiss_waiters(flight, now)

@@ -16,6 +16,7 @@ from sidecard.core.notes import FlightFailed, Table
 from sidecard.core.settings import LiveSettings
 from sidecard_client.protocol import wire
 
+_HUNG_UP = "the caller has closed its connection"
 _NO_BACKENDS: dict[str, wire.RejectionReason] = {}
 
 
@@ -115,6 +116,15 @@ class Endings(Struct, frozen=True, eq=False):
                 self.counters.failed += 1
                 self.count_wait(waiter.request, now - waiter.joined_at)
                 effects.append(SendReply(waiter.peer.id, wire.Failed(waiter.request.id, kind, message, detail)))
+
+        return effects
+
+    def end_hung_up(self, waiters: Iterable[Waiter]) -> list[Effect]:
+        """End the begins of waiters that have hung up: they have left, and nobody reads these replies."""
+        effects: list[Effect] = []
+        for waiter in waiters:
+            self.counters.left += 1
+            effects.append(SendReply(waiter.peer.id, wire.Failed(waiter.request.id, "cancelled", _HUNG_UP)))
 
         return effects
 

@@ -41,6 +41,10 @@ class Waiter(Struct, eq=False):
         """It would make the call itself."""
         return self.request.mode != "only_if_cached"
 
+    def is_willing(self, now: float) -> bool:
+        """Return whether its deadline lets it lead; a caller that waits for no call has none."""
+        return self.deadline > now or self.no_wait
+
     def mark_pending(self) -> None:
         """Record that the waiter has been sent `Pending`."""
         self.pending = True

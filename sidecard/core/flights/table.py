@@ -332,17 +332,11 @@ class Flights:
         If the last holder was ``unresponsive``, callers of other processes come first: its own process hangs as a whole,
         and each lease granted to it costs the other callers another `lease_seconds`.
         """
-        willing = (
-            waiter
-            for waiter in flight.waiters.values()
-            if (waiter.deadline > now or waiter.no_wait) and waiter.peer.id not in self._hung_up
-        )
+        willing = (one for one in flight.waiters.values() if one.is_willing(now) and not self.has_hung_up(one.peer))
         if unresponsive is None:
             return next(willing, None)
 
-        waiters = list(willing)
-        others = (waiter for waiter in waiters if not same_process(waiter.peer, unresponsive))
-        return next(others, next(iter(waiters), None))
+        return min(willing, key=lambda waiter: same_process(waiter.peer, unresponsive), default=None)
 
     def is_waiting(self, peer: Peer, request_id: int) -> bool:
         """Return whether a request of that id waits."""
@@ -376,6 +370,10 @@ class Flights:
     def hung_up(self, peers: Iterable[Peer]) -> None:
         """Elect none of ``peers`` from now on."""
         self._hung_up.update(peer.id for peer in peers)
+
+    def has_hung_up(self, peer: Peer) -> bool:
+        """Return whether a caller's peer is to be elected no more."""
+        return peer.id in self._hung_up
 
     def forget(self, peer: Peer) -> None:
         """Drop the table of a lost peer, which has no participants any more."""
