@@ -1,7 +1,9 @@
 """Output that cannot be written: closed, full, or without a reader. Every command ends with one sentence, or with none."""
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +84,15 @@ for condition, command in json.loads(sys.stdin.read()):
 """
 
 
+def has_a_call(log: Path) -> bool:
+    """Return whether a call is in the log, whose table may not be there yet."""
+    with contextlib.closing(sqlite3.connect(f"file:{log}?mode=ro", uri=True)) as connection:
+        try:
+            return bool(connection.execute("SELECT count(*) FROM calls").fetchone()[0])
+        except sqlite3.OperationalError:
+            return False
+
+
 @pytest.fixture
 def served(daemon: Start, socket_path: str, tmp_path: Path) -> dict[str, str]:
     """Start a daemon with an entry and a logged call; return the environment of commands."""
@@ -91,7 +102,8 @@ def served(daemon: Start, socket_path: str, tmp_path: Path) -> dict[str, str]:
         assert client.call(lambda: "answer" * 1000, name="f")
 
     poll(lambda: bool(ask(socket_path, {"op": "stats"})["store_written"]), "no entry was written")
-    poll((tmp_path / "calls.sqlite").exists, "no call was logged")
+    log = tmp_path / "calls.sqlite"
+    poll(lambda: log.exists() and has_a_call(log), "no call was logged")
     return environ | {"SIDECARD_SOCKET": socket_path}
 
 

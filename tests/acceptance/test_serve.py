@@ -172,7 +172,7 @@ def test_inherited_socket_is_served_and_stays(socket_path: str, tmp_path: Path) 
         "import os, sys\n"
         "os.dup2(int(sys.argv[1]), 3, inheritable=True)\n"
         "os.environ |= {'LISTEN_FDS': '1', 'LISTEN_PID': str(os.getpid()), 'LISTEN_FDNAMES': 'sidecard'}\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'sidecard', 'serve', '--socket', '/nowhere/at/all'])\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'sidecard', 'serve', '--no-state', '--socket', '/nowhere/at/all'])\n"
     )
     with socket.socket(socket.AF_UNIX) as passed:
         passed.bind(socket_path)
