@@ -187,7 +187,8 @@ def test_inherited_socket_is_served_and_stays(socket_path: str, tmp_path: Path) 
                 process.kill()
 
     assert process.returncode == 0
-    assert json.loads(errors.splitlines()[0])["adopted"] is True
+    (serving,) = [line for line in map(json.loads, errors.splitlines()) if line["event"] == "serving"]
+    assert serving["adopted"] is True
     assert Path(socket_path).is_socket()
     assert not Path(f"{socket_path}.lock").exists()
 
