@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from sidecard_client import AsyncClient, Client
@@ -26,6 +26,8 @@ from tests.thoroughness import cases
 
 RAW = [f"{library}:{how}" for library in ("httpx", "httpx2") for how in HOW]
 SDKS: dict[str, Api] = {"openai": "chat", "anthropic": "messages", "ollama": "ollama"}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ENCODINGS = {"httpx2": ["gzip", "deflate"], "httpx": ["gzip", "deflate", "zstd"]}
 """What the libraries accept here."""
@@ -99,17 +101,25 @@ def stage(request: pytest.FixtureRequest, module_daemon: Callable[..., Daemon]) 
         yield Stage(request.param, module_daemon(), stack)
 
 
-@settings(max_examples=cases(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=cases(60), derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data(), st.sampled_from(RAW), st.floats(0, 1), st.booleans())
 def test_libraries_observe_the_same(
     stage: Stage, data: st.DataObject, reader: str, gate: float, together: bool
 ) -> None:
     """Apps on httpx and httpx2 observe the same with and without sidecard, however they read."""
-    exchange = data.draw(exchanges(["chat", "messages", "ollama", "other"], ENCODINGS[reader.partition(":")[0]]))
+    # An answer whose caller left at the last event lacks the end of its encoding, without which it decodes alike.
+    encodings: list[str] = [] if reader.endswith(":leave") else ENCODINGS[reader.partition(":")[0]]
+    exchange = data.draw(exchanges(["chat", "messages", "ollama", "other"], encodings))
+    # A follower's stream breaks after an error of the server, and a reader of lines keeps the last one to itself.
+    assume(not (exchange.answer.broken and reader.endswith(":lines")))
     _play(stage, exchange, reader, gate, together=together)
 
 
-@settings(max_examples=cases(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=cases(60), derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data(), st.sampled_from(sorted(SDKS)), st.floats(0, 1), st.booleans())
 def test_sdks_observe_the_same(stage: Stage, data: st.DataObject, reader: str, gate: float, together: bool) -> None:
     """The SDKs of OpenAI, Anthropic and Ollama return equal objects and raise equal exceptions."""
