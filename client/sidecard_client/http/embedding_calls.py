@@ -22,6 +22,7 @@ from sidecard_client.http.messages.forwarding import with_body
 from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.messages.refusals import UpstreamRefused
 from sidecard_client.http.messages.responses import (
+    add_visible,
     head_of,
     mark,
     raw_headers,
@@ -115,9 +116,7 @@ class EmbeddingCall:
         visible = visible_headers(summary, None)
         own = all(outcome.source in {"upstream", "fallback"} for outcome in outcomes)
         if self._whole and own and self._fresh is not None:
-            for name, value in visible:
-                self._fresh.headers[name.decode()] = value.decode()
-
+            add_visible(self._fresh.headers, visible)
             return self._fresh
 
         texts = [_text_of(outcome.value) for outcome in outcomes]

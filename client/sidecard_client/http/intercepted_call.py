@@ -18,6 +18,7 @@ from sidecard_client.http.messages.forwarding import without_own_headers
 from sidecard_client.http.messages.libraries import library_of
 from sidecard_client.http.messages.refusals import MAX_REFUSAL_BYTES, UpstreamRefused, refusal_detail
 from sidecard_client.http.messages.responses import (
+    add_visible,
     head_of,
     headers_for_reader,
     raw_headers,
@@ -240,9 +241,7 @@ class InterceptedCall:
         library = library_of(self.request)
         visible = visible_headers(pieces, self.policy["key"])
         if not isinstance(first, dict):
-            for name, value in visible:
-                first.headers[name.decode()] = value.decode()
-
+            add_visible(first.headers, visible)
             if is_read(library, first):
                 return first, True
 

@@ -122,13 +122,14 @@ class Interception:
         The heads of an SDK's requests differ in what belongs to one request, so they are remembered.
         """
         lasting = [header for header in request.headers.raw if header[0].lower() not in _OF_ONE_REQUEST]
-        head = request.method, str(request.url), tuple(lasting)
+        url = str(request.url)
+        head = request.method, url, tuple(lasting)
         known = self._known.get(head)
         if known is not None:
             return known
 
         headers = headers_of(request)
-        target = RequestTarget.of(request.method, str(request.url), headers.get("content-type", ""))
+        target = RequestTarget.of(request.method, url, headers.get("content-type", ""))
         if target is None:
             return None
 

@@ -6,6 +6,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from sidecard_client.http.messages.forwarding import OWN_PREFIX
+
 if TYPE_CHECKING:
     from sidecard_client.call.outcome import Outcome
     from sidecard_client.call.streams import Provenance
@@ -28,7 +30,6 @@ _RATE_LIMIT: Final = (b"ratelimit", b"rate-limit")
 
 _OF_ENCODED_BODY: Final = frozenset({b"content-encoding", b"content-length"})
 
-_OWN_PREFIX: Final = "x-sidecard-"
 _SAVED: Final = frozenset({"cache", "stale", "shared"})
 """Sources that are another call's."""
 
@@ -52,7 +53,7 @@ def shared_headers(
 
 
 def _is_shared(name: bytes) -> bool:
-    if name in _OF_ONE_EXCHANGE or name.startswith(_OWN_PREFIX.encode()):
+    if name in _OF_ONE_EXCHANGE or name.startswith(OWN_PREFIX):
         return False
 
     return not any(part in name for part in _RATE_LIMIT)
@@ -130,7 +131,13 @@ def visible_headers(facts: "Provenance | Outcome[Any]", key: str | None) -> list
 def mark(headers: Any, **values: str) -> None:
     """Set headers of ours on a response: ``source="passed"`` is ``x-sidecard-source: passed``."""
     for name, value in values.items():
-        headers[f"{_OWN_PREFIX}{name.replace('_', '-')}"] = _ascii(value)
+        headers[f"{OWN_PREFIX.decode()}{name.replace('_', '-')}"] = _ascii(value)
+
+
+def add_visible(headers: Any, visible: RawHeaders) -> None:
+    """Set the headers of `visible_headers` on the library's own response."""
+    for name, value in visible:
+        headers[name.decode()] = value.decode()
 
 
 def _ascii(text: str) -> str:
