@@ -118,7 +118,7 @@ class RequestTarget(Struct, frozen=True):
         return media_type_of(self.content_type)
 
     def is_at(self, hosts: tuple[str, ...]) -> bool:
-        """Return whether the host is one of these; one that begins with a dot stands for all hosts below it."""
+        """Return whether the host is one of these; one that begins with a dot matches all hosts below it."""
         return any(self.hostname.endswith(host) if host.startswith(".") else self.hostname == host for host in hosts)
 
 

@@ -163,7 +163,7 @@ def key_headers(headers: Headers, host: str | None = None) -> list[str]:
 
 
 def context_headers(headers: Headers) -> list[str]:
-    """Return the headers outside the key because of which a server may refuse a request, sorted."""
+    """Return the headers that are not in the key and may still cause a refusal, sorted."""
     return sorted(
         f"{name}: {_without_boundary(value) if name == 'content-type' else value}"
         for name, value in headers

@@ -58,7 +58,7 @@ class LlmRequest(Struct, frozen=True):
 
     @property
     def key_name(self) -> str:
-        """What stands for the function's name in the key."""
+        """The name in the key, in place of a function's."""
         return f"{KEY_NAME_PREFIX}{self.family.name}"
 
 

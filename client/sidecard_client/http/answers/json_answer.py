@@ -39,7 +39,7 @@ class JsonAnswer(ABC):
         self.reasons: dict[int, str] = {}
         """Finish reasons, by choice."""
         self.begun: set[int] = set()
-        """Choices of which anything was received."""
+        """Choices that have received something."""
         self._model: str | None = None
         self._counts: dict[str, int] = {}
 

@@ -7,7 +7,7 @@ from sidecard_client.http.answers.json_answer import JsonAnswer
 
 
 class ResultsAnswer(JsonAnswer):
-    """An answer without finish reasons. ``choices`` is the number of its results; 0 stands for any number from 1 on."""
+    """An answer without finish reasons. ``choices`` is the number of its results; 0 means one or more."""
 
     def find(self, results: Iterable[bool]) -> None:
         """Note the results: whether each of them is whole."""

@@ -19,7 +19,7 @@ class _AnthropicTokens(ResultsAnswer):
 
 
 class AnthropicCountTokens(AnthropicMessages):
-    """``POST /v1/messages/count_tokens``: a message's request, of which nothing is carried out."""
+    """``POST /v1/messages/count_tokens``: the request of a message, which is counted and not answered."""
 
     name: ClassVar[str] = "anthropic_count_tokens"
     paths: ClassVar[tuple[str, ...]] = ("/v1/messages/count_tokens",)

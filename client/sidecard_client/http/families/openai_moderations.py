@@ -37,7 +37,7 @@ class OpenAIModerations(JsonFamily):
         return isinstance(given, str | dict) or (isinstance(given, list) and bool(given))
 
     def choices(self, fields: dict[str, Any]) -> int:
-        """Return the number of verdicts: one for each text; 0 for chats, of which servers judge as many messages as they like."""
+        """Return the number of verdicts: one for each text; 0 for chats, because the server decides how many messages it judges."""
         given = fields["input"]
         return len(given) if is_list_of(str, given) else 1 if isinstance(given, str) or _are_parts(given) else 0
 

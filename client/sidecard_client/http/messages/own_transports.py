@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS: Final = 1000
 MAX_IDLE_CONNECTIONS: Final = 100
-"""The limits of the SDKs of OpenAI and Anthropic, of which the libraries' own defaults are a tenth."""
+"""The limits of the SDKs of OpenAI and Anthropic: ten times the libraries' own defaults."""
 
 
 class OwnTransports:

@@ -81,7 +81,8 @@ def refusal_detail(
 ) -> dict[str, Any] | None:
     """Return what the waiters of a refused call get; None if that is too large.
 
-    ``head`` is that of the response, of which waiters of a refusal get more ``headers``; ``decoded``: these name encodings.
+    ``head`` is that of an answer. From ``headers``, waiters get those that a refusal adds, such as ``retry-after``. If
+    ``decoded``, they do not get the headers of the encoding.
     """
     shared = shared_headers(headers, decoded=decoded, also=_SHARED_TOO)
     size = len(body) + sum(len(name) + len(value) for name, value in shared)

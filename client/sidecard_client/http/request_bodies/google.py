@@ -16,7 +16,7 @@ class GoogleFamily(JsonFamily):
     """A method of a model of Google AI or Vertex AI, whose path ends in ``/models/NAME:method``."""
 
     def claims(self, target: RequestTarget) -> bool:
-        """As `ApiFamily.claims`. The path must have a model, which an app may declare to be elsewhere."""
+        """As `ApiFamily.claims`. The path must name a model, unless the app has declared the path."""
         return ApiFamily.claims(self, target) and (target.declared == self.name or bool(_model_in(target.path)))
 
     def model_of(self, target: RequestTarget, fields: dict[str, Any]) -> str | None:

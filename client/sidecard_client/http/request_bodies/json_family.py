@@ -27,7 +27,7 @@ class JsonFamily(ApiFamily):
     """A family described by tables. A request is its own if its host is known, or names a model; and if `fits` says so."""
 
     hosts: ClassVar[tuple[str, ...]] = ()
-    """Hosts of this API, on which a request needs no model; ``.example.com`` stands for all hosts below it."""
+    """Hosts of this API. A request there needs no model. ``.example.com`` matches all hosts below it."""
 
     outside: ClassVar[tuple[str, ...]] = ()
     """Fields that neither change the answer nor come back in it, such as ``tools[].cache_control``."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 Places = dict[str, Any]
-"""A tree of fields to leave out: a leaf is an empty dict, and ``[]`` stands for the items of a list."""
+"""A tree of fields to leave out: a leaf is an empty dict, and ``[]`` means each item of a list."""
 
 _ITEMS: Final = "[]"
 
