@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from sidecard.cli.demo.model import find_model
 from tests.daemons import poll
+from tests.loopback import LoopbackListener
 
 SECONDS = 20.0
 
@@ -459,35 +460,19 @@ def _listens(port: int) -> bool:
         return False
 
 
-class _Proxy:
+class _Proxy(LoopbackListener):
     """Hands bytes on, and notes the first line of each request."""
 
     def __init__(self, port: int) -> None:
+        super().__init__()
         self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.model = RealModel(f"http://127.0.0.1:{self._listener.getsockname()[1]}", [])
+        self.model = RealModel(self.url, [])
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
-            back = threading.Thread(target=self._copy, args=(server, client, False), daemon=True)
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, socket.create_connection(("127.0.0.1", self._port)) as server:
+            back = threading.Thread(target=self._copy, args=(server, connection, False), daemon=True)
             back.start()
-            self._copy(client, server, noted=True)
+            self._copy(connection, server, noted=True)
             back.join()
 
     def _copy(self, source: socket.socket, sink: socket.socket, noted: bool) -> None:

@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import BinaryIO, Self
+from typing import BinaryIO
+
+from tests.loopback import LoopbackListener
 
 SECONDS = 20.0
 
@@ -14,10 +16,11 @@ Step = bytes | float | threading.Event | str
 """Bytes to send, seconds to sleep, an event to wait for, or how to end the connection: ``close`` or ``reset``."""
 
 
-class RawUpstream:
+class RawUpstream(LoopbackListener):
     """Plays a script for each request, in order; the last one again for all further requests."""
 
     def __init__(self, *scripts: Sequence[Step]) -> None:
+        super().__init__()
         self.scripts = list(scripts)
         self.heads: list[bytes] = []
         """Request lines and headers, as received."""
@@ -26,39 +29,12 @@ class RawUpstream:
         """Of each body, so far; bodies beyond 1 MiB are not kept."""
         self.lost = 0
         """Answers that could not be sent to their end."""
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def port(self) -> int:
-        """The port of the loopback address."""
-        return int(self._listener.getsockname()[1])
 
     @property
     def count(self) -> int:
         """How many requests arrived."""
         return len(self.heads)
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
