@@ -27,6 +27,7 @@ from sidecard.core.effects import (
     SetLogLevel,
     StoreEffect,
     StoreRead,
+    ViewEffect,
 )
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
@@ -165,6 +166,8 @@ class Host:
         """Peers that requested a reload."""
         self.behind: list[AwaitRead] = []
         """Peers that must read before more is sent."""
+        self.view_effects: list[ViewEffect] = []
+        """What the daemon is to do with its views, in order."""
         self._peers = 0
 
     def peer(self, uid: int = 1000, gid: int = 1000, *, pid: int = 0, operator: bool = False) -> Actor:
@@ -175,7 +178,7 @@ class Host:
         self.happens(PeerJoined(actor.peer))
         return actor
 
-    def happens(self, event: Event) -> None:  # noqa: C901 - one branch for each kind of effect
+    def happens(self, event: Event) -> None:  # noqa: C901, PLR0912 - one branch for each kind of effect
         """Give the engine an event and deliver what it says; an effect for a lost peer is a fault."""
         made: list[Note] = []
         for effect in self.engine.handle(event, self.now):
@@ -197,6 +200,8 @@ class Host:
                 self.reloads.append(effect)
             elif isinstance(effect, AwaitRead):
                 self.behind.append(effect)
+            elif isinstance(effect, ViewEffect):
+                self.view_effects.append(effect)
             else:
                 self.wanted.append(effect)
 

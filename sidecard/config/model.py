@@ -47,6 +47,8 @@ class Config(Struct, frozen=True):
         """Return the settings that the engine uses."""
         return EngineSettings(
             cache_max_bytes=self.cache.max_bytes,
+            view_bytes=self.cache.view_bytes,
+            view_max_entry_bytes=self.cache.view_max_entry_bytes,
             compress_min_bytes=self.cache.compress_min_bytes,
             ttl_seconds=self.cache.ttl_seconds,
             stale_seconds=self.cache.stale_seconds,

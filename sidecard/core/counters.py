@@ -48,6 +48,9 @@ class Counters:
         self.stored = 0
         self.timeouts = 0
         self.vectors_wanted = 0
+        self.view_hits = 0
+        self.view_publications = 0
+        self.view_withdrawals = 0
 
     def reject(self, reason: RejectionReason) -> None:
         """Count a begin that ended in `Rejected`; called by `Endings.reject` alone."""

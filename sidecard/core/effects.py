@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from sidecard.core.notes import Note
 from sidecard.core.records import Record
-from sidecard_client.protocol.wire import AnyReply, Begin, LogLevel, Request
+from sidecard_client.protocol.wire import AnyReply, Begin, LogLevel, Request, View
 
 NO_TICKET: Final = 0
 """Ticket of a removal that nobody waits for."""
@@ -39,6 +39,57 @@ class AwaitRead(Struct, frozen=True):
     peer_id: int
     request_id: int
     all: bool = False
+
+
+class OpenView(Struct, frozen=True):
+    """Make the file of a view, of ``size`` bytes with ``slot_count`` slots. If it cannot be made, `ViewFailed` follows."""
+
+    view: int
+    size: int
+    slot_count: int
+
+
+class SendView(Struct, frozen=True):
+    """Deliver ``reply`` to a peer with a descriptor of the view's file; without a file, an `Error` ``unavailable`` instead."""
+
+    peer_id: int
+    reply: View
+    view: int
+
+
+class Publish(Struct, frozen=True):
+    """Write an entry into a view: ``record`` at ``offset`` (bytes from the start of the file, a multiple of 8), then its slot.
+
+    An entry that the slot still has from an earlier generation may be overwritten.
+    """
+
+    view: int
+    slot: int
+    digest: bytes
+    offset: int
+    expires_at: float
+    generation: int
+    record: bytes
+
+
+class Withdraw(Struct, frozen=True):
+    """Empty slots of a view."""
+
+    view: int
+    slots: tuple[int, ...]
+
+
+class WithdrawAll(Struct, frozen=True):
+    """Withdraw all entries of a view: its generation becomes ``generation``."""
+
+    view: int
+    generation: int
+
+
+class RetireView(Struct, frozen=True):
+    """Withdraw all entries of a view for ever, erase them, and close the daemon's own descriptor and mapping of the file."""
+
+    view: int
 
 
 class SetLogLevel(Struct, frozen=True):
@@ -166,7 +217,19 @@ class LogCall(Struct, frozen=True):
     record: CallRecord
 
 
+ViewEffect = OpenView | SendView | Publish | Withdraw | WithdrawAll | RetireView
+"""Performed before the replies of the same event."""
+
 StoreEffect = StoreRead | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
 Effect = (
-    SendReply | ServeAgain | SendMetrics | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect
+    SendReply
+    | ServeAgain
+    | SendMetrics
+    | EmitNote
+    | AwaitRead
+    | LogCall
+    | SetLogLevel
+    | ReadSettings
+    | ViewEffect
+    | StoreEffect
 )

@@ -57,6 +57,7 @@ from sidecard.core.operations.metrics import MetricsOperations
 from sidecard.core.operations.reports import ReportOperations
 from sidecard.core.operations.settings import SettingsOperations
 from sidecard.core.operations.status import RunInfo, StatusOperations
+from sidecard.core.operations.views import ViewOperations
 from sidecard.core.operations.watch import Watches
 from sidecard.core.scopes import Scopes
 from sidecard.core.settings import EngineSettings, LiveSettings
@@ -172,6 +173,7 @@ class Engine:
         self._reports = ReportOperations(status, flights, limits, store, backends, billing, hung_calls, metrics)
         self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
+        self._views = ViewOperations(scopes)
         self._settings = SettingsOperations(
             status=status,
             live=live,
@@ -225,6 +227,10 @@ class Engine:
                 return self._entries.delete(peer, request, now)
             case wire.Purge():
                 return self._entries.purge(peer, request, now)
+            case wire.GetView():
+                return self._views.view(peer, request, now)
+            case wire.RecordHits():
+                return self._views.hits(peer, request, now)
             case wire.RecordMetrics():
                 return self._reporting.record(peer, request, now)
             case wire.Ping():
@@ -305,6 +311,8 @@ class Engine:
                 return self._drain.expire(now)
             case events.SettingsRead():
                 return self._settings.settings_read(event, now)
+            case events.ViewFailed():
+                return self._views.failed(event, now)
             case _:
                 assert_never(event)
 

@@ -196,6 +196,13 @@ class RemoteSpending(Struct, frozen=True):
     dollars: float
 
 
+class ViewFailed(Struct, frozen=True):
+    """The file of a view could not be made, for ``reason``, a sentence."""
+
+    view: int
+    reason: str
+
+
 class SettingsRead(Struct, frozen=True):
     """The settings were reread, because of `sidecard.core.effects.ReadSettings` or of a signal."""
 
@@ -222,7 +229,15 @@ StoreEvent = (
 )
 PeerEvent = PeerJoined | PeersHungUp | PeerLost | BacklogRead
 LifecycleEvent = (
-    Tick | WorkContinued | SecondsPassed | ClocksStepped | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
+    Tick
+    | WorkContinued
+    | SecondsPassed
+    | ClocksStepped
+    | DrainRequested
+    | DrainExpired
+    | SettingsRead
+    | NoteEmitted
+    | ViewFailed
 )
 
 Event = RequestReceived | PeerEvent | StoreEvent | LifecycleEvent

@@ -145,6 +145,12 @@ class StoreRecovered(Struct, frozen=True):
     pending: int
 
 
+class ViewUnavailable(Struct, frozen=True):
+    """The file of a view cannot be made, for ``reason``; clients read all answers through the socket."""
+
+    reason: str
+
+
 BreakerNote = BreakerOpened | BreakerProbing | BreakerClosed | BreakerDisabled
 Note = (
     LeaseEnded
@@ -160,4 +166,5 @@ Note = (
     | BudgetSpent
     | StoreFailed
     | StoreRecovered
+    | ViewUnavailable
 )

@@ -181,6 +181,10 @@ class EngineSettings(Struct, frozen=True):
 
     cache_max_bytes: int = 256 * 1024 * 1024
     """0 disables caching; the sharing window then uses `sidecard.core.cache.memory.SHARING_ONLY_BYTES`."""
+    view_bytes: int = 32 * 1024 * 1024
+    """Limit of the files in which clients read entries, at most a quarter of ``cache_max_bytes``. 0: there are none."""
+    view_max_entry_bytes: int = 64 * 1024
+    """Larger records are not published."""
     compress_min_bytes: int = 0
     """Values of at least this size are kept compressed, if that makes them smaller. 0: none are."""
     ttl_seconds: float = 300.0

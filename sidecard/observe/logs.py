@@ -21,6 +21,7 @@ MAX_LINES_PER_SECOND = 20
 
 _LEVELS: dict[type[Note], str] = {
     notes.Evicted: "debug",
+    notes.ViewUnavailable: "warning",
     **dict.fromkeys((notes.LeaseEnded, notes.Reelected, notes.StaleLeaseRefused, notes.DrainStarted), "info"),
     **dict.fromkeys((notes.BreakerProbing, notes.BreakerClosed, notes.StoreRecovered), "info"),
     **dict.fromkeys((notes.FlightFailed, notes.EntryRefused, notes.TableFull, notes.QueueFull), "warning"),

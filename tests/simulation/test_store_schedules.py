@@ -19,6 +19,7 @@ from sidecard.core.effects import (
     ServeAgain,
     SetLogLevel,
     StoreEffect,
+    ViewEffect,
 )
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick, WorkContinued
@@ -127,7 +128,8 @@ class OneHost:
             if isinstance(effect, SendReply):
                 self.receives(self.callers[effect.peer_id], effect.reply)
             elif not isinstance(
-                effect, SendMetrics | ServeAgain | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings
+                effect,
+                SendMetrics | ServeAgain | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | ViewEffect,
             ):
                 wanted.append(effect)
 

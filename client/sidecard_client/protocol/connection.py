@@ -120,6 +120,8 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Delete: _answered_by(wire.Deleted),
     wire.Purge: _answered_by(wire.Deleted),
     wire.Explain: _answered_by(wire.Explained),
+    wire.GetView: _answered_by(wire.View),
+    wire.RecordHits: _answered_by(),
     wire.Watch: _answered_by(Pending, wire.Note),
     wire.GetStats: _answered_by(wire.Stats),
     wire.GetReport: _answered_by(wire.Report),

@@ -5,7 +5,16 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.protocol.requests import Usage
-from sidecard_client.protocol.values import ErrorCode, FailureKind, RejectionReason, Route, StoreState, StreamSource
+from sidecard_client.protocol.values import (
+    REPORT_HITS,
+    REPORT_SECONDS,
+    ErrorCode,
+    FailureKind,
+    RejectionReason,
+    Route,
+    StoreState,
+    StreamSource,
+)
 
 
 class Reply(Struct, frozen=True, tag_field="type"):
@@ -171,6 +180,24 @@ class Miss(Reply, frozen=True, tag="miss"):
     """No live entry has this key."""
 
 
+class View(Reply, frozen=True, tag="view", omit_defaults=True):
+    """A view; the descriptor of its file accompanies this message (``SCM_RIGHTS``). `sidecard_client.protocol.view` has its layout."""
+
+    view: int
+    """Its number, never reused within a run of the daemon."""
+    layout: int
+    size: int
+    """Bytes of the file."""
+    now_seconds: float
+    """The daemon's ``CLOCK_BOOTTIME`` as it replies: on a client's own clock it lies between request and reply."""
+    logs_calls: bool = False
+    """The daemon keeps a call log, whose rows have the trace ids of their callers. Hits on a view have none."""
+    report_seconds: float = REPORT_SECONDS
+    """Report hits (`RecordHits`) at the latest so long after the first one,"""
+    report_hits: int = REPORT_HITS
+    """and at the latest when there are so many."""
+
+
 class Deleted(Reply, frozen=True, tag="deleted"):
     """``count`` entries were removed.
 
@@ -245,7 +272,7 @@ class Error(Reply, frozen=True, tag="error"):
 
 CallReply = (
     Pong | Pending | VectorWanted | Hit | Shared | Chunk | End | Lease | Wanted | Rejected | Failed | Timeout
-    | Stored | StaleLease | Ok | Miss | Deleted | Recorded | Explained | Error
+    | Stored | StaleLease | Ok | Miss | Deleted | Recorded | Explained | View | Error
 )  # fmt: skip
 
 FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, Error)

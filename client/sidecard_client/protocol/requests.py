@@ -19,6 +19,7 @@ from sidecard_client.protocol.values import (
     Count,
     Dollars,
     FailureKind,
+    HitItems,
     HttpStatus,
     Key,
     LogLevel,
@@ -271,6 +272,31 @@ class Purge(Request, frozen=True, tag="purge"):
     task: Name | None = None
 
 
+class GetView(Request, frozen=True, tag="view"):
+    """Ask for the view of an own namespace: its most requested entries, in memory that the daemon shares (msgpack connections only).
+
+    Reply: `View`, with one file descriptor.
+    """
+
+    namespace: Namespace = DEFAULT_NAMESPACE
+
+
+class RecordHits(Request, frozen=True, tag="hits"):
+    """Report hits that were read from a view, on the connection that received it. No reply.
+
+    Each item is a publication, how often it was read, and when first and last, on ``CLOCK_BOOTTIME``. Together they have at most
+    `MAX_HIT_ITEMS` items and `MAX_REPORTED_HITS` hits. An item whose publication was withdrawn for more than a second is dropped.
+    """
+
+    namespace: Namespace = DEFAULT_NAMESPACE
+    hits: HitItems = ()
+    """Those of calls: a `Begin`."""
+    streams: HitItems = ()
+    """Those of streamed calls: a `Begin` with ``stream``."""
+    gets: HitItems = ()
+    """Those of `Get`."""
+
+
 class Explain(Request, frozen=True, tag="explain"):
     """Ask for a task's policy and the state of ``key`` in memory. Reply: `Explained`."""
 
@@ -372,7 +398,7 @@ class SetBreaker(Request, frozen=True, tag="breaker"):
 
 AnyRequest = (
     Ping | Begin | Append | Complete | Fail | Renew | Cancel
-    | Get | Put | Delete | Purge | Explain
+    | Get | Put | Delete | Purge | Explain | GetView | RecordHits
     | Watch | GetStats | GetReport | GetHealth | GetConfig | GetBreakers | SetBreaker
     | RecordMetrics | GetMetrics | SetLog | Reload
 )  # fmt: skip

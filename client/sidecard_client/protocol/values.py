@@ -39,6 +39,18 @@ MAX_DETAIL_BYTES = 64 * 1024
 MAX_PASSED = 256
 """Limit of the counts of passed requests in one `RecordMetrics`."""
 
+MAX_HIT_ITEMS = 4096
+"""Limit of the items in one `RecordHits`."""
+
+MAX_REPORTED_HITS = 65536
+"""Limit of the hits in one `RecordHits`."""
+
+REPORT_SECONDS = 0.25
+"""A client that reads a view reports its hits at the latest so long after the first one."""
+
+REPORT_HITS = 512
+"""So many hits are reported at once."""
+
 MAX_SIGNATURE_BYTES = 8192
 """Limit of a text's signature: digests of some 1,000 words."""
 
@@ -108,6 +120,9 @@ SampleNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 VectorBytes = Annotated[bytes, Meta(min_length=4, max_length=4 * MAX_DIMENSIONS)]
 """A vector as little-endian float 32. 384 numbers take 1.5 KB and 0.2 us to decode; as an array 3.5 KB and 18 us."""
+HitItem = tuple[Count, Annotated[int, Meta(ge=1, le=MAX_REPORTED_HITS)], float, float]
+"""Hits on one publication of a view: its number, how many, and the instants of the first and the last."""
+HitItems = Annotated[tuple[HitItem, ...], Meta(max_length=MAX_HIT_ITEMS)]
 SignatureBytes = Annotated[bytes, Meta(min_length=1, max_length=MAX_SIGNATURE_BYTES)]
 VectorNumbers = Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_DIMENSIONS)]
 

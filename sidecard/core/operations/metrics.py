@@ -35,7 +35,18 @@ _NAME_BYTES = 2048
 _UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk, wire.Note})
 """Replies that are no outcome: one follows later, or there is none."""
 
-DROPPED = ("series", "metric_bytes", "metrics", "invalid", "client", "push_samples", "calls", "log_lines", "store")
+DROPPED = (
+    "series",
+    "metric_bytes",
+    "metrics",
+    "invalid",
+    "client",
+    "push_samples",
+    "calls",
+    "log_lines",
+    "store",
+    "view_hits",
+)
 """Kinds of items that may be dropped. All are exposed from the start, so that the first drop shows as an increase."""
 
 LIMITS = (
@@ -271,6 +282,9 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             ("cache_uncompressed_bytes", "Bytes of compressed answers, uncompressed."),
             ("streams", "Begins that are being sent a stream."),
             ("stream_bytes", "Bytes of streams in flight or still being read."),
+            ("views", "Files with published entries."),
+            ("view_bytes", "Bytes of these files, and of retired ones that clients still have."),
+            ("view_entries", "Entries that are published."),
         ):
             yield _gauge(name, text, getattr(stats, name))
 
