@@ -76,6 +76,7 @@ class Engine:
     ``price`` knows the prices of models. ``codec`` compresses large values, if the settings require it.
     ``wall_offset_seconds`` plus ``now`` is the wall clock's time, to which the periods of budgets are aligned, until
     `ClocksStepped`. ``new_index`` makes vector indexes, for tasks that serve similar requests.
+    ``no_views`` is the reason why the daemon around the engine can make no views; empty if it can.
     """
 
     def __init__(  # noqa: PLR0915 - all parts of the engine meet here
@@ -92,6 +93,7 @@ class Engine:
         codec: "Codec | None" = None,
         wall_offset_seconds: float = 0.0,
         new_index: IndexFactory | None = None,
+        no_views: str = "",
     ) -> None:
         live = LiveSettings(settings)
         wall = WallClock(wall_offset_seconds)
@@ -173,7 +175,7 @@ class Engine:
         self._reports = ReportOperations(status, flights, limits, store, backends, billing, hung_calls, metrics)
         self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
-        self._views = ViewOperations(scopes)
+        self._views = ViewOperations(scopes, no_views)
         self._settings = SettingsOperations(
             status=status,
             live=live,

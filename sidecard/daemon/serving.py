@@ -238,6 +238,7 @@ class Daemon:
             codec=Zstd(),
             new_index=self._parts.new_index,
             wall_offset_seconds=wall_clock() - now,
+            no_views="this daemon makes no memory files",
         )
         self._server.buffers.memory = engine.memory.buffers
         return engine

@@ -13,13 +13,16 @@ class ViewOperations(Struct, frozen=True, eq=False):
     """Shares views with the peers that may read them, and accounts for their hits."""
 
     scopes: Scopes
+    no_views: str
+    """Why there are no views; empty if there are."""
 
     def view(self, peer: Peer, request: wire.GetView, now: float) -> list[Effect]:  # noqa: ARG002 - `now` is for the view's age
         """Share the view of an own namespace."""
         if self._own_scope(peer, request.namespace) is None:
             return [not_yours(peer, request, request.namespace)]
 
-        return [error(peer, request, "unavailable", "this daemon has no views")]
+        reason = self.no_views or "this daemon publishes no entries"
+        return [error(peer, request, "unavailable", f"no view: {reason}; read answers through the socket")]
 
     def hits(self, peer: Peer, request: wire.RecordHits, now: float) -> list[Effect]:  # noqa: ARG002 - as above
         """Account for hits that a peer has read from a view."""
