@@ -52,6 +52,13 @@ _SLOT = Layout("<Q32sIIdII")
 _CHECKED = Layout("<Q32sIIdI")
 _U32 = Layout("<I")
 
+GET_SEALS: Final = 1034
+ADD_SEALS: Final = 1033
+"""Operations of fcntl(2). `fcntl` lacks their names, and some of the seals, where Python was built for an older C library."""
+
+SEALS: Final = 0x1 | 0x2 | 0x4 | 0x10
+"""``F_SEAL_SEAL``, ``F_SEAL_SHRINK``, ``F_SEAL_GROW``, ``F_SEAL_FUTURE_WRITE`` (Linux 5.1): a view has all of them, and may have more."""
+
 Memory: TypeAlias = bytes | bytearray | memoryview
 
 Store: TypeAlias = tuple[int, int | bytes]
@@ -219,8 +226,8 @@ def checksum_of(checked: Memory, record: Memory) -> int:
 
 
 def encode_slot(sequence: int, digest: bytes, offset: int, expires_at: float, generation: int, record: bytes) -> bytes:
-    """Return a stable slot. ``offset`` is the record's, in units; ``sequence`` is even."""
-    checked = _CHECKED.pack(sequence, digest, offset, len(record), expires_at, generation & GENERATION_MASK)
+    """Return a stable slot. ``offset`` is the record's, in bytes from the start of the file; ``sequence`` is even."""
+    checked = _CHECKED.pack(sequence, digest, offset // UNIT_BYTES, len(record), expires_at, generation & GENERATION_MASK)
     return checked + _U32.pack(checksum_of(checked, record))
 
 
@@ -229,12 +236,12 @@ def publish_stores(
 ) -> tuple[Store, Store, Store, Store]:
     """Return the stores that publish a record, in order.
 
-    ``sequence`` is the slot's present one. ``offset`` is the record's, in units. The record's space and the slot must be free:
-    the slots that used them were withdrawn before.
+    ``sequence`` is the slot's present one. ``offset`` is the record's, in bytes from the start of the file. The slot and the
+    record's space must be free: what used them was withdrawn before.
     """
     at = slot_offset(slot)
     stable = encode_slot(sequence + 2, digest, offset, expires_at, generation, record)
-    return (at, sequence + 1), (offset * UNIT_BYTES, record), (at + 8, stable[8:]), (at, sequence + 2)
+    return (at, sequence + 1), (offset, record), (at + 8, stable[8:]), (at, sequence + 2)
 
 
 def withdraw_stores(slot: int, sequence: int) -> tuple[Store, Store, Store]:

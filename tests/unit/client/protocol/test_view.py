@@ -49,7 +49,7 @@ class Memory:
         slot = view.bucket_of(digest, self.header.slot_count) + place
         encoded = view.encode_record(record)
         self.store(
-            view.publish_stores(slot, self.sequences[slot], digest, offset // 8, expires_at, generation, encoded)
+            view.publish_stores(slot, self.sequences[slot], digest, offset, expires_at, generation, encoded)
         )
         self.sequences[slot] += 2
         return slot
@@ -188,7 +188,7 @@ def test_a_slot_is_stable_only_between_changes() -> None:
     digest = view.digest_of(KEY)
     slot = view.bucket_of(digest, SLOTS)
     at = view.slot_offset(slot)
-    stores = view.publish_stores(slot, 0, digest, 1000, 1100.0, 1, b"record")
+    stores = view.publish_stores(slot, 0, digest, 8000, 1100.0, 1, b"record")
     seen = []
     for store in stores:
         memory.store((store,))
@@ -211,7 +211,7 @@ def test_a_slot_is_stable_only_between_changes() -> None:
 
 def test_the_checksum_covers_every_bit_of_slot_and_record() -> None:
     """No single flipped bit of a published slot or record leaves the checksum right."""
-    stable = view.encode_slot(2, view.digest_of(KEY), 1000, 1100.0, 1, b"record")
+    stable = view.encode_slot(2, view.digest_of(KEY), 8000, 1100.0, 1, b"record")
     whole = stable[: view.CHECKED_BYTES] + b"record"
     for bit in range(8 * len(whole)):
         changed = bytearray(whole)
@@ -222,7 +222,7 @@ def test_the_checksum_covers_every_bit_of_slot_and_record() -> None:
 
 def test_long_generations_are_stored_by_their_low_bits() -> None:
     """A slot holds the low 32 bits of a generation."""
-    assert view.decode_slot(view.encode_slot(2, bytes(32), 1000, 1.0, (1 << 32) + 5, b"")).generation == 5
+    assert view.decode_slot(view.encode_slot(2, bytes(32), 8000, 1.0, (1 << 32) + 5, b"")).generation == 5
 
 
 def test_keys_that_differ_have_other_digests_and_spread_over_buckets() -> None:
