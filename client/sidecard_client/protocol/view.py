@@ -227,7 +227,9 @@ def checksum_of(checked: Memory, record: Memory) -> int:
 
 def encode_slot(sequence: int, digest: bytes, offset: int, expires_at: float, generation: int, record: bytes) -> bytes:
     """Return a stable slot. ``offset`` is the record's, in bytes from the start of the file; ``sequence`` is even."""
-    checked = _CHECKED.pack(sequence, digest, offset // UNIT_BYTES, len(record), expires_at, generation & GENERATION_MASK)
+    checked = _CHECKED.pack(
+        sequence, digest, offset // UNIT_BYTES, len(record), expires_at, generation & GENERATION_MASK
+    )
     return checked + _U32.pack(checksum_of(checked, record))
 
 

@@ -48,9 +48,7 @@ class Memory:
         digest = view.digest_of(key)
         slot = view.bucket_of(digest, self.header.slot_count) + place
         encoded = view.encode_record(record)
-        self.store(
-            view.publish_stores(slot, self.sequences[slot], digest, offset, expires_at, generation, encoded)
-        )
+        self.store(view.publish_stores(slot, self.sequences[slot], digest, offset, expires_at, generation, encoded))
         self.sequences[slot] += 2
         return slot
 

@@ -1,0 +1,1 @@
+"""The view: hits from memory that the daemon shares, without a round trip."""
