@@ -174,33 +174,35 @@ def prepare(
         functions, backends = _of_backends(function, backend)
 
     key = _sampled(options) if options.sample else options.key
-    call = Call(
-        functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, stream=stream, each=each
-    )
     if key is None:
-        return call
+        return Call(functions, backends, args, keywords, options, None, stream=stream, each=each)
 
     identity = identity_of(functions[0])
-    part: Part = "piece" if stream else "item" if each else "whole"
-    if not isinstance(options.returns, UnsetType):
-        call.codec = options.returns
-    elif part in identity.codecs:
-        call.codec = identity.codecs[part]
+    if options.returns is not UNSET:
+        codec = options.returns
     else:
-        call.codec = identity.read_codec(functions[0], part)
+        part: Part = "piece" if stream else "item" if each else "whole"
+        codecs = identity.codecs
+        codec = codecs[part] if part in codecs else identity.read_codec(functions[0], part)
 
+    # Fields by position, and few later assignments: every hit passes this.
+    call = Call(
+        functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, None, "", stream, each, codec
+    )
     if key is UNSET:
         if options.normalize == BY_TASK:
             check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
         else:
             name, args, kwargs, extras = key_parts(call, identity)
-            call.held = extras.get("captured")
             try:
                 call.key = fingerprint(
                     options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
                 )
             except UnkeyableRequest as error:
                 raise _located(call, error) from None
+
+            if extras:
+                call.held = extras.get("captured")
 
     if options.embed is not None:
         call.similar = CAN_EMBED

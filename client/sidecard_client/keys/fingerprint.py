@@ -108,13 +108,21 @@ def fingerprint(
     extras: Mapping[str, Any] = NO_EXTRAS,
 ) -> str:
     """Return the key of a request. Raises `UnkeyableRequest` for a part without a stable form."""
-    if _SCALARS.issuperset(map(type, args)) and not (kwargs or ignore or normalize):
+    if not (kwargs or ignore or normalize):
         # `canonical`, without its call: most requests are a prompt alone.
-        parts: tuple[Any, ...] = ("sidecard", KEY_VERSION, task, model, name, args, kwargs)
-        try:
-            return _PREFIX + _sha256(_encode((*parts, extras) if extras else parts)).hexdigest()
-        except (ValueError, OverflowError):
-            pass  # the general path names the place
+        for value in args:
+            if type(value) not in _SCALARS:
+                break
+        else:
+            try:
+                if extras:
+                    encoded = _encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs, extras))
+                else:
+                    encoded = _encode(("sidecard", KEY_VERSION, task, model, name, args, kwargs))
+
+                return f"{_PREFIX}{_sha256(encoded).hexdigest()}"
+            except (ValueError, OverflowError):
+                pass  # the general path names the place
 
     return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore, normalize, extras)).hexdigest()
 

@@ -5,15 +5,19 @@ answers of the instances that each of them makes. So of its attributes those cou
 at the time of the call. Numbers and containers are left out: they may be mere counters.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from functools import cached_property
 from types import MethodType
-from typing import Any
+from typing import Any, Final
 
 from sidecard_client.keys.stable_forms import attributes_of, compared_fields, has_slots
 
 ReadTexts = Callable[[Any], dict[str, str]]
+
+_TEXTS: Final = (str, Enum)
+_PLAIN: Final = frozenset({bool, int, float, bytes, type(None), list, tuple, dict, set, frozenset})
+"""Types of attributes that are no texts."""
 
 
 def texts_reader(function: Callable[..., Any]) -> ReadTexts | None:
@@ -30,17 +34,23 @@ def texts_reader(function: Callable[..., Any]) -> ReadTexts | None:
 
 def _texts_of_attributes(instance: Any) -> dict[str, str]:
     # A copy, since another thread may add an attribute.
-    return _texts_among(type(instance), dict(getattr(instance, "__dict__", ())).items())
+    return _texts_among(type(instance), dict(getattr(instance, "__dict__", ())))
 
 
 def _texts_of_slots(instance: Any) -> dict[str, str]:
-    return _texts_among(type(instance), attributes_of(instance).items())
+    return _texts_among(type(instance), attributes_of(instance))
 
 
-def _texts_among(kind: type, attributes: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    return {
-        f"self.{name}": f"{type(value).__qualname__}.{value.name}" if isinstance(value, Enum) else str.__str__(value)
-        for name, value in attributes
+def _texts_among(kind: type, attributes: dict[str, Any]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, value in attributes.items():
+        # Asking whether a plain value is a member of an enum takes longer than all the rest.
+        if type(value) in _PLAIN or not isinstance(value, _TEXTS):
+            continue
+
         # A cached property is computed of the others, once somebody reads it.
-        if isinstance(value, str | Enum) and not isinstance(getattr(kind, name, None), cached_property)
-    }
+        if not isinstance(getattr(kind, name, None), cached_property):
+            text = f"{type(value).__qualname__}.{value.name}" if isinstance(value, Enum) else str.__str__(value)
+            texts[f"self.{name}"] = text
+
+    return texts
