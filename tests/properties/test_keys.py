@@ -7,8 +7,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecard_client.call.call import prepare
+from sidecard_client.call.options import Options
 from sidecard_client.keys import fingerprint as keys
 from sidecard_client.keys.fingerprint import canonical, fingerprint
+from sidecard_client.keys.naming import name_of
 
 SCALARS = (
     st.none()
@@ -69,3 +72,14 @@ def test_the_strict_walk_agrees_with_the_encoder(value: Any) -> None:
     walked = keys._walk([value], "args", 0)
 
     assert fast.endswith(walked + b"\x80")
+
+
+def ask(question: Any, *more: Any) -> None:
+    """Be called with anything."""
+
+
+@given(st.lists(VALUES, min_size=1, max_size=3), st.sampled_from(["general", "rag"]), st.sampled_from([None, "small"]))
+def test_a_function_s_template_makes_the_same_keys(args: list[Any], task: str, model: str | None) -> None:
+    """A call of a known function has the key that its parts have."""
+    options = Options(task=task, model=model)
+    assert prepare(options, ask, tuple(args), {}).key == fingerprint(task, model, name_of(ask), tuple(args), {})

@@ -37,7 +37,7 @@ LARGE_FOLDERS = {
     # One file for each API.
     "client/sidecard_client/http/families": 40,
     # What a call is: one module for each part of it, without I/O.
-    "client/sidecard_client/call": 25,
+    "client/sidecard_client/call": 26,
     # Below the packages: what all of them share.
     "sidecard/core": 16,
 }

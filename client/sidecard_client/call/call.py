@@ -3,24 +3,18 @@
 `prepare` makes it, `Call.begin` its first request; `outcome` interprets the reply, and `conversation` decides what follows.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
+from sidecard_client.call.keying import check_identity, extras_of, key_parts, located, template_of
 from sidecard_client.call.options import Options
-from sidecard_client.call.warn import name_of_function
-from sidecard_client.functions import bare
-from sidecard_client.keys.binding import signature_of
-from sidecard_client.keys.captured import captured_by, check_partial
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS, fingerprint
-from sidecard_client.keys.identity import Identity, identity_of
-from sidecard_client.keys.naming import name_of
+from sidecard_client.keys.identity import identity_of
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
@@ -45,23 +39,11 @@ Backends = Mapping[str, Callable[..., T]]
 
 Functions = Callable[..., T] | Backends[T]
 
-KeyParts = tuple[str, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]
-"""Name, positional and named arguments, and extras of a key; see `sidecard_client.keys.fingerprint`."""
-
 UNKEYED: Final = ""
 """Key of a call whose normal forms are the task's, until the daemon has named them. No real key is empty."""
 
-STREAM_SUFFIX = "()*"
-"""Ends the function's name in the key of a stream. No name ends in it."""
-
-EACH_SUFFIX = "[]"
-"""Ends the function's name in the key of one input of a batch, unless ``name=`` gave the name. No name ends in it."""
-
 MAX_BACKENDS = 16
 """Limit of the wire's ``Begin.backends``."""
-
-_ARGUMENT: Final = re.compile(r"\bargs\[(?P<index>\d+)\]|\bkwargs\['(?P<named>\w+)'\]")
-"""How an error of the key names an argument."""
 
 
 class Call(Struct):
@@ -146,7 +128,7 @@ class Call(Struct):
         return msgspec.structs.replace(begin, embeds=True)
 
 
-def prepare(
+def prepare(  # noqa: C901, PLR0912 - every hit passes it, and each further function costs 60 ns
     options: Options,
     function: Functions[Any],
     args: tuple[Any, ...],
@@ -185,24 +167,34 @@ def prepare(
         codecs = identity.codecs
         codec = codecs[part] if part in codecs else identity.read_codec(functions[0], part)
 
-    # Fields by position, and few later assignments: every hit passes this.
-    call = Call(
-        functions, backends, args, keywords, options, UNKEYED if key is UNSET else key, None, "", stream, each, codec
-    )
-    if key is UNSET:
-        if options.normalize == BY_TASK:
-            check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
-        else:
-            name, args, kwargs, extras = key_parts(call, identity)
-            try:
-                call.key = fingerprint(
-                    options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
-                )
-            except UnkeyableRequest as error:
-                raise _located(call, error) from None
+    if options.keys_by_template and not (keywords or stream or each):
+        template = identity.template
+        if template is None or template.task != options.task or template.model != options.model:
+            template = template_of(identity, functions[0], options)
 
-            if extras:
-                call.held = extras.get("captured")
+        extras = extras_of(functions[0], identity, options, codec) if codec is not None or identity.holds else NO_EXTRAS
+        bound, named = (args, keywords) if len(args) == identity.written_as_keyed else identity.bind(args, keywords, ())
+        if not named:
+            plain = template.fingerprint(bound, extras)
+            if plain is not None:
+                held = extras.get("captured") if extras else None
+                # Fields by position take half the time of named ones.
+                return Call(functions, backends, args, keywords, options, plain, None, "", False, False, codec, held)  # noqa: FBT003
+
+    call = Call(functions, backends, args, keywords, options, UNKEYED, stream=stream, each=each, codec=codec)
+    if key is not UNSET:
+        call.key = key
+    elif options.normalize == BY_TASK:
+        check_identity(functions[0], options)  # raises now, not when the daemon has named the forms
+    else:
+        name, args, kwargs, extras = key_parts(call, identity)
+        call.held = extras.get("captured")
+        try:
+            call.key = fingerprint(
+                options.task, options.model, name, args, kwargs, options.ignore, options.normalize, extras
+            )
+        except UnkeyableRequest as error:
+            raise located(call, error) from None
 
     if options.embed is not None:
         call.similar = CAN_EMBED
@@ -231,87 +223,9 @@ def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
     try:
         key = fingerprint(options.task, options.model, name, args, kwargs, options.ignore, forms, extras)
     except UnkeyableRequest as error:
-        raise _located(call, error) from None
+        raise located(call, error) from None
 
     return msgspec.structs.replace(call, key=key, held=extras.get("captured"))
-
-
-def _located(call: Call, error: UnkeyableRequest) -> UnkeyableRequest:
-    """Return the error about an argument with the names of the function and of its parameter."""
-    function, options = call.functions[0], call.options
-    if options.name is None:
-        check_partial(function, options.ignore)
-
-    signature = signature_of(bare(function))
-    names = () if signature is None else signature.names
-    if isinstance(function, partial) and options.name is not None:
-        names = names[len(function.args) :]  # ``name=`` replaces the arguments that the partial holds
-
-    def name_of_argument(found: re.Match[str]) -> str:
-        named = found["named"] or (names[int(found["index"])] if int(found["index"]) < len(names) else None)
-        return named or found[0]
-
-    named = _ARGUMENT.sub(name_of_argument, str(error), count=1)
-    return UnkeyableRequest(f"{name_of_function(function)}: {named}")
-
-
-def check_identity(function: Callable[..., Any], options: Options) -> None:
-    """Raise `UnkeyableRequest` for a function whose name or state has no stable form, unless ``name=`` identifies it."""
-    if options.name is None:
-        name_of(function)
-        captured_by(function)
-
-
-def key_parts(call: Call, identity: Identity | None = None) -> KeyParts:
-    """Return what the function, identified if not given, and the arguments add to a call's key. Raises `UnkeyableRequest`."""
-    options = call.options
-    if identity is None:
-        identity = identity_of(call.functions[0])
-
-    name = options.name
-    captured: Mapping[str, Any] | None = None
-    bind = identity.bind
-    if name is None:
-        function = call.functions[0]
-        name = identity.name or identity.find_name(function)
-        if identity.holds_state or identity.texts_of is not None:
-            captured = held_by(function, identity, options)
-
-        if call.each:
-            name += EACH_SUFFIX
-    else:
-        bind = identity.bind_call  # ``name=`` replaces the arguments that a partial holds
-
-    if call.stream:
-        name += STREAM_SUFFIX
-
-    args: tuple[Any, ...] = call.args
-    kwargs: Mapping[str, Any] = call.kwargs
-    if kwargs or options.ignore or len(args) != identity.written_as_keyed:
-        args, kwargs = bind(args, kwargs, options.ignore)
-
-    codec = call.codec
-    if captured is None and codec is None and not options.sample:
-        return name, args, kwargs, NO_EXTRAS
-
-    extras: dict[str, Any] = {} if captured is None else {"captured": captured}
-    if codec is not None:
-        extras["returns"] = codec.identity
-
-    if options.sample:
-        extras["sample"] = options.sample
-
-    return name, args, kwargs, extras
-
-
-def held_by(function: Callable[..., Any], identity: Identity, options: Options) -> Mapping[str, Any] | None:
-    """Return what a function without ``name=`` holds now, by name; None for nothing. Raises `UnkeyableRequest`."""
-    held = captured_by(function) if identity.holds_state else None
-    if identity.texts_of is None or options.model is not None:
-        return held
-
-    texts = identity.texts_of(bare(function).__self__)
-    return {**(held or {}), **texts} if texts else held
 
 
 def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> Explanation:

@@ -8,9 +8,10 @@ from typing import Any
 
 from msgspec import Raw
 
-from sidecard_client.call.call import Call, held_by
+from sidecard_client.call.call import Call
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.failures import message_of
+from sidecard_client.call.keying import held_by
 from sidecard_client.call.options import Options
 from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
 from sidecard_client.call.usage import read_usage

@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import structs
 
-from sidecard_client.call.call import Call, key_parts
+from sidecard_client.call.call import Call
+from sidecard_client.call.keying import key_parts
 from sidecard_client.call.warn import name_of_function, place_of, warn_once
 from sidecard_client.keys.fingerprint import NO_EXTRAS, group_of
 from sidecard_client.keys.guard.signature import signature_of

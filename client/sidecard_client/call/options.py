@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import force_setattr
 
 from sidecard_client.call.failures import Classify, default_classify
 from sidecard_client.call.option_checks import (
@@ -92,6 +93,18 @@ class Options(Struct, frozen=True):
     context: str = ""
     """Digest of what differs between equal keys. No keyword: transports set it, and the next one too."""
     not_stored: WhyNotStored | None = None
+    keys_by_template: bool = False
+    """Whether keys depend on nothing of these options but the task and the model. Computed: every hit asks."""
+
+    def __post_init__(self) -> None:
+        template = (
+            self.key is UNSET
+            and self.name is None
+            and self.returns is UNSET
+            and self.embed is None
+            and not (self.ignore or self.normalize or self.sample)
+        )
+        force_setattr(self, "keys_by_template", template)
 
     def changed(self, policy: Mapping[str, Any]) -> "Options":
         """Return these options with the keywords of ``policy`` applied.

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from msgspec import UNSET
 
-from sidecard_client.call.call import Call, check_identity, prepare
+from sidecard_client.call.call import Call, prepare
+from sidecard_client.call.keying import check_identity
 from sidecard_client.call.options import Options
 from sidecard_client.functions import StandIn
 

@@ -59,7 +59,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 from operator import ne
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -77,7 +77,7 @@ MAX_DEPTH = 200
 """Nesting that is always supported. JSON parsers of other languages stop between 100 and 1,000.
 Deeper plain lists and dicts work as far as the encoder does; beyond that, `UnkeyableRequest` is raised."""
 
-_TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
+_TIMESTAMP_HEADS: Final = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 """The first bytes of a msgpack timestamp, the only extension that the encoder makes by itself. A datetime decodes to an equal
 one, so the comparison misses it. A string may contain these bytes too; then `_walk` finds no fault and returns the same."""
 
@@ -93,6 +93,7 @@ def _refuse_extension(code: int, _data: memoryview) -> None:
     raise TypeError(f"extension {code} has no place in the recipe")
 
 
+_EMPTY_MAP: Final = b"\x80"
 _decode = msgspec.msgpack.Decoder(ext_hook=_refuse_extension).decode
 _sha256 = hashlib.sha256
 
@@ -125,6 +126,39 @@ def fingerprint(
                 pass  # the general path names the place
 
     return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore, normalize, extras)).hexdigest()
+
+
+class KeyTemplate:
+    """The canonical form of calls of one function with positional arguments alone, up to these arguments."""
+
+    __slots__ = ("_start", "_start_with_extras", "model", "task")
+
+    def __init__(self, task: str, model: str | None, name: str) -> None:
+        self.task = task
+        self.model = model
+        parts: tuple[Any, ...] = ("sidecard", KEY_VERSION, task, model, name, None, None)
+        self._start = _encode(parts)[:-2]
+        self._start_with_extras = _encode((*parts, None))[:-3]
+
+    def fingerprint(self, args: tuple[Any, ...], extras: Mapping[str, Any]) -> str | None:
+        """Return what `fingerprint` does for these parts; None if it has to look at one of them more closely."""
+        try:
+            encoded = _encode(args)
+            for value in args:
+                if type(value) not in _SCALARS:
+                    if _decode(encoded) != list(args) or _may_have_timestamp(encoded):
+                        return None
+
+                    break
+
+            if extras:
+                return (
+                    f"{_PREFIX}{_sha256(self._start_with_extras + encoded + _EMPTY_MAP + _encode(extras)).hexdigest()}"
+                )
+
+            return f"{_PREFIX}{_sha256(self._start + encoded + _EMPTY_MAP).hexdigest()}"
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return None
 
 
 def key_of(encoded: bytes) -> str:
@@ -210,12 +244,12 @@ def canonical(
 def _comes_back(encoded: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Return whether all arguments are plain: the encoder also takes a dataclass or a UUID, which decodes to something else."""
     decoded = _decode(encoded)
-    short, middle, long = _TIMESTAMP_HEADS
-    return (
-        decoded[5] == list(args)
-        and decoded[6] == kwargs
-        and not (short in encoded or middle in encoded or long in encoded)
-    )
+    return decoded[5] == list(args) and decoded[6] == kwargs and not _may_have_timestamp(encoded)
+
+
+def _may_have_timestamp(encoded: bytes) -> bool:
+    # No text has the byte that all heads have, and one byte is found ten times as fast.
+    return b"\xff" in encoded and any(head in encoded for head in _TIMESTAMP_HEADS)
 
 
 def _all_scalar(values: Collection[Any]) -> bool:

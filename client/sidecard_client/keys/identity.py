@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from sidecard_client.functions import bare, plain, text_attribute, wrapped_by
@@ -15,6 +15,9 @@ from sidecard_client.keys.naming import LOCAL, name_of
 from sidecard_client.protocol.errors import UnkeyableRequest
 from sidecard_client.values.annotations import Part
 from sidecard_client.values.codec import ValueCodec, annotated_codec
+
+if TYPE_CHECKING:
+    from sidecard_client.keys.fingerprint import KeyTemplate
 
 MAX_KEPT: Final = 1024
 """Limit of the identities in a table."""
@@ -30,10 +33,12 @@ class Identity:
         "bind",
         "bind_call",
         "codecs",
+        "holds",
         "holds_state",
         "name",
         "signature",
         "source",
+        "template",
         "texts_of",
         "written_as_keyed",
     )
@@ -62,6 +67,10 @@ class Identity:
         """Once it was found: a decorator runs before its function has its place in the module."""
         self.texts_of = texts_reader(function)
         """Returns those of a method's instance that count, by name; None if none do."""
+        self.holds = self.holds_state or self.texts_of is not None
+        """Whether `held_by` must be asked: it has state, or texts."""
+        self.template: KeyTemplate | None = None
+        """Made for the task and the model of the latest call that had none."""
 
     def is_of(self, function: FunctionType) -> bool:
         """Return whether nothing was replaced in the function."""
@@ -81,6 +90,7 @@ class Identity:
             partly.bind_call = _bind_rest(signature.without_first(len(args)), frozenset(keywords))
 
         partly.written_as_keyed = -1
+        partly.template, partly.holds = None, self.holds
         partly.holds_state, partly.texts_of, partly.source, partly.codecs, partly.name = (
             self.holds_state,
             self.texts_of,

@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sidecard.cli.exit_codes import UsageError
-from sidecard_client.call.call import STREAM_SUFFIX
 from sidecard_client.call.determinism import asks_for_one_answer
+from sidecard_client.call.keying import STREAM_SUFFIX
 from sidecard_client.call.options import Options
 from sidecard_client.http.embeddings import embedding_request, parts_of_text
 from sidecard_client.http.family import RequestTarget
