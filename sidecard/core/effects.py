@@ -201,6 +201,8 @@ class CallRecord(Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
     """``upstream``, ``failed``: the backend's time. Otherwise the caller's waiting time."""
     age_seconds: float = 0.0
+    ago_seconds: float = 0.0
+    """How long ago it ended; 0 if the client did not report it later."""
     reason: str = ""
     """``failed``: the kind of failure. ``rejected``: the reason. ``cache``: ``similar 0.9312`` for the answer to a similar
     request, with the cosine."""

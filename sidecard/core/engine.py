@@ -23,6 +23,7 @@ from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import IndexFactory, SimilarAnswers
+from sidecard.core.cache.view.publisher import Publisher
 from sidecard.core.counters import Counters
 from sidecard.core.events import Event, Peer, RequestReceived
 from sidecard.core.flights.departures import Departures
@@ -57,6 +58,7 @@ from sidecard.core.operations.metrics import MetricsOperations
 from sidecard.core.operations.reports import ReportOperations
 from sidecard.core.operations.settings import SettingsOperations
 from sidecard.core.operations.status import RunInfo, StatusOperations
+from sidecard.core.operations.view_hits import ViewHits
 from sidecard.core.operations.views import ViewOperations
 from sidecard.core.operations.watch import Watches
 from sidecard.core.scopes import Scopes
@@ -105,6 +107,7 @@ class Engine:
         scopes = Scopes(settings.shared_namespaces)
         self._policy = policy = CachePolicy(live, counters, codec)
         self._cache = cache = policy.cache
+        self._publisher = publisher = Publisher(policy, counters)
         freshness = FreshnessPolicy(cache, jitter)
         self._similar = similar = SimilarAnswers(new_index, policy)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
@@ -134,7 +137,9 @@ class Engine:
         self._failures = failures = Failures(live, memory.requests)
         limits = TableLimits(live, flights, memory.requests, metrics)
         endings = Endings(live, limits, counters, ledgers, recorder)
-        serving = Serving(ledgers, billing.spending, counters, recorder, streams, policy.compression, similar, endings)
+        serving = Serving(
+            ledgers, billing.spending, counters, recorder, streams, policy.compression, similar, endings, publisher
+        )
         lease_replies = LeaseReplies(live, serving, counters, ledgers, recorder)
         grants = Grants(flights, admission, backends, retries, limits, endings, lease_replies)
         election = Election(live, flights, grants, streams, serving, freshness, endings)
@@ -167,7 +172,7 @@ class Engine:
         self._watches = Watches(wall)
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
         self._status = status = StatusOperations(
-            run, cache, streams, flights, similar, store, backends, counters, memory
+            run, cache, streams, flights, similar, store, backends, counters, memory, publisher
         )
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
         self._jobs = Jobs([EntryRemoval(cache, writes), self._disconnect])
@@ -175,18 +180,10 @@ class Engine:
         self._reports = ReportOperations(status, flights, limits, store, backends, billing, hung_calls, metrics)
         self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
-        self._views = ViewOperations(scopes, no_views)
+        hits = ViewHits(scopes, publisher, ledgers, billing.spending, counters, streams, metrics, recorder)
+        self._views = ViewOperations(scopes, publisher, flights, recorder, hits, no_views)
         self._settings = SettingsOperations(
-            status=status,
-            live=live,
-            flights=flights,
-            similar=similar,
-            queues=queues,
-            backends=backends,
-            budgets=budgets,
-            cache=cache,
-            memory=memory,
-            scopes=scopes,
+            status, live, flights, similar, queues, backends, budgets, cache, memory, scopes, self._views
         )
 
     def handle(self, event: Event, now: float) -> "list[Effect]":
@@ -202,6 +199,9 @@ class Engine:
                 effects = self._request(event.peer, request, now)
         else:
             effects = self._event(event, now)
+
+        if self._publisher.changes.pending:
+            effects = self._publisher.settle(now) + effects
 
         if self._flights.unused_claims:
             effects = effects + self._lookups.release_claims()
@@ -232,7 +232,7 @@ class Engine:
             case wire.GetView():
                 return self._views.view(peer, request, now)
             case wire.RecordHits():
-                return self._views.hits(peer, request, now)
+                return self._views.reports.hits(peer, request, now)
             case wire.RecordMetrics():
                 return self._reporting.record(peer, request, now)
             case wire.Ping():
@@ -275,6 +275,7 @@ class Engine:
             case events.ClocksStepped():
                 self._flights.host_slept(event.slept_seconds, now)
                 self._billing.set_wall_clock(event.wall_offset_seconds, now)
+                self._views.clocks_stepped(event)
                 return []
             case events.StoreAnswered():
                 return self._store_events.answered(event, now)
@@ -290,6 +291,7 @@ class Engine:
                 self._status.peers -= 1
                 self._apps.peer_lost(peer)
                 self._watches.peer_lost(peer)
+                self._views.peer_lost(peer)
                 return self._disconnect.peer_lost(peer, now)
             case events.BacklogRead(peer_id, request_id):
                 return self._streams.resume(peer_id, request_id) + self._watches.backlog_read(event, now)

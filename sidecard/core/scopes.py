@@ -9,6 +9,9 @@ import re
 from sidecard.core.events import Peer
 from sidecard.core.settings import SharedWith
 
+EVERYONE = "*"
+"""Owner of the shared scopes."""
+
 _FULL_NAME = re.compile(r"(\d+|\*):[^:]+")
 _MAX_CACHED = 4096
 
@@ -36,12 +39,17 @@ class Scopes:
 
         shared = self._shared.get(namespace)
         admitted = shared is not None and shared.admits(peer.uid, peer.gid)
-        scope = f"*:{namespace}" if admitted else f"{peer.uid}:{namespace}"
+        scope = f"{EVERYONE}:{namespace}" if admitted else f"{peer.uid}:{namespace}"
         if len(self._known) >= _MAX_CACHED:
             self._known.clear()
 
         self._known[peer.uid, peer.gid, namespace] = scope
         return scope
+
+    def find_own(self, peer: Peer, namespace: str) -> str | None:
+        """Return the scope of a peer's namespace only if the name without an owner means it, too: for operators, no other uid's."""
+        scope = self.find(peer, namespace)
+        return scope if scope is not None and scope == self.find(peer, namespace_of(scope)) else None
 
 
 def covers(namespace: str | None, scope: str) -> bool:
@@ -52,3 +60,8 @@ def covers(namespace: str | None, scope: str) -> bool:
 def namespace_of(scope: str) -> str:
     """Return a scope's namespace, without its owner."""
     return scope.partition(":")[2]
+
+
+def owner_of(scope: str) -> str:
+    """Return a scope's owner: a uid, or `EVERYONE`."""
+    return scope.partition(":")[0]

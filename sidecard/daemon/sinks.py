@@ -81,7 +81,7 @@ class Sinks:
     def on_call(self) -> Callable[[CallRecord], None] | None:
         """Receives each ended call; None without a call log."""
         calls, wall_clock = self._calls, self._wall_clock
-        return None if calls is None else lambda record: calls.add(record, wall_clock())
+        return None if calls is None else lambda record: calls.add(record, wall_clock() - record.ago_seconds)
 
     def open(self, driver: Driver, scheduler: FairScheduler, stack: ExitStack) -> None:
         """Open the sinks that query the engine, in turns of ``scheduler``; ``stack`` closes the HTTP listener's socket.

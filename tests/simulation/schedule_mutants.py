@@ -17,10 +17,10 @@ from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import MinuteLimit
 from sidecard.core.cache import freshness
-from sidecard.core.cache.entry import Entry, Terms
+from sidecard.core.cache.entry import Entry, Insertion, Terms
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.freshness import FreshnessPolicy
-from sidecard.core.cache.memory import Insertion, MemoryCache
+from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.events import Answer, ClaimedRemotely, KeyChanged, Peer
 from sidecard.core.flights.election import Election

@@ -55,6 +55,7 @@ _SEQUENCES: Final = (list, tuple, set, frozenset)
 EXTENSIONS: Final = frozenset((0xC7, 0xC8, 0xC9))
 _FIRST_RUN, _MAX_RUN = 8, 16_384
 MAPS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+LISTS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
 
 
 def nesting_problem(value: bytes, max_depth: int = MAX_DEPTH) -> str | None:
@@ -152,7 +153,7 @@ def end_of_scalar(value: bytes, at: int) -> int:
     return end
 
 
-def count_of(value: bytes, head: int, at: int) -> tuple[int, int]:
+def count_of(value: bytes | memoryview, head: int, at: int) -> tuple[int, int]:
     """Return how many parts a list or map has, and where they begin."""
     if head < 0xA0:  # noqa: PLR2004 - the first byte of a short list or map has its length
         count, begins_at = head & 0x0F, at + 1

@@ -7,6 +7,7 @@ import re
 from typing import Any, Protocol
 
 from sidecard.core.backends.backend import Permit
+from sidecard.core.cache.view.publication import Publication
 from sidecard.core.effects import CallRecord, CallSource, Effect, LogCall
 from sidecard.core.events import Peer
 from sidecard.core.notes import Outcome
@@ -54,6 +55,21 @@ class CallRecorder:
             seconds=waited_seconds,
             age_seconds=reply.age_seconds,
             reason="" if similarity is None else f"similar {similarity:.4f}",
+        )
+
+    def record_read(self, peer: Peer, namespace: str, publication: Publication, at: float, now: float) -> None:
+        """Record a hit that a client has read from a view, ``at`` an instant that has passed."""
+        entry = publication.entry
+        request = wire.Begin(publication.key, namespace=namespace, task=publication.task)
+        self._record(
+            peer,
+            request,
+            "cache",
+            entry.terms.backend,
+            entry.terms.usage,
+            saved_dollars=entry.dollars,
+            age_seconds=at - entry.stored_at,
+            ago_seconds=now - at,
         )
 
     def record_answer(

@@ -157,6 +157,12 @@ class TaskLedger:
         self.saved_by_cache_seconds += entry.seconds
         self.saved_by_cache_dollars += entry.terms.usage.cost_dollars or 0.0
 
+    def count_hits(self, count: int, seconds: float, dollars: float) -> None:
+        """Book hits that clients read from a view; each saved a call of so many seconds and dollars."""
+        self.hits += count
+        self.saved_by_cache_seconds += count * seconds
+        self.saved_by_cache_dollars += count * dollars
+
     def count_similar_hit(self, entry: Entry) -> None:
         """Book a hit by a similar request's answer, at the cost of that request's call."""
         self.count_hit(entry)

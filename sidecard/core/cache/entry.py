@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct, structs
 
 from sidecard.core.records import NO_USAGE
+from sidecard_client.protocol.nesting import LISTS, count_of
 from sidecard_client.protocol.wire import Usage
 
 ENTRY_OVERHEAD_BYTES = 300
@@ -40,10 +41,13 @@ COMPRESSED = LEVELS << _LEVEL_SHIFT
 SEPARATE = 2 * COMPRESSED
 """Bit of `Entry.state`: the eviction policy keeps the entry in its scope's own partition."""
 
-DEAD = 2 * SEPARATE
+PUBLISHED = 2 * SEPARATE
+"""Bit of `Entry.state`: the entry is in a view (`sidecard.core.cache.view`)."""
+
+DEAD = 2 * PUBLISHED
 """Bit of `Entry.state`: the entry has left the cache. It is the highest one, so the state of a live entry is less."""
 
-_KEPT = COMPRESSED | SEPARATE
+_KEPT = COMPRESSED | SEPARATE | PUBLISHED
 """The bits that neither a new level nor death changes."""
 
 _STATES = tuple(range(DEAD))
@@ -51,6 +55,38 @@ _STATES = tuple(range(DEAD))
 
 AFTER_HIT = tuple(chain.from_iterable(zip(_STATES[1::4], _STATES[2::4], _STATES[3::4], _STATES[3::4], strict=True)))
 """The state after one more hit, by state. Only live entries are hit."""
+
+
+HITS_AND_PUBLISHED = (1 << _LEVEL_SHIFT) - 1 | PUBLISHED
+"""Mask of `Entry.state`. After a hit, ``1 < state & HITS_AND_PUBLISHED < PUBLISHED`` means: not the first one, and not published."""
+
+
+class Insertion(Struct, frozen=True):
+    """Result of `sidecard.core.cache.memory.MemoryCache.put`."""
+
+    entry: "Entry | None"
+    """None if the answer was too large, or its lifetime was 0."""
+    too_large: bool = False
+    evicted: int = 0
+
+
+class PublishedEntries(Protocol):
+    """The entries that clients read without asking the daemon (`sidecard.core.cache.view`)."""
+
+    def withdraw(self, entry: "Entry") -> None:
+        """Withdraw an entry that leaves the cache, before it is emptied."""
+
+    def withdraw_covered(self, namespace: str | None) -> None:
+        """Withdraw all entries that a purge of ``namespace`` may hide; None means all."""
+
+
+def chunk_count(value: bytes | memoryview) -> int:
+    """Return how many chunks a stored value has as a stream, without creating them: one byte may be a chunk, at the cost of a hundred."""
+    if not value or value[0] not in LISTS:
+        return 1
+
+    count, _ = count_of(value, value[0], 0)
+    return min(count, len(value))  # a header may lie, and each chunk is at least a byte
 
 
 def original_size(data: bytes) -> int:
@@ -130,8 +166,8 @@ class Entry(Struct, gc=False):
     seconds: float
     terms: Terms
     state: int = 0
-    """Recent hits (two bits), earlier hits (four), level (six), compressed, separate and dead (one each). One small integer
-    for six facts: with a million entries each further field costs 8 MB."""
+    """Recent hits (two bits), earlier hits (four), level (six), compressed, separate, published and dead (one each). One small
+    integer for seven facts: with a million entries each further field costs 8 MB."""
 
     @property
     def dollars(self) -> float:
@@ -182,9 +218,11 @@ class Entry(Struct, gc=False):
         """Hits since then, at most `MAX_RECENT_HITS`."""
         return self.state & MAX_RECENT_HITS
 
-    def touch(self) -> None:
-        """Count a hit."""
-        self.state = AFTER_HIT[self.state]
+    def touch(self, hits: int = 1) -> None:
+        """Count hits, unless the entry is dead: clients report those of a view later."""
+        more = min(hits, MAX_RECENT_HITS - (self.state & MAX_RECENT_HITS))
+        if more and self.state < DEAD:
+            self.state = _STATES[self.state + more]
 
     def set_level(self, hits: int, level: int) -> None:
         """Place the entry on a level; all of its hits so far become earlier ones."""
@@ -194,6 +232,10 @@ class Entry(Struct, gc=False):
     def set_separate(self, separate: bool) -> None:  # noqa: FBT001 - the one fact
         """Set whether the entry is in its scope's own partition."""
         self.state = _STATES[self.state & ~SEPARATE | (SEPARATE if separate else 0)]
+
+    def set_published(self, published: bool) -> None:  # noqa: FBT001 - the one fact
+        """Set whether the entry is in a view."""
+        self.state = _STATES[self.state & ~PUBLISHED | (PUBLISHED if published else 0)]
 
     def mark_dead(self) -> None:
         """Mark the entry as removed from the cache."""

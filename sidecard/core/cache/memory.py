@@ -5,10 +5,8 @@ Only `MemoryCache._insert` and `MemoryCache._unlink` add and remove entries, so 
 
 from collections.abc import Callable
 
-from msgspec import Struct
-
 from sidecard.core.cache.containers import EntryTable
-from sidecard.core.cache.entry import AFTER_HIT, COMPRESSED, Entry, Terms
+from sidecard.core.cache.entry import AFTER_HIT, COMPRESSED, PUBLISHED, Entry, Insertion, PublishedEntries, Terms
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.expiry import COMPACTION_STEPS, ExpiryWheel
 from sidecard.core.cache.purges import CachePurge, Purges
@@ -18,8 +16,7 @@ SHARING_ONLY_BYTES = 16 * 1024 * 1024
 """Budget for finished answers inside the sharing window if caching is off (``max_bytes`` 0)."""
 
 MAX_ENTRY_SHARE = 1 / 8
-"""Maximum share of the budget for one entry; a larger one is refused, since one answer must not evict all others.
-Precedent: memcached's item limit is 1/64 of its default memory, Varnish's transient storage takes what is too large."""
+"""Maximum share of the limit for one entry: one answer must not evict all others. Precedent: memcached's 1/64 of its memory."""
 
 _BATCH = 250
 """Entries removed at a time, which takes 1 to 2 ms, so that mass removal never stalls the serving loop."""
@@ -37,15 +34,6 @@ SWEEP_STEPS = 2000
 """Default length of a batch of a purge, in entries passed; a removed one counts as several. It takes 0.3 to 1 ms."""
 
 
-class Insertion(Struct, frozen=True):
-    """Result of `MemoryCache.put`."""
-
-    entry: Entry | None
-    """None if the answer was too large, or its lifetime was 0."""
-    too_large: bool = False
-    evicted: int = 0
-
-
 class MemoryCache:
     """Entries by scope and key. ``now`` is an instant of the monotonic clock, in seconds, and never steps back."""
 
@@ -54,16 +42,12 @@ class MemoryCache:
         self.caching = max_bytes > 0
         self.budget = max_bytes or SHARING_ONLY_BYTES
         self.max_entry_bytes = int(self.budget * MAX_ENTRY_SHARE)
-        self.bytes = 0
-        self.count = 0
-        self.compressed_count = 0
-        self.compressed_bytes = 0
-        """Size of the compressed values as kept; ``uncompressed_bytes`` is their size as served."""
-        self.uncompressed_bytes = 0
-        self.evicted = 0
+        self.bytes = self.count = self.compressed_count = 0
+        self.compressed_bytes = self.uncompressed_bytes = 0
+        """Size of the compressed values as kept, and as served."""
+        self.evicted = self.expired = 0
         self.evicted_within = 0
         """Those of ``evicted`` that left because of their own namespace's limit."""
-        self.expired = 0
         self.removed_bytes = 0
         """Charges of all entries that ever left."""
         self._tables: dict[str, EntryTable] = {}
@@ -76,6 +60,10 @@ class MemoryCache:
         """The same object: the hot path checks whether it is empty."""
         self._policy = GreedyDual(self.is_hidden)
         self.wheel = ExpiryWheel()
+        self.published: PublishedEntries | None = None
+        """What clients read in views."""
+        self.reserved_bytes = 0
+        """What views take of ``max_bytes``, in files and tables."""
         self._limits: dict[str, int] = {}
         """Bytes by namespace. Usually empty, which costs an insertion one check."""
         self._scope_bytes: dict[str, int] = {}
@@ -117,8 +105,13 @@ class MemoryCache:
         if not self.caching:
             self.purge(None, None, now)
 
+        self.max_entry_bytes = int((max_bytes or SHARING_ONLY_BYTES) * MAX_ENTRY_SHARE)
+        self.reserve(self.reserved_bytes)
+
+    def reserve(self, size: int) -> None:
+        """Leave ``size`` bytes of the budget, at most half, to views; `sweep` removes the excess."""
+        self.reserved_bytes = size
         self.budget = max(self._target_bytes, self.bytes)
-        self.max_entry_bytes = int(self._target_bytes * MAX_ENTRY_SHARE)
         self._excess_may_remain = True
 
     def sweep(self, now: float) -> list[CachePurge]:
@@ -148,7 +141,8 @@ class MemoryCache:
 
     @property
     def _target_bytes(self) -> int:
-        return self.max_bytes or SHARING_ONLY_BYTES
+        whole = self.max_bytes or SHARING_ONLY_BYTES
+        return max(whole - self.reserved_bytes, whole // 2)
 
     def get(self, scope: str, key: str, now: float) -> Entry | None:
         """Return an entry, fresh or stale, and count a hit; an expired one is removed."""
@@ -234,6 +228,9 @@ class MemoryCache:
 
     def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> CachePurge:
         """Hide all entries that match (see `CachePurge`). Few are removed immediately, many by `sweep`."""
+        if self.published is not None:
+            self.published.withdraw_covered(namespace)
+
         purge = self._purges.add(namespace, tag, task, now)
         few = len(self._tables) <= self.inline_entries
         tables = [table for scope, table in self._tables.items() if covers(namespace, scope)] if few else []
@@ -381,8 +378,11 @@ class MemoryCache:
         self.bytes -= charge
         self.removed_bytes += charge
         self.count -= 1
-        if entry.state & COMPRESSED:
-            self._count_compressed(entry, -1)
+        if entry.state & (COMPRESSED | PUBLISHED):
+            if entry.state & COMPRESSED:
+                self._count_compressed(entry, -1)
+            elif self.published is not None:
+                self.published.withdraw(entry)
 
         if entry.terms.group is not None:
             entry.terms.group.entry_removed(entry)

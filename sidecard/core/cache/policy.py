@@ -7,11 +7,12 @@ from sidecard.core.cache.entry import (
     ENTRY_OVERHEAD_BYTES,
     TERMS_OVERHEAD_BYTES,
     Entry,
+    Insertion,
     RemovalListener,
     Terms,
     unshared_terms_bytes,
 )
-from sidecard.core.cache.memory import Insertion, MemoryCache
+from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.purges import CachePurge
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote
@@ -110,6 +111,9 @@ class CachePolicy:
     def doubt_all(self) -> None:
         """Doubt every entry that is in memory now."""
         self.trust_epoch += 1
+        if self.cache.published is not None:
+            self.cache.published.withdraw_covered(None)
+
         self._shared_terms.clear()
 
     def _notes(self, insertion: Insertion, key: str, value: bytes, terms: Terms) -> list[Effect]:

@@ -8,9 +8,10 @@ from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.cache.compression import Compression
-from sidecard.core.cache.entry import COMPRESSED, Entry
+from sidecard.core.cache.entry import COMPRESSED, HITS_AND_PUBLISHED, PUBLISHED, Entry
 from sidecard.core.cache.freshness import is_fresh_for
 from sidecard.core.cache.similarity import SimilarAnswers
+from sidecard.core.cache.view.publisher import Publisher
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
@@ -37,6 +38,7 @@ class Serving(Struct, frozen=True, eq=False):
     compression: Compression
     similar_answers: SimilarAnswers
     endings: Endings
+    publisher: Publisher
 
     def count_miss(self, peer: Peer, request: wire.Begin, now: float) -> None:
         """Count that a begin found no stored answer, unless it wanted none."""
@@ -64,6 +66,8 @@ class Serving(Struct, frozen=True, eq=False):
         elif age < terms.ttl_seconds:
             ledger.count_hit(entry)
             self.counters.hits += 1
+            if self.publisher.scopes and 1 < entry.state & HITS_AND_PUBLISHED < PUBLISHED:
+                self.publisher.publish(entry, request.task, now)
         else:
             ledger.count_shared(entry.seconds, dollars, 0.0)
             self.counters.shared += 1
@@ -193,6 +197,9 @@ class Serving(Struct, frozen=True, eq=False):
         age, terms = now - entry.stored_at, entry.terms
         if request.max_age_seconds is not None and age >= request.max_age_seconds:
             return wire.Miss(request.id)
+
+        if self.publisher.scopes and 1 < entry.state & HITS_AND_PUBLISHED < PUBLISHED:
+            self.publisher.publish(entry, terms.task, now)
 
         answer = self.compression.answer(entry)
         return wire.Hit(request.id, answer, age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)

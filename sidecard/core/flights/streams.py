@@ -25,9 +25,11 @@ from msgspec import MsgspecError, Raw, Struct, structs
 from msgspec.msgpack import Decoder
 
 from sidecard.core.accounts.memory import MemoryPool
+from sidecard.core.cache.entry import chunk_count
 from sidecard.core.effects import AwaitRead, Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.nesting import LISTS
 
 WINDOW_BYTES = 256 * 1024
 """Unread bytes after which a follower is paused: a quarter of the backlog at which its whole connection is paused."""
@@ -197,7 +199,7 @@ class Streams:
         Its elements cost as much as a stream's chunks: otherwise 16 MB of nulls would take a gigabyte.
         """
         packed = memoryview(value)
-        charge = len(packed) + CHUNK_OVERHEAD_BYTES * _count_of(packed)
+        charge = len(packed) + CHUNK_OVERHEAD_BYTES * chunk_count(packed)
         return charge <= WINDOW_BYTES or self.memory.has_room(peer.uid, charge)
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
@@ -247,28 +249,15 @@ def first_of(reply: wire.Hit | wire.Shared, chunk: Raw | None = None) -> wire.Ch
 
 def chunks_of(value: Raw) -> list[Raw]:
     """Return the chunks of a stored value: the elements of a list, or the value itself."""
-    if not _is_array(memoryview(value)):
+    packed = memoryview(value)
+    if not packed or packed[0] not in LISTS:
         return [value]
 
     try:
-        return _split(memoryview(value))
+        return _split(packed)
     except (MsgspecError, RecursionError):
         # From a store that other programs write too: served as it is.
         return [value]
-
-
-def _is_array(value: memoryview) -> bool:
-    return bool(value) and (value[0] & 0xF0 == _SHORT_ARRAY or value[0] in {_ARRAY_16, _ARRAY_32})
-
-
-def _count_of(value: memoryview) -> int:
-    """Return how many chunks a stored value has without creating them: one byte may be a chunk, at the cost of a hundred."""
-    if not _is_array(value):
-        return 1
-
-    size = {_ARRAY_16: 2, _ARRAY_32: 4}.get(value[0], 0)
-    count = int.from_bytes(value[1 : 1 + size], "big") if size else value[0] & _MAX_SHORT
-    return min(count, len(value))  # a header may lie, and each chunk is at least a byte
 
 
 def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:

@@ -15,6 +15,7 @@ from sidecard.core.events import Peer, SettingsRead
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.table import Flights
 from sidecard.core.operations.status import StatusOperations
+from sidecard.core.operations.views import ViewOperations
 from sidecard.core.replies import for_operators
 from sidecard.core.scopes import Scopes
 from sidecard.core.settings import EngineSettings, LiveSettings
@@ -38,6 +39,7 @@ class SettingsOperations(Struct, frozen=True, eq=False):
     cache: MemoryCache
     memory: MemoryAccounts
     scopes: Scopes
+    views: ViewOperations
 
     def config(self, peer: Peer, request: wire.GetConfig) -> list[Effect]:
         """Show the running settings to an operator."""
@@ -78,6 +80,7 @@ class SettingsOperations(Struct, frozen=True, eq=False):
     def _apply(self, settings: EngineSettings, now: float) -> list[Effect]:
         flights, cache = self.flights, self.cache
         before, self.live.now = self.live.now, settings
+        self.views.settings_changed(before, settings)
         self.similar.drop_unconfigured()
         flights.reconsider_leases()
         self.scopes.share(settings.shared_namespaces)

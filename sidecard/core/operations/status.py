@@ -8,6 +8,7 @@ from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.similarity import SimilarAnswers
+from sidecard.core.cache.view.publisher import Publisher
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer
@@ -46,6 +47,7 @@ class StatusOperations(Struct, eq=False):
     backends: Backends
     count: Counters
     memory: MemoryAccounts
+    publisher: Publisher
     peers: int = 0
 
     def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
@@ -98,6 +100,9 @@ class StatusOperations(Struct, eq=False):
             evicted_by_limits=cache.evicted_within,
             memory_by_kind={kind: pool.total for kind, pool in self.memory.pools.items()},
             memory_by_uid=memory_by_uid or {},
+            views=len(self.publisher.scopes),
+            view_bytes=self.publisher.views.file_bytes,
+            view_entries=self.publisher.publications.live,
             expired_entries=cache.expired,
             breakers=self.backends.states(),
             store=self.store.state,

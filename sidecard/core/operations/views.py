@@ -1,55 +1,74 @@
-"""View operations: `view`, which shares the view of a namespace, and `hits`, which reports what was read from one."""
+"""View operations: `view`, which shares the view of a namespace, and what ends views."""
 
 from msgspec import Struct
 
-from sidecard.core.effects import Effect
-from sidecard.core.events import Peer, ViewFailed
+from sidecard.core.accounts.call_records import CallRecorder
+from sidecard.core.cache.view.publisher import Publisher
+from sidecard.core.cache.view.views import NoViewError, budget_of
+from sidecard.core.effects import Effect, EmitNote, SendView
+from sidecard.core.events import ClocksStepped, Peer, ViewFailed
+from sidecard.core.flights.table import Flights
+from sidecard.core.notes import ViewUnavailable
+from sidecard.core.operations.view_hits import ViewHits
 from sidecard.core.replies import error, not_yours
-from sidecard.core.scopes import Scopes, namespace_of
+from sidecard.core.scopes import Scopes
+from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.view import LAYOUT
 
 
 class ViewOperations(Struct, frozen=True, eq=False):
-    """Shares views with the peers that may read them, and accounts for their hits."""
+    """Shares views with the peers that may read them."""
 
     scopes: Scopes
+    publisher: Publisher
+    flights: Flights
+    recorder: CallRecorder
+    reports: ViewHits
     no_views: str
-    """Why there are no views; empty if there are."""
+    """Why the daemon can make no views; empty if it can."""
 
-    def view(self, peer: Peer, request: wire.GetView, now: float) -> list[Effect]:  # noqa: ARG002 - `now` is for the view's age
-        """Share the view of an own namespace."""
-        if self._own_scope(peer, request.namespace) is None:
+    def view(self, peer: Peer, request: wire.GetView, now: float) -> list[Effect]:
+        """Share the view of an own namespace: its file, and so all entries that are in it now or later."""
+        scope = self.scopes.find_own(peer, request.namespace)
+        if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        reason = self.no_views or "this daemon publishes no entries"
-        return [error(peer, request, "unavailable", f"no view: {reason}; read answers through the socket")]
+        try:
+            if self.no_views:
+                raise NoViewError(self.no_views)
 
-    def hits(self, peer: Peer, request: wire.RecordHits, now: float) -> list[Effect]:  # noqa: ARG002 - as above
-        """Account for hits that a peer has read from a view."""
-        items = (*request.hits, *request.streams, *request.gets)
-        problem = _problem(items)
-        return [error(peer, request, "bad_request", f"hits: {problem}")] if problem else []
+            if self.flights.draining:
+                raise NoViewError("the daemon is stopping")
 
-    def failed(self, event: ViewFailed, now: float) -> list[Effect]:  # noqa: ARG002 - as above
+            view = self.publisher.views.open(scope, peer, now)
+        except NoViewError as obstacle:
+            text = f"no view of namespace {request.namespace!r}: {obstacle}; its answers come through the socket"
+            return [error(peer, request, "unavailable", text)]
+
+        reply = wire.View(request.id, view.number, LAYOUT, view.size, now, self.recorder.enabled)
+        return [SendView(peer.id, reply, view.number)]
+
+    def failed(self, event: ViewFailed, now: float) -> list[Effect]:
         """Forget a view whose file could not be made."""
-        return []
+        is_new = self.publisher.views.failed(event.view, event.reason, now)
+        self.publisher.reserve()
+        return [EmitNote(ViewUnavailable(event.reason))] if is_new else []
 
-    def _own_scope(self, peer: Peer, namespace: str) -> str | None:
-        """Return the scope that the peer's own name means, even for an operator: memory that it maps shows all of the scope."""
-        scope = self.scopes.find(peer, namespace_of(namespace) or namespace)
-        return scope if ":" not in namespace or scope == namespace else None
+    def peer_lost(self, peer: Peer) -> None:
+        """Note that a connection has ended."""
+        self.reports.peer_lost(peer)
+        if self.publisher.views.peer_lost(peer):
+            self.publisher.reserve()
 
+    def settings_changed(self, before: EngineSettings, settings: EngineSettings) -> None:
+        """Withdraw all entries: other answers may be served now. Views end if other peers may read them, or with their memory."""
+        if before.shared_namespaces != settings.shared_namespaces or budget_of(before) != budget_of(settings):
+            self.publisher.views.retire_all()
+        elif before != settings:
+            self.publisher.withdraw_covered(None)
 
-def _problem(items: tuple[wire.HitItem, ...]) -> str:
-    """Return what is wrong with reported hits; empty if nothing is."""
-    if len(items) > wire.MAX_HIT_ITEMS:
-        return f"{len(items)} items; send at most {wire.MAX_HIT_ITEMS} at once"
-
-    hits = sum(count for _, count, _, _ in items)
-    if hits > wire.MAX_REPORTED_HITS:
-        return f"{hits} hits; send at most {wire.MAX_REPORTED_HITS} at once"
-
-    if any(first_at > last_at for _, _, first_at, last_at in items):
-        return "the first of some hits is later than the last"
-
-    return ""
+    def clocks_stepped(self, event: ClocksStepped) -> None:
+        """Withdraw all entries if the host slept: a client's clock may not have counted that."""
+        if event.slept_seconds:
+            self.publisher.withdraw_covered(None)

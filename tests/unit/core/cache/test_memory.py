@@ -3,9 +3,9 @@ import gc
 import pytest
 
 from sidecard.core.cache import memory
-from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, Terms
+from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, Insertion, Terms
 from sidecard.core.cache.eviction import GreedyDual
-from sidecard.core.cache.memory import SHARING_ONLY_BYTES, Insertion, MemoryCache
+from sidecard.core.cache.memory import SHARING_ONLY_BYTES, MemoryCache
 from sidecard.core.records import NO_USAGE
 from sidecard_client.protocol.wire import Usage
 

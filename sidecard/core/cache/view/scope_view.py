@@ -1,0 +1,46 @@
+"""The view of one scope."""
+
+from math import inf
+
+from sidecard.core.cache.view.publication import Publication
+from sidecard.core.cache.view.space import RecordPlace, ViewSpace
+
+STAY_SECONDS = 10.0
+"""A publication makes room for another one only after this time. Otherwise every hit by the socket would publish its entry, if
+more entries are requested than fit into the view."""
+
+
+class ScopeView:
+    """A view, and the connections that received its file."""
+
+    def __init__(self, number: int, scope: str, size: int, now: float) -> None:
+        self.number = number
+        self.scope = scope
+        self.size = size
+        self.space = ViewSpace(size)
+        self.generation = 1
+        self.used_at = now
+        """When a client last received it or reported hits."""
+        self.peers: set[int] = set()
+        """Connections that received it and have not ended."""
+        self.uids: set[int] = set()
+        """All uids that ever received it."""
+        self.full_until = -inf
+        """Until then nothing is published: what would be overwritten stays."""
+
+    def place_for(self, digest: bytes, length: int, now: float) -> RecordPlace | None:
+        """Return where to publish a record; None if it is too large, or others have to stay longer."""
+        if length > self.space.max_record_bytes:
+            return None
+
+        place = self.space.find(digest, length)
+        self.full_until = max((_stays_until(other, now) for other in place.overwritten), default=-inf)
+        if now < self.full_until or (place.replaced is not None and now < _stays_until(place.replaced, now)):
+            return None
+
+        return place
+
+
+def _stays_until(publication: Publication, now: float) -> float:
+    """Return until when a publication stays; an expired one may leave."""
+    return publication.published_at + STAY_SECONDS if now < publication.expires_at else -inf
