@@ -40,6 +40,7 @@ from sidecard.observe.logs import Log
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.scheduler import FairScheduler
+from sidecard.server.views.views import new_view_memory
 from sidecard.store.base import Store
 from sidecard_client import __version__
 from sidecard_client.protocol import wire
@@ -141,6 +142,7 @@ class Daemon:
             on_reload=lambda effect: self._reloader.request(effect),  # noqa: PLW0108 - it is created below
             metrics=engine.metrics if self._config.metrics.enabled else None,
             store=None if store is None else store.perform,
+            new_view=partial(new_view_memory, boot_id),
             before_tick=lambda: watch.check(),  # noqa: PLW0108 - it is created below
         )
         driver.take_turns(scheduler)
@@ -238,7 +240,7 @@ class Daemon:
             codec=Zstd(),
             new_index=self._parts.new_index,
             wall_offset_seconds=wall_clock() - now,
-            no_views="this daemon makes no memory files",
+            no_views="the daemon's clock is not CLOCK_BOOTTIME" if clock is awake_clock else "",
         )
         self._server.buffers.memory = engine.memory.buffers
         return engine

@@ -46,6 +46,16 @@ class ReplyWriter(Protocol):
     def serve_again(self, request: "Incoming") -> None:
         """Serve a request in the peer's next turn, before its others."""
 
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether the peer's encoding has replies with descriptors."""
+
+    def pass_descriptor(self, reply: wire.AnyReply, descriptor: int) -> bool:
+        """Send a reply with a descriptor. Return False, and send nothing, while the peer has not read all earlier ones.
+
+        Raises `OSError` if the kernel refuses to pass it.
+        """
+
     def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
         """Queue a reply to `metrics` with encoded families, which other peers get too, and flush."""
 
@@ -81,6 +91,15 @@ class DeferredWriter:
     def serve_again(self, request: "Incoming") -> None:
         """Serve a request in the peer's next turn, before its others."""
         self._writer.serve_again(request)
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether the peer's encoding has replies with descriptors."""
+        return self._writer.passes_descriptors
+
+    def pass_descriptor(self, reply: wire.AnyReply, descriptor: int) -> bool:  # noqa: ARG002 - not now
+        """Send nothing: the peer must first get its backlog."""
+        return False
 
     def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
         """Queue a reply to `metrics` behind the others."""

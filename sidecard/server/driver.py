@@ -24,6 +24,7 @@ from sidecard.core.effects import (
     ServeAgain,
     SetLogLevel,
     StoreEffect,
+    ViewEffect,
 )
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
@@ -48,6 +49,7 @@ from sidecard.server.hang_ups import HangUps
 from sidecard.server.reader import BadMessage, Incoming
 from sidecard.server.replies.metrics import MetricsReplies
 from sidecard.server.scheduler import DAEMON_UID, TURN_SECONDS, FairScheduler, Schedulable
+from sidecard.server.views.views import NewViewMemory, Views, no_memory
 from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Driver:
     `Tick` and may report that. ``on_note`` receives each note, ``on_bug`` each internal error,
     ``on_call`` the rows of the call log, ``on_level`` the new log level, ``on_reload`` requests to reread the settings.
     ``metrics``, if given, counts and times requests. ``store`` executes store effects; it may return an answer immediately.
+    ``new_view`` makes the memory of a view.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Driver:
         on_reload: Callable[[ReadSettings], None] | None = None,
         metrics: DaemonMetrics | None = None,
         store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
+        new_view: NewViewMemory = no_memory,
         before_tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
@@ -115,6 +119,15 @@ class Driver:
         self._on_idle: Callable[[], None] | None = None
         self._metrics_replies = MetricsReplies(self.metrics_sources, self._writers.get, clock)
         self._enqueue: Callable[[Schedulable, int], None] = _work_at_once
+        self._views = Views(
+            loop,
+            clock,
+            new_memory=new_view,
+            writers=self._writers.get,
+            enqueue=lambda work: self._enqueue(work, DAEMON_UID),
+            handle=self.handle,
+            count=self._count_view,
+        )
         self._request_turns: Callable[[], None] = lambda: None
 
     def peer_joined(self, peer: Peer, writer: ReplyWriter, descriptor: int | None = None) -> None:
@@ -298,12 +311,18 @@ class Driver:
             self._enqueue(self._metrics_replies, effect.uid)
             if self._metrics is not None:
                 self._metrics.requests[wire.GetMetrics, wire.Metrics] += 1
+        elif isinstance(effect, ViewEffect):
+            self._views.perform(effect)
         elif type(effect) is SetLogLevel and self._on_level is not None:
             self._on_level(effect.level)
         elif type(effect) is ReadSettings and self._on_reload is not None:
             self._on_reload(effect)
         else:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
+
+    def _count_view(self, reply: type[wire.AnyReply]) -> None:
+        if self._metrics is not None:
+            self._metrics.requests[wire.GetView, reply] += 1
 
     def _settle(self, now: float) -> None:
         """After an event: handle what it caused, flush the replies, and set the timer."""

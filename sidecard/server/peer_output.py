@@ -16,7 +16,9 @@ from sidecard.server.peer_timers import PeerTimers
 from sidecard.server.replies.large import around_value, shared_value
 from sidecard.server.replies.metrics import metrics_frame
 from sidecard.server.scheduler import FairScheduler
+from sidecard.server.views.passing import pass_descriptor
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,7 @@ class PeerOutput(PeerTimers):
 
     _peer: Peer
     _transport: asyncio.Transport
+    _descriptor: int | None
 
     def __init__(self, context: ServerContext, limits: LimitSettings) -> None:
         self._driver, self._connections, self._scheduler, self._buffers, json_values, self._loop = context
@@ -115,6 +118,31 @@ class PeerOutput(PeerTimers):
             self._write_shared(metrics_frame(request_id, families))
 
         self.flush()
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether the peer's encoding has replies with descriptors."""
+        return not self._reader.json
+
+    def pass_descriptor(self, reply: wire.AnyReply, descriptor: int) -> bool:
+        """Send a reply with a descriptor. Return False, and send nothing, while the peer has not read all earlier ones.
+
+        Raises `OSError` if the kernel refuses to pass it.
+        """
+        self._write()
+        transport = self._transport
+        if self._closing or transport.is_closing() or self._descriptor is None:
+            return True
+
+        if transport.get_write_buffer_size():
+            return False
+
+        data = frame(wire.pack(reply))
+        sent = pass_descriptor(self._descriptor, data, descriptor)
+        if 0 < sent < len(data):
+            transport.write(data[sent:])
+
+        return sent > 0
 
     def flush(self) -> None:
         """Pass the queued replies to the transport."""

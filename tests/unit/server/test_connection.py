@@ -1,5 +1,8 @@
 """One connection: encodings, ends, and peers that do not read."""
 
+import os
+import socket
+
 import pytest
 
 from sidecard.config.schema import LimitSettings
@@ -429,3 +432,52 @@ def test_a_number_that_is_out_of_range_is_explained(usage: str, explained: str) 
 
     assert (error["code"], error["id"], pong["type"]) == ("bad_request", 7, "pong")
     assert explained in error["message"]
+
+
+def test_a_descriptor_is_passed_between_whole_replies() -> None:
+    """After queued replies, when the transport has nothing left to send; the rest of a frame follows at once."""
+    server = ServerHarness()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = server.connect(connected=ours)
+        peer.send(wire.Ping(id=1))
+        peer.received()
+        connection = peer.connection
+        assert connection.passes_descriptors
+        reply = wire.View(2, view=1, layout=1, size=4096, now_seconds=1.0)
+        connection.queue(wire.Ok(3))
+        peer.transport.buffered = 5
+        assert not connection.pass_descriptor(reply, ours.fileno())
+        assert peer.received() == [wire.Ok(3)]
+
+        peer.transport.buffered = 0
+        assert connection.pass_descriptor(reply, ours.fileno())
+        data, descriptors, _, _ = socket.recv_fds(theirs, 4096, 4)
+        assert wire.unpack_reply(data[4:]) == reply
+        assert [os.path.sameopenfile(descriptor, ours.fileno()) for descriptor in descriptors] == [True]
+        os.close(descriptors[0])
+
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        long = wire.Error(4, "internal", "x" * (1 << 20))
+        assert connection.pass_descriptor(long, ours.fileno())
+        data, descriptors, _, _ = socket.recv_fds(theirs, 1 << 20, 4)
+        os.close(descriptors[0])
+        while True:
+            try:
+                data += theirs.recv(1 << 20, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+
+        assert wire.unpack_reply((data + peer.transport.sent)[4:]) == long
+
+
+def test_a_descriptor_for_a_closing_peer_is_dropped() -> None:
+    """Nothing can be sent to it any more."""
+    server = ServerHarness()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = server.connect(connected=ours)
+        peer.transport.broken = True
+        assert peer.connection.pass_descriptor(wire.Ok(1), ours.fileno())
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1, socket.MSG_DONTWAIT)

@@ -1,0 +1,1 @@
+"""Views: memory files with published entries, written by the daemon and read by clients."""

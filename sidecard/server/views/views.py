@@ -1,0 +1,87 @@
+"""Perform the engine's view effects: keep the files of all views, and send their descriptors to peers."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sidecard.core.effects import OpenView, RetireView, SendView, ViewEffect
+from sidecard.core.events import ViewFailed
+from sidecard.server.deliveries import ReplyWriter
+from sidecard.server.scheduler import Schedulable
+from sidecard.server.views.delivery import ViewDeliveries
+from sidecard.server.views.file import ViewFile, reason_of
+from sidecard.server.views.memory import ViewMemory
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.view import header_for
+
+if TYPE_CHECKING:
+    import asyncio
+
+NewViewMemory = Callable[[OpenView], ViewMemory]
+
+
+def new_view_memory(boot_id: str, effect: OpenView) -> ViewMemory:
+    """Return the memory of a view of the run ``boot_id``. Raises `OSError`."""
+    return ViewMemory(header_for(effect.view, effect.size, effect.slot_count, boot_id))
+
+
+def no_memory(_: OpenView) -> ViewMemory:
+    """Stand in for memory in a server that shares none."""
+    raise OSError("this server shares no memory")
+
+
+class Views:
+    """The files of all views. ``new_memory`` makes that of one, and may raise `OSError`; ``writers`` returns a peer's writer.
+
+    ``enqueue`` requests turns, ``handle`` gets `ViewFailed`, ``count`` the class of each reply.
+    """
+
+    def __init__(
+        self,
+        loop: "asyncio.AbstractEventLoop",
+        clock: Callable[[], float],
+        *,
+        new_memory: NewViewMemory,
+        writers: Callable[[int], ReplyWriter | None],
+        enqueue: Callable[[Schedulable], None],
+        handle: Callable[[ViewFailed], None],
+        count: Callable[[type[wire.AnyReply]], None],
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._new_memory = new_memory
+        self._enqueue = enqueue
+        self._handle = handle
+        self._files: dict[int, ViewFile] = {}
+        self._deliveries = ViewDeliveries(
+            loop, writers=writers, descriptor_of=lambda view: self._files[view].descriptor, count=count
+        )
+
+    def perform(self, effect: ViewEffect) -> None:
+        """Perform an effect. If a view's file could not be made, the engine learns of that next, and its effects end."""
+        if isinstance(effect, SendView):
+            self._deliveries.send(effect)
+        elif isinstance(effect, OpenView):
+            self._open(effect)
+        elif isinstance(effect, RetireView):
+            file = self._files.pop(effect.view, None)
+            if file is not None:
+                file.retire()
+                self._enqueue(file)
+        else:
+            file = self._files.get(effect.view)
+            if file is not None:
+                file.change(effect)
+
+    def _open(self, effect: OpenView) -> None:
+        def fail(error: OSError) -> None:
+            self._files.pop(effect.view, None)
+            # Not within the event that opens the view.
+            self._loop.call_soon(self._handle, ViewFailed(effect.view, reason_of(error)))
+
+        try:
+            memory = self._new_memory(effect)
+        except OSError as error:
+            fail(error)
+        else:
+            file = self._files[effect.view] = ViewFile(memory, self._clock, fail)
+            self._enqueue(file)

@@ -1,0 +1,124 @@
+"""The memory file of a view: fully allocated, sealed, and erased at its end."""
+
+import fcntl
+import mmap
+import os
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecard.server.views.memory import PIECE_BYTES, ViewMemory
+from sidecard_client.protocol import view
+
+SIZE = 3 * PIECE_BYTES + 4096
+
+
+def new_memory(size: int = SIZE) -> ViewMemory:
+    """Return a view's file, not yet allocated."""
+    return ViewMemory(view.header_for(5, size, view.slots_for(size), "0123456789abcdef"))
+
+
+@pytest.fixture
+def memory() -> Iterator[ViewMemory]:
+    """Return an allocated file."""
+    one = new_memory()
+    assert len(list(one.allocate())) == 4, "in pieces"
+    yield one
+    one.close()
+
+
+def test_the_file_is_fully_allocated(memory: ViewMemory) -> None:
+    """A page that is allocated later could end its reader with SIGBUS."""
+    status = os.fstat(memory.descriptor)
+    assert status.st_size == SIZE
+    assert status.st_blocks * 512 >= SIZE
+
+
+def test_the_daemon_writes_and_a_reader_sees_it(memory: ViewMemory) -> None:
+    """The reader's mapping shows later changes. The header was written before."""
+    with mmap.mmap(memory.descriptor, SIZE, prot=mmap.PROT_READ) as reader:
+        assert view.decode_header(reader[: view.HEADER_BYTES]).view == 5
+        memory.store(((8192, b"record"), (view.GENERATION_AT, 2)))
+        assert reader[8192:8198] == b"record"
+        assert view.decode_header(reader[: view.HEADER_BYTES]).generation == 2
+        assert memory.word(view.GENERATION_AT) == 2
+
+
+def reopened(descriptor: int, write: Callable[[int], object], flags: int = 0) -> None:
+    """Open the file once more, for writing, and write."""
+    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | flags)
+    try:
+        write(again)
+    finally:
+        os.close(again)
+
+
+WRITES: dict[str, Callable[[int], object]] = {
+    "map": lambda descriptor: mmap.mmap(descriptor, SIZE),
+    "write": lambda descriptor: os.pwrite(descriptor, b"x", 8192),
+    "shrink": lambda descriptor: os.ftruncate(descriptor, 4096),
+    "grow": lambda descriptor: os.ftruncate(descriptor, 2 * SIZE),
+    "allocate": lambda descriptor: os.posix_fallocate(descriptor, SIZE, 4096),
+    "reopen and map": lambda descriptor: reopened(descriptor, lambda again: mmap.mmap(again, SIZE)),
+    "reopen and write": lambda descriptor: reopened(descriptor, lambda again: os.pwrite(again, b"x", 8192)),
+    "reopen and append": lambda descriptor: reopened(descriptor, lambda again: os.write(again, b"x"), os.O_APPEND),
+    "truncate": lambda descriptor: os.truncate(f"/proc/self/fd/{descriptor}", 0),
+    "unseal": lambda descriptor: fcntl.fcntl(descriptor, view.ADD_SEALS, 0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_nothing_else_can_change_the_file(memory: ViewMemory, write: Callable[[int], object]) -> None:
+    """Not even the daemon's own descriptor, of which clients get a copy."""
+    with pytest.raises(PermissionError):
+        write(memory.descriptor)
+
+
+def test_memory_that_the_host_refuses_raises() -> None:
+    """The error comes while the file is allocated, before anyone uses it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * PIECE_BYTES, hard))
+    short = new_memory()
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            list(short.allocate())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        short.close()
+
+
+def test_an_erased_file_has_only_its_header(memory: ViewMemory) -> None:
+    """Whoever still maps it finds nothing."""
+    with mmap.mmap(memory.descriptor, SIZE, prot=mmap.PROT_READ) as reader:
+        memory.store(((view.HEADER_BYTES, b"x" * (SIZE - view.HEADER_BYTES)),))
+        assert len(list(memory.erase())) == 3, "in pieces"
+        assert reader[:8] == b"sidecard"
+        assert not any(reader[view.HEADER_BYTES :])
+
+
+def test_a_closed_file_leaves_neither_descriptor_nor_mapping() -> None:
+    """Nor does one that was never allocated."""
+
+    def held() -> tuple[int, int]:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+        return len(list(Path("/proc/self/fd").iterdir())), maps.count("sidecard-view")
+
+    before = held()
+    whole, unused = new_memory(), new_memory()
+    list(whole.allocate())
+    assert held() > before
+    whole.close()
+    unused.close()
+    assert held() == before
+
+
+def test_a_child_process_does_not_keep_the_memory(memory: ViewMemory) -> None:
+    """A forked child has no mapping."""
+    pid = os.fork()
+    if not pid:
+        os._exit("sidecard-view" in Path("/proc/self/maps").read_text(encoding="utf-8"))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert "sidecard-view" in Path("/proc/self/maps").read_text(encoding="utf-8")
