@@ -40,7 +40,7 @@ from sidecard.observe.logs import Log
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.scheduler import FairScheduler
-from sidecard.server.views.views import new_view_memory
+from sidecard.server.views.files import new_view_memory
 from sidecard.store.base import Store
 from sidecard_client import __version__
 from sidecard_client.protocol import wire

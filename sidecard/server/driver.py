@@ -49,7 +49,7 @@ from sidecard.server.hang_ups import HangUps
 from sidecard.server.reader import BadMessage, Incoming
 from sidecard.server.replies.metrics import MetricsReplies
 from sidecard.server.scheduler import DAEMON_UID, TURN_SECONDS, FairScheduler, Schedulable
-from sidecard.server.views.views import NewViewMemory, Views, no_memory
+from sidecard.server.views.files import NewViewMemory, ViewFiles, no_memory
 from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Driver:
         self._on_idle: Callable[[], None] | None = None
         self._metrics_replies = MetricsReplies(self.metrics_sources, self._writers.get, clock)
         self._enqueue: Callable[[Schedulable, int], None] = _work_at_once
-        self._views = Views(
+        self._views = ViewFiles(
             loop,
             clock,
             new_memory=new_view,

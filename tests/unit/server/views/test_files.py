@@ -14,7 +14,7 @@ from sidecard.core.events import ViewFailed
 from sidecard.server.scheduler import DAEMON_UID, FairScheduler
 from sidecard.server.views import delivery
 from sidecard.server.views.memory import PIECE_BYTES, ViewMemory
-from sidecard.server.views.views import Views, new_view_memory, no_memory
+from sidecard.server.views.files import ViewFiles, new_view_memory, no_memory
 from sidecard_client.protocol import view, wire
 from tests.plain_view import PlainView
 from tests.unit.server.harness import FakeLoop
@@ -55,7 +55,7 @@ class FakeWriter:
 
 
 class Shared:
-    """`Views` with its neighbours: a loop and turns that the test advances, and peers."""
+    """`ViewFiles` with its neighbours: a loop and turns that the test advances, and peers."""
 
     def __init__(self, new_memory: Any = None) -> None:
         self.loop = FakeLoop()
@@ -65,7 +65,7 @@ class Shared:
         self.failed: list[ViewFailed] = []
         self.peers = {1: FakeWriter(), 2: FakeWriter()}
         self.counted = Counter[type]()
-        self.views = Views(
+        self.views = ViewFiles(
             self.loop,  # type: ignore[arg-type]  # the part of a loop that is used
             self.loop.clock,
             new_memory=new_memory or self._new_memory,

@@ -29,7 +29,7 @@ def no_memory(_: OpenView) -> ViewMemory:
     raise OSError("this server shares no memory")
 
 
-class Views:
+class ViewFiles:
     """The files of all views. ``new_memory`` makes that of one, and may raise `OSError`; ``writers`` returns a peer's writer.
 
     ``enqueue`` requests turns, ``handle`` gets `ViewFailed`, ``count`` the class of each reply.
