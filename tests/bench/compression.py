@@ -12,7 +12,7 @@ from itertools import accumulate
 from statistics import median
 from time import perf_counter
 
-from sidecard.cli.bench.hosts import Hosts
+from sidecard.cli.bench.hosts import NO_VIEW, Hosts
 from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, ratio_of
 from sidecard.cli.processes import end
@@ -75,7 +75,9 @@ def _hits(hosts: Hosts, effort: Effort) -> list[Row]:
     with ExitStack() as stack:
         clients = {}
         for side, flags in _SIDES.items():
-            path, _ = hosts.processes.start_daemon(side, "--no-state", "--set", "cache.ttl_seconds=86400", *flags)
+            path, _ = hosts.processes.start_daemon(
+                side, "--no-state", *NO_VIEW, "--set", "cache.ttl_seconds=86400", *flags
+            )
             clients[side] = stack.enter_context(Client(path))
             for number in texts:
                 clients[side].call(texts.__getitem__, number, name="text")
@@ -109,7 +111,7 @@ def _memory(hosts: Hosts) -> Row:
     texts = prose(MEMORY_TEXTS + WARM_UP_TEXTS, TEXT_BYTES)
     grown = {}
     for side in ("plain", "cached"):
-        flags = "--no-state", "--set", "cache.max_bytes=16GiB", *_SIDES[side]
+        flags = "--no-state", *NO_VIEW, "--set", "cache.max_bytes=16GiB", *_SIDES[side]
         path, process = hosts.processes.start_daemon(f"memory-{side}", *flags)
         with Client(path) as client:
             for number, text in enumerate(texts[:WARM_UP_TEXTS]):
@@ -133,5 +135,5 @@ if __name__ == "__main__":
     run_parts(
         "compression",
         "Measures the cost and benefit of storing large answers compressed.",
-        Part(compression, one_cpu=True),
+        Part(compression, "one cpu"),
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 import pydantic
 
-from sidecard.cli.bench.hosts import ASYNC_WORKER, Hosts, WorkerProcess, perform_together
-from sidecard.cli.bench.load import VALUE, Order, Upstream
+from sidecard.cli.bench.hosts import ASYNC_WORKER, NO_VIEW, Hosts, WorkerProcess, perform_together
+from sidecard.cli.bench.load import VALUE, Order, answer_async
 from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard.cli.query import query
@@ -28,16 +28,16 @@ GATHER_SECONDS = 30.0
 
 def waiters(hosts: Hosts, effort: Effort) -> list[Row]:
     """Compare delivering one call's answer to a thousand waiters with a thousand hits."""
-    workers = hosts.workers(WAITING_PROCESSES, ASYNC_WORKER, "sidecard")
+    workers = hosts.workers(WAITING_PROCESSES, ASYNC_WORKER, "socket")
     share = WAITERS // WAITING_PROCESSES
     delivered, hit = [], []
     calls = 0
     for number in range(effort.rounds):
-        flight = _HeldFlight(hosts.sockets["sidecard"], f"What does everybody want to know in round {number}?")
+        flight = _HeldFlight(hosts.sockets["socket"], f"What does everybody want to know in round {number}?")
         upstream_calls, seconds = flight.run(workers, share)
         calls = max(calls, upstream_calls)
         delivered.append(seconds)
-        order = Order("burst", count=share, concurrent=share)
+        order = Order("burst", "socket", count=share, concurrent=share)
         results = perform_together(workers, order)
         hit.append(max(result.ended_at for result in results) - order.start_at)
 
@@ -64,7 +64,7 @@ class _HeldFlight:
         try:
             self._leased.wait(GATHER_SECONDS)
             for worker in workers:
-                worker.order(Order("join", count=share, prompt=self._prompt))
+                worker.order(Order("join", "socket", count=share, prompt=self._prompt))
 
             self._wait_for_waiters(share * len(workers))
         finally:
@@ -77,7 +77,7 @@ class _HeldFlight:
 
     def _hold(self) -> None:
         with Client(self._path, on_unavailable="raise") as client:
-            client.call(self._answer, self._prompt, name=name_of(Upstream().answer_async))
+            client.call(self._answer, self._prompt, name=name_of(answer_async))
 
     def _answer(self, prompt: str) -> str:  # noqa: ARG002 - the signature of a model
         self._calls += 1
@@ -97,7 +97,7 @@ class _HeldFlight:
 
 def daemon_metrics(hosts: Hosts, effort: Effort) -> list[Row]:
     """Compare a hit of a daemon with metrics with one of a daemon without them."""
-    flags = "--no-state", "--set", "cache.ttl_seconds=86400", "--set"
+    flags = "--no-state", *NO_VIEW, "--set", "cache.ttl_seconds=86400", "--set"
     times: dict[str, list[float]] = {"true": [], "false": []}
     with ExitStack() as stack:
         clients = {}
@@ -165,7 +165,7 @@ def extract_plain(_: str) -> dict[str, Any]:
 def typed_values(hosts: Hosts, effort: Effort) -> list[Row]:
     """Compare a hit whose value is a model with one whose value is a dict of the same content."""
     times: dict[Any, list[float]] = {extract: [], extract_plain: []}
-    with Client(hosts.sockets["sidecard"]) as client:
+    with Client(hosts.sockets["socket"]) as client:
         for function in times:
             client.call(function, "text")
 
@@ -190,6 +190,6 @@ if __name__ == "__main__":
         "own_ratios",
         "Compares waiters with hits, and hits with and without the daemon's metrics and typed values.",
         Part(waiters),
-        Part(daemon_metrics, one_cpu=True),
-        Part(typed_values, one_cpu=True),
+        Part(daemon_metrics, "one cpu"),
+        Part(typed_values, "one cpu"),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from sidecard.cli.bench.hosts import WORKER, Hosts, WorkerProcess
+from sidecard.cli.bench.hosts import NO_VIEW, WORKER, Hosts, WorkerProcess
 from sidecard.cli.bench.load import VALUE, Order
 from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, compare
@@ -56,18 +56,18 @@ def memory(hosts: Hosts, _: Effort) -> list[Row]:
 
 def many_entries(hosts: Hosts, effort: Effort) -> list[Row]:
     """Compare a hit with a million entries with one with a thousand."""
-    flags = ("--set", "cache.max_bytes=16GiB", "--set", "cache.ttl_seconds=86400")
+    flags = (*NO_VIEW, "--set", "cache.max_bytes=16GiB", "--set", "cache.ttl_seconds=86400")
     workers = {}
     for name, count in (("few", FEW), ("many", MANY)):
         path, _ = hosts.processes.start_daemon(name, *flags)
         put_entries(path, _entries("other", count, wire.pack(VALUE[:64])))
-        workers[name] = WorkerProcess(hosts.processes, WORKER, {"sidecard": path})
+        workers[name] = WorkerProcess(hosts.processes, WORKER, {"socket": path})
         workers[name].result()
 
     times: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(effort.rounds):
         for name, worker in workers.items():
-            times[name].append(worker.perform(Order("single", count=effort.calls)).seconds)
+            times[name].append(worker.perform(Order("single", "socket", effort.calls)).seconds)
 
     return [compare(f"hit at {MANY:,} entries against {FEW:,}", 1.2, times["many"], times["few"], ("many", "few"))]
 
@@ -79,12 +79,12 @@ def idle_peers(hosts: Hosts, effort: Effort) -> list[Row]:
     if missing:
         return [Row(what, 1.2, missing=missing)]
 
-    (worker,) = hosts.workers(1, WORKER, "sidecard")
-    order = Order("single", count=effort.calls)
+    (worker,) = hosts.workers(1, WORKER, "socket")
+    order = Order("single", "socket", effort.calls)
     alone, among_many = [], []
     for _ in range(effort.rounds):
         alone.append(worker.perform(order).seconds)
-        with _idle_connections(hosts.sockets["sidecard"]):
+        with _idle_connections(hosts.sockets["socket"]):
             among_many.append(worker.perform(order).seconds)
 
     return [compare(what, 1.2, among_many, alone, ("among_many", "alone"))]
@@ -177,8 +177,8 @@ if __name__ == "__main__":
     run_parts(
         "scale",
         "Measures the effect of many entries, many peers and churn on time and memory.",
-        Part(idle_peers, one_cpu=True),
+        Part(idle_peers, "one cpu"),
         Part(memory),
-        Part(many_entries, one_cpu=True),
+        Part(many_entries, "one cpu"),
         Part(churn),
     )

@@ -9,12 +9,12 @@ from tests.bench.sdk_overhead import sdk_overhead
 SOURCES = (
     *PARTS,
     Part(waiters),
-    Part(daemon_metrics, one_cpu=True),
-    Part(typed_values, one_cpu=True),
-    Part(compression, one_cpu=True),
-    Part(idle_peers, one_cpu=True),
+    Part(daemon_metrics, "one cpu"),
+    Part(typed_values, "one cpu"),
+    Part(compression, "one cpu"),
+    Part(idle_peers, "one cpu"),
     Part(memory),
-    Part(many_entries, one_cpu=True),
+    Part(many_entries, "one cpu"),
     Part(churn),
     Part(sdk_overhead),
 )

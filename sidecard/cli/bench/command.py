@@ -1,6 +1,7 @@
 """``sidecard bench``: measure ratios to other software on this machine."""
 
 import argparse
+from pathlib import Path
 
 import msgspec
 
@@ -14,13 +15,14 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure the speed on this machine",
-        description="Measure sidecard against redis-py with hiredis and redis-server, a bare echo over a Unix socket, "
-        "prometheus_client, and an empty Python interpreter, in interleaved rounds. Print each ratio with its target. "
+        description="Measure sidecard against redis-py with hiredis and redis-server, cachetools, diskcache, a bare echo over a "
+        "Unix socket, prometheus_client, and an empty Python interpreter, in interleaved rounds. Print each ratio with its target. "
         "Exit code 1 if a target is missed.",
     )
     parser.add_argument("--quick", action="store_true", help="few rounds: less precise, in a quarter of the time")
     parser.add_argument("--rounds", type=_rounds, metavar="N", help="rounds of each measurement (7)")
     parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the times of hits to an SVG file")
     parser.set_defaults(run=_run)
 
 
@@ -39,6 +41,11 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         warn("interrupted; all processes of the bench have ended")
         return INTERRUPTED
+
+    if arguments.picture is not None:
+        from sidecard.cli.bench import picture  # noqa: PLC0415 - as above
+
+        arguments.picture.write_text(picture.draw(rows))
 
     if arguments.json:
         write_json({"rounds": rounds, "rows": [msgspec.to_builtins(row) | {"verdict": row.verdict} for row in rows]})

@@ -7,46 +7,69 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from time import monotonic
-from typing import Self
+from time import monotonic, sleep
+from typing import Literal, Self
 
 from sidecard.cli.bench.load import Order, Result, read_result, reply_bytes, request_bytes, write
 from sidecard.cli.bench.rows import INSTALL
 from sidecard.cli.processes import Processes
+from sidecard.cli.query import query
 from sidecard.errors import SidecardError
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.values import REPORT_SECONDS
 
 START_DELAY_SECONDS = 0.02
 """Delay of a common start, so that every worker has received its order by then."""
 
-WORKER = "sidecard.cli.bench.worker"
-ASYNC_WORKER = "sidecard.cli.bench.async_worker"
+WORKER = "sidecard.cli.bench.processes.worker"
+ASYNC_WORKER = "sidecard.cli.bench.processes.async_worker"
+
+NO_VIEW = ("--set", "cache.view_bytes=0")
+"""Flags of a daemon that answers every hit by its socket."""
+
+REPORTED_SECONDS = 2 * REPORT_SECONDS
+"""By then, clients have reported their hits on views."""
+
+LEAST_READ = 0.95
+"""Share of a worker's hits that have to be read from the view. The others belong to entries that were published again."""
+
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+Placement = Literal["anywhere", "one cpu", "apart"]
 
 
 class Hosts:
-    """Context manager: ``sockets`` has each server's path; ``redis_missing`` says why there is no Redis.
+    """Context manager: ``sockets`` has each server's path, and a directory for systems without one.
 
-    With ``one_cpu`` all processes share one processor. Client and server take turns anyway, and waking the other one on
-    another processor takes 1 to 40 us, depending on the host's scheduler: more than the difference to be measured.
+    ``sidecard`` is a daemon with default settings, ``socket`` one without views. ``missing`` says of a side why it is not there.
+
+    On ``one cpu``, client and server take turns anyway, and waking the other one on another processor takes 1 to 40 us, depending
+    on the host's scheduler: more than the difference to be measured. Placed ``apart``, all servers are on one processor, and all
+    workers on another.
     """
 
-    def __init__(self, *, one_cpu: bool = False) -> None:
+    def __init__(self, placement: Placement = "anywhere") -> None:
         self.processes = Processes()
         self._cpus = os.sched_getaffinity(0)
-        self._one_cpu = one_cpu
+        self._placement = placement
         self.sockets: dict[str, str] = {}
-        self.redis_missing = ""
+        self.missing: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self.processes.__enter__()
         try:
-            if self._one_cpu:
+            if self._placement != "anywhere":
                 os.sched_setaffinity(0, {max(self._cpus)})  # child processes inherit it
 
             # Entries must not expire during the bench.
             flags = ("--set", "cache.ttl_seconds=86400")
             self.sockets["sidecard"], self.daemon = self.processes.start_daemon("sidecard", *flags)
+            self.sockets["socket"], self.daemon_without_views = self.processes.start_daemon("socket", *flags, *NO_VIEW)
             self._start_echo()
             self._start_redis()
+            self._find_caches()
+            if self._placement == "apart":
+                os.sched_setaffinity(0, {min(self._cpus)})
         except BaseException:
             self.__exit__()
             raise
@@ -56,6 +79,21 @@ class Hosts:
     def __exit__(self, *_: object) -> None:
         os.sched_setaffinity(0, self._cpus)
         self.processes.__exit__()
+
+    @property
+    def cpus(self) -> int:
+        """Return the number of processors."""
+        return len(self._cpus)
+
+    def view_hits(self) -> int:
+        """Return how many hits on views clients have reported to ``sidecard``, once all of them have reported."""
+        sleep(REPORTED_SECONDS)
+        return query(self.sockets["sidecard"], wire.GetStats(id=1), wire.Stats).view_hits
+
+    def fault_of_views(self, before: int, hits: int) -> str:
+        """Say how many of ``hits`` were not read from a view since `view_hits` was ``before``; nothing if nearly all were."""
+        read = self.view_hits() - before
+        return "" if read >= LEAST_READ * hits else f"only {read:,} of {hits:,} hits were read from a view"
 
     def workers(self, count: int, module: str, *sides: str) -> list["WorkerProcess"]:
         """Start worker processes that are connected to ``sides`` and have stored the answers they will request."""
@@ -69,14 +107,14 @@ class Hosts:
     def _start_echo(self) -> None:
         path = self.processes.directory / "echo.sock"
         sizes = str(request_bytes()), str(reply_bytes())
-        process = self.processes.start(sys.executable, "-m", "sidecard.cli.bench.echo", str(path), *sizes)
+        process = self.processes.start(sys.executable, "-m", "sidecard.cli.bench.processes.echo", str(path), *sizes)
         self.processes.wait_until(process, path.exists)
         self.sockets["echo"] = str(path)
 
     def _start_redis(self) -> None:
         command = redis_server()
         if command is None or not all(map(importlib.util.find_spec, ("redis", "hiredis"))):
-            self.redis_missing = INSTALL
+            self.missing["redis"] = INSTALL
             return
 
         path = self.processes.directory / "redis.sock"
@@ -85,6 +123,13 @@ class Hosts:
         process = self.processes.start(command, *flags, stdout=subprocess.DEVNULL)
         self.processes.wait_until(process, path.exists)
         self.sockets["redis"] = str(path)
+
+    def _find_caches(self) -> None:
+        for side, package in (("memory", "cachetools"), ("disk", "diskcache")):
+            if importlib.util.find_spec(package) is None:
+                self.missing[side] = INSTALL
+            else:
+                self.sockets[side] = str(self.processes.directory / package)
 
 
 class WorkerProcess:
@@ -137,3 +182,10 @@ def redis_server() -> str | None:
             return str(program)
 
     return shutil.which("redis-server")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = fields[11:13]
+    return (int(user) + int(system)) / CLOCK_TICKS

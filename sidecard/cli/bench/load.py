@@ -1,5 +1,6 @@
 """The load of the bench: prompts, answers, and the orders of its worker processes."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -20,25 +21,40 @@ PROMPTS = tuple(
 )
 
 
-class Upstream:
-    """A model that answers immediately and counts its calls."""
+class Answers:
+    """A model that answers immediately and counts its calls, by plain functions."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def answer(self, prompt: str) -> str:  # noqa: ARG002 - the signature of a model
-        """Answer any prompt."""
-        self.calls += 1
-        return VALUE
 
-    async def answer_async(self, prompt: str) -> str:
-        """Answer any prompt."""
-        return self.answer(prompt)
+ANSWERS = Answers()
+
+
+def answer(prompt: str) -> str:  # noqa: ARG001 - the signature of a model
+    """Answer any prompt."""
+    ANSWERS.calls += 1
+    return VALUE
+
+
+async def answer_async(prompt: str) -> str:
+    """Answer any prompt."""
+    return answer(prompt)
+
+
+PERCENTILES = {"p1": 0.01, "p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+"""The quantiles of a result, by name."""
+
+
+def quantiles_of(times: Sequence[float]) -> dict[str, float]:
+    """Return the quantiles of some times: each is exceeded by its share of them at most."""
+    ordered = sorted(times)
+    return {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in PERCENTILES.items()}
 
 
 def request_bytes() -> int:
     """Return the size of the frame that requests a hit."""
-    call = calls.prepare(Options(), Upstream().answer, (PROMPTS[0],), {})
+    call = calls.prepare(Options(), answer, (PROMPTS[0],), {})
     return len(frame(wire.pack(call.begin(1))))
 
 
@@ -53,7 +69,7 @@ def reply_bytes() -> int:
 class Order(Struct, omit_defaults=True):
     """An order to a worker process.
 
-    ``single``  make ``count`` hits, one after another; the result has their median time
+    ``single``  make ``count`` hits, one after another; the result has their median time and the other `PERCENTILES`
     ``misses``  the same with new prompts
     ``rate``    make hits for ``seconds``; the result has their number and the elapsed time
     ``burst``   make ``count`` hits in ``concurrent`` tasks; the result has the elapsed time
@@ -78,7 +94,8 @@ class Result(Struct, omit_defaults=True):
     ended_at: float = 0.0
     """Monotonic instant."""
     upstream_calls: int = 0
-    """Calls of this worker's own `Upstream` during the order."""
+    """Calls of this worker's own `answer` during the order."""
+    quantiles: dict[str, float] = {}
 
 
 read_order = msgspec.json.Decoder(Order).decode

@@ -20,7 +20,7 @@ SERIES = 20
 INCREMENTS = 200
 """Increments per call of `Effort`: an increment is that much faster than a call."""
 
-_PEER = "sidecard.cli.bench.metrics_peer"
+_PEER = "sidecard.cli.bench.processes.metrics_peer"
 
 
 def metrics(hosts: Hosts, effort: Effort) -> list[Row]:

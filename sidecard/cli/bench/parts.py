@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from sidecard.cli.bench import crowd, metrics, single, stores
-from sidecard.cli.bench.hosts import Hosts
+from sidecard.cli.bench import crowd, hits, limited, metrics, single, stores
+from sidecard.cli.bench.hosts import Hosts, Placement
 from sidecard.cli.bench.rows import Effort, Row
 
 
 class Part(Struct, frozen=True):
-    """Measurements that share servers; with ``one_cpu``, all processes run on one processor (see `Hosts`)."""
+    """Measurements that share servers, placed on processors as `Hosts` describes."""
 
     run: Callable[[Hosts, Effort], list[Row]]
-    one_cpu: bool = False
+    placement: Placement = "anywhere"
 
     @property
     def name(self) -> str:
@@ -22,14 +22,17 @@ class Part(Struct, frozen=True):
 
     def measure(self, effort: Effort) -> list[Row]:
         """Start the servers, measure, and stop the servers."""
-        with Hosts(one_cpu=self.one_cpu) as hosts:
+        with Hosts(self.placement) as hosts:
             return self.run(hosts, effort)
 
 
 PARTS = (
-    Part(single.hits_and_misses, one_cpu=True),
+    Part(hits.hits_on_one_core, "one cpu"),
+    Part(hits.hits_on_own_cores, "apart"),
+    Part(single.misses, "one cpu"),
     Part(crowd.rates),
-    Part(stores.stores, one_cpu=True),
-    Part(metrics.metrics, one_cpu=True),
+    Part(limited.half_a_core),
+    Part(stores.stores, "one cpu"),
+    Part(metrics.metrics, "one cpu"),
     Part(single.starts),
 )

@@ -28,6 +28,10 @@ class Row(Struct, frozen=True):
     missing: str = ""
     fault: str = ""
     """An incorrect result; the row is then missed, whatever the time."""
+    remark: str = ""
+    """How it was measured on this machine, if that differs between machines."""
+    curves: Mapping[str, Mapping[str, float]] = {}
+    """Seconds by quantile (`load.PERCENTILES`), of each side: what `--picture` draws."""
 
     @property
     def verdict(self) -> str:
@@ -90,7 +94,8 @@ def _quantity(row: Row, number: float | None) -> str:
 
 
 def _figures(row: Row) -> str:
-    return ", ".join(f"{_words(name)} {_figure(name, number)}" for name, number in row.figures.items())
+    figures = [f"{_words(name)} {_figure(name, number)}" for name, number in row.figures.items()]
+    return ", ".join([*figures, row.remark] if row.remark else figures)
 
 
 def _words(name: str) -> str:

@@ -16,31 +16,21 @@ from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard.cli.processes import end
 
 
-def hits_and_misses(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare a hit with redis-py and with the echo, and a miss with a hit."""
-    sides = [side for side in ("sidecard", "redis", "echo") if side in hosts.sockets]
-    (worker,) = hosts.workers(1, WORKER, *sides)
-    times: dict[str, list[float]] = {side: [] for side in (*sides, "misses")}
+def misses(hosts: Hosts, effort: Effort) -> list[Row]:
+    """Compare a miss with a hit by the socket."""
+    (worker,) = hosts.workers(1, WORKER, "socket")
+    hits, missed = [], []
     unexpected = 0
     for _ in range(effort.rounds):
-        for side in sides:
-            result = worker.perform(Order("single", side, effort.calls))
-            times[side].append(result.seconds)
-            unexpected += result.upstream_calls
-
-        result = worker.perform(Order("misses", count=effort.calls))
-        times["misses"].append(result.seconds)
-        unexpected += abs(result.upstream_calls - effort.calls)
+        hit = worker.perform(Order("single", "socket", effort.calls))
+        miss = worker.perform(Order("misses", "socket", effort.calls))
+        hits.append(hit.seconds)
+        missed.append(miss.seconds)
+        unexpected += hit.upstream_calls + abs(miss.upstream_calls - effort.calls)
 
     fault = f"{unexpected} calls were a miss instead of a hit, or the reverse" if unexpected else ""
-    hits, what = times["sidecard"], "hit, one client, against redis-py"
-    return [
-        compare(what, 0.5, hits, times["redis"], ("hit", "redis"), fault)
-        if "redis" in times
-        else Row(what, 0.5, missing=hosts.redis_missing, fault=fault),
-        compare("hit, one client, against a bare echo", 2.0, hits, times["echo"], ("hit", "echo"), fault),
-        compare("miss (begin, complete) against a hit", 3.5, times["misses"], hits, ("miss", "hit"), fault),
-    ]
+    what = "miss (begin, complete) against a hit by the socket"
+    return [compare(what, 3.0, missed, hits, ("miss", "hit"), fault)]
 
 
 def starts(hosts: Hosts, effort: Effort) -> list[Row]:

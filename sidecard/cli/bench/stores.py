@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from statistics import median
 from time import perf_counter
 
-from sidecard.cli.bench.hosts import Hosts
+from sidecard.cli.bench.hosts import NO_VIEW, Hosts
 from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard_client import Client
 
@@ -29,8 +29,8 @@ def stores(hosts: Hosts, effort: Effort) -> list[Row]:
 
     from_disk = compare("hit read from disk, against one in memory", 3.0, disk_times, memory_times, ("disk", "memory"))
     what = "hit read from Redis, against redis-py's GET"
-    if hosts.redis_missing:
-        return [from_disk, Row(what, 2.0, missing=hosts.redis_missing)]
+    if "redis" not in hosts.sockets:
+        return [from_disk, Row(what, 2.0, missing=hosts.missing["redis"])]
 
     import redis  # noqa: PLC0415 - optional
 
@@ -54,7 +54,7 @@ def stores(hosts: Hosts, effort: Effort) -> list[Row]:
 def _reader(hosts: Hosts, name: str, url: str, rounds: list[list[str]]) -> Iterator[Client]:
     """Fill the store with one daemon, and yield a client of a second one, whose memory is empty."""
     settings = (f"store.url={url}", "cache.ttl_seconds=86400", "store.write_window_seconds=0.01")
-    flags = [f"--set={setting}" for setting in settings]
+    flags = [*NO_VIEW, *(f"--set={setting}" for setting in settings)]
     path, filler = hosts.processes.start_daemon(f"{name}-filler", *flags)
     with Client(path) as client:
         for keys in rounds:

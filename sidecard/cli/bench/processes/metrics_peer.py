@@ -1,6 +1,6 @@
 """The peer of `sidecard.cli.bench.metrics`: prometheus_client in multiprocess mode.
 
-``python -m sidecard.cli.bench.metrics_peer DIRECTORY WORKERS SERIES`` reads ``increment COUNT`` and ``scrape`` from standard input and
+``python -m sidecard.cli.bench.processes.metrics_peer DIRECTORY WORKERS SERIES`` reads ``increment COUNT`` and ``scrape`` from standard input and
 replies with the seconds each took.
 """
 

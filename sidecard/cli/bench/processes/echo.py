@@ -1,6 +1,6 @@
 """A minimal echo server, the lower bound of a round trip: answers REQUEST_BYTES with REPLY_BYTES.
 
-``python -m sidecard.cli.bench.echo PATH REQUEST_BYTES REPLY_BYTES``
+``python -m sidecard.cli.bench.processes.echo PATH REQUEST_BYTES REPLY_BYTES``
 """
 
 import socket

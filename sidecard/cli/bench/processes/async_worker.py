@@ -1,6 +1,6 @@
 """Asynchronous worker process of the bench: reads one `Order` per line and writes one `Result` per line.
 
-``python -m sidecard.cli.bench.async_worker SIDE=SOCKET ...`` with the sides ``sidecard`` and ``redis``.
+``python -m sidecard.cli.bench.processes.async_worker SIDE=SOCKET ...`` with the sides ``sidecard``, ``socket`` and ``redis``.
 It runs on asyncio because `redis.asyncio` does. Waiting for an order blocks the loop, which has nothing else to do then.
 """
 
@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack
 from time import monotonic, perf_counter, sleep
 from typing import Any
 
-from sidecard.cli.bench.load import PROMPTS, VALUE, Order, Result, Upstream, read_order, write
-from sidecard.cli.bench.worker import redis_key
+from sidecard.cli.bench.load import ANSWERS, PROMPTS, VALUE, Order, Result, answer_async, read_order, write
+from sidecard.cli.bench.processes.sides import redis_key, until_published
 from sidecard_client import AsyncClient
 
 Hit = Callable[[str], Coroutine[Any, Any, Any]]
@@ -21,14 +21,13 @@ Hit = Callable[[str], Coroutine[Any, Any, Any]]
 class AsyncWorker:
     """Performs orders."""
 
-    def __init__(self, sides: dict[str, Hit], upstream: Upstream) -> None:
+    def __init__(self, sides: dict[str, Hit]) -> None:
         self._sides = sides
-        self._upstream = upstream
 
     async def perform(self, order: Order) -> Result:
         """Perform an order and return its result."""
         hit = self._sides[order.side]
-        before = self._upstream.calls
+        before = ANSWERS.calls
         sleep(max(0.0, order.start_at - monotonic()))  # noqa: ASYNC251 - the loop has nothing else to do
         began = perf_counter()
         if order.do == "join":
@@ -41,7 +40,7 @@ class AsyncWorker:
             seconds=perf_counter() - began,
             count=order.count,
             ended_at=monotonic(),
-            upstream_calls=self._upstream.calls - before,
+            upstream_calls=ANSWERS.calls - before,
         )
 
 
@@ -57,14 +56,19 @@ async def _together(tasks: int, work: Callable[[int], Coroutine[Any, Any, Any]])
             group.create_task(work(task))
 
 
-async def _sidecard_side(path: str, upstream: Upstream, stack: AsyncExitStack) -> Hit:
+async def _socket_side(path: str, stack: AsyncExitStack) -> Hit:
     client = await stack.enter_async_context(AsyncClient(path, on_unavailable="raise"))
 
     async def hit(prompt: str) -> Any:
-        return await client.call(upstream.answer_async, prompt)
+        return await client.call(answer_async, prompt)
 
-    for prompt in PROMPTS:
-        await hit(prompt)
+    return hit
+
+
+async def _view_side(path: str, stack: AsyncExitStack) -> Hit:
+    hit = await _socket_side(path, stack)
+    for _ in until_published(path):
+        await _in_turn(hit, 0, len(PROMPTS))
 
     return hit
 
@@ -84,16 +88,17 @@ async def _redis_side(path: str, stack: AsyncExitStack) -> Hit:
     return hit
 
 
+_SIDES = {"sidecard": _view_side, "socket": _socket_side, "redis": _redis_side}
+
+
 async def main(arguments: list[str]) -> None:
     """Report that the answers are stored, then perform orders until standard input ends."""
-    upstream = Upstream()
     sides: dict[str, Hit] = {}
     async with AsyncExitStack() as stack:
         for name, _, path in (argument.partition("=") for argument in arguments):
-            make = _sidecard_side(path, upstream, stack) if name == "sidecard" else _redis_side(path, stack)
-            sides[name] = await make
+            sides[name] = await _SIDES[name](path, stack)
 
-        worker = AsyncWorker(sides, upstream)
+        worker = AsyncWorker(sides)
         _write(Result())
         for line in sys.stdin.buffer:
             _write(await worker.perform(read_order(line)))
