@@ -1,13 +1,14 @@
 """Callers of batches around a real engine: each is a `BatchConversation` whose commands a test executes one by one."""
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from msgspec.structs import replace
 
 from sidecard_client.batches.batch import MAX_BATCH, batch_of, template_of
-from sidecard_client.batches.commands import BatchCommand, Receive, RunEach, SendAll
+from sidecard_client.batches.commands import BatchCommand, LetOthersRun, Receive, RunEach, SendAll
 from sidecard_client.batches.conversation import BatchConversation
 from sidecard_client.call.commands import Raised, Returned, WaitLocal
 from sidecard_client.call.local_flights import LocalFlights
@@ -50,7 +51,10 @@ class Upstream:
 
 
 class BatchCaller:
-    """One process that makes one batch. ``host`` is None while it has no daemon; an old one ignores ``batch``."""
+    """One process that makes one batch. ``host`` is None while it has no daemon; an old one ignores ``batch``.
+
+    ``view`` has hits by key.
+    """
 
     def __init__(
         self,
@@ -62,9 +66,11 @@ class BatchCaller:
         flights: LocalFlights | None = None,
         max_batch: int = MAX_BATCH,
         daemon_is_old: bool = False,
+        view: Mapping[str | None, wire.Hit] = MappingProxyType({}),
         **policy: Any,
     ) -> None:
         self.host = host
+        self.view = view
         self.inputs = list(inputs)
         self.actor: Actor | None = None
         self.lost = False
@@ -82,7 +88,9 @@ class BatchCaller:
         assert template is not None
         batch = batch_of(template, self.inputs, max_batch, None)
         flights = LocalFlights(threading.Event) if flights is None else flights
-        self._conversation: Generator[BatchCommand, Any, Any] = BatchConversation(batch, flights, lambda: "s").run()
+        self._conversation: Generator[BatchCommand, Any, Any] = BatchConversation(
+            batch, flights, lambda: "s", lambda call: self.view.get(call.key), lambda *_: None
+        ).run()
         self._command: BatchCommand = next(self._conversation)
 
     @property
@@ -105,6 +113,8 @@ class BatchCaller:
         match self._command:
             case SendAll():
                 result: Any = self._send(self._command)
+            case LetOthersRun():
+                result = None
             case Receive():
                 result = self._receive(self._command)
                 if result is None:

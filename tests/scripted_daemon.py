@@ -134,6 +134,7 @@ DEFAULTS: dict[type[wire.Request], Step] = {
     ),
     wire.GetBreakers: wire.Breakers(id=0, backends={}),
     wire.SetBreaker: wire.Ok(id=0),
+    wire.GetView: wire.Error(id=0, code="unavailable", message="no view: this daemon has none"),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import anyio
 
 from sidecard_client._async.calls import AsyncExecution, AsyncInterpreter, perform
+from sidecard_client._async.checkpoints import checkpoint, is_due
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.reply_futures import Inbox
 from sidecard_client.batches import commands as batch_commands
@@ -34,7 +35,8 @@ async def run_batch(
 
             return outcomes
 
-    conversation = BatchConversation(batch, interpreter.flights, connector.place)
+    views = connector.views
+    conversation = BatchConversation(batch, interpreter.flights, connector.place, views.hit, views.saw_hit)
     execution = AsyncBatchExecution(connector)
     try:
         answered: list[Outcome[Any]] = finished(await execution.run(conversation.run()))
@@ -87,6 +89,10 @@ class AsyncBatchExecution(AsyncExecution):
         self._connector.may_ask_again(lost, again=self._again)
         return lost.with_traceback(None)
 
+    async def _let_others_run(self, _: batch_commands.LetOthersRun) -> None:
+        if is_due(monotonic()):
+            await checkpoint()
+
     async def _run_each(self, command: batch_commands.RunEach) -> Returned | Raised:
         held = [] if self.connection is None else [(self.connection, lease) for lease in command.leases]
         for connection, lease in held:
@@ -103,6 +109,7 @@ class AsyncBatchExecution(AsyncExecution):
     handlers: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {batch_commands.SendAll: _send_all}
     waiting_handlers: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, Any]]]] = {
         batch_commands.Receive: _receive,
+        batch_commands.LetOthersRun: _let_others_run,
         batch_commands.RunEach: _run_each,
         commands.WaitLocal: AsyncExecution.waiting_handlers[commands.WaitLocal],
     }

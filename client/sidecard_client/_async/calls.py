@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import anyio
 from anyio import to_thread
 
+from sidecard_client._async.checkpoints import checkpoint, is_due
 from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.event_loops import LoopEvent
@@ -46,11 +47,25 @@ class AsyncInterpreter:
         if trace and "opentelemetry.trace" in sys.modules and is_tracing():
             return await self._run_traced(call)
 
-        started = monotonic()
+        views, started, stored = connector.views, monotonic(), None
+        if views.attached:
+            if is_due(started):
+                await checkpoint()
+
+            stored = views.hit(call)
+            if stored is not None:
+                hit = hit_outcome(call, stored, 0.0)
+                if hit is not None:
+                    return hit
+
         execution = AsyncExecution(connector)
-        reply = await execution.begin(commands.BeginCall(call))
-        if type(reply) is wire.Hit:
-            hit = hit_outcome(call, reply, monotonic() - started)
+        reply = await execution.begin(commands.BeginCall(call)) if stored is None else stored
+        if stored is None and type(reply) is wire.Hit:
+            now = monotonic()
+            if now >= views.ask_at.get(call.options.namespace, 0.0):
+                views.saw_hit(call.options.namespace)
+
+            hit = hit_outcome(call, reply, now - started)
             if hit is not None:
                 return hit
 

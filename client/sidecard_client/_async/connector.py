@@ -10,14 +10,22 @@ from weakref import WeakMethod, finalize, ref
 import anyio
 from msgspec.structs import replace
 
+from sidecard_client._async.checkpoints import checkpoint, is_due
 from sidecard_client._async.connection import AsyncConnection
-from sidecard_client._async.event_loops import Work, event_loop_of, running, runs_here
+from sidecard_client._async.event_loops import (
+    Work,
+    event_loop_of,
+    running,
+    runs_here,
+)
+from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.call.availability import Availability
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.task_forms import TaskForms
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
 from sidecard_client.protocol.socket_path import find_socket, path_for_message
-from sidecard_client.protocol.wire import AnyReply, AnyRequest, Explain
+from sidecard_client.protocol.wire import AnyReply, AnyRequest, Explain, Get, Hit
+from sidecard_client.view.views import ClientViews
 
 _log = logging.getLogger("sidecard_client")
 
@@ -33,13 +41,18 @@ class AsyncConnector:
         self._timeout_seconds = timeout_seconds
         self._dropped: finalize[..., AsyncConnector] | None = None
         self._connections: Connections = {}
-        self.leave_to_parent()
+        self.views = ClientViews(lambda: BlockingConnection(path or find_socket(), timeout_seconds))
+        self._start()
 
     def leave_to_parent(self) -> None:
-        """Begin without connections: at first, and in the child of a fork."""
+        """Restart without connections in the child of a fork."""
         for connection in _living(self._connections):
             connection.abandon()
 
+        self.views.leave_to_parent()
+        self._start()
+
+    def _start(self) -> None:
         self._lock = threading.Lock()  # guards _availability, _reason and _connections
         self._availability = Availability(random.random, probe_seconds=2 * self._timeout_seconds)
         self._reason = ""
@@ -93,10 +106,28 @@ class AsyncConnector:
                 own.end("the client was closed", by="client")
 
     async def ask(self, request: AnyRequest) -> AnyReply:
-        """Send a request outside of calls and return its last reply; send it once more if the connection has ended.
+        """Send a request outside of calls and return its last reply, unless a view has it. Raises `ConnectionLost`.
 
-        Raises `ConnectionLost`.
+        If the connection has ended, it is sent once more.
         """
+        if not isinstance(request, Get):
+            return await self._ask(request)
+
+        if self.views.attached:
+            if is_due(monotonic()):
+                await checkpoint()
+
+            stored = self.views.entry(request)
+            if stored is not None:
+                return stored
+
+        reply = await self._ask(request)
+        if isinstance(reply, Hit):
+            self.views.saw_hit(request.namespace)
+
+        return reply
+
+    async def _ask(self, request: AnyRequest) -> AnyReply:
         for again in (False, True):
             connection = self.connection()
             try:

@@ -57,7 +57,7 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections of all event loops, and send the metrics that were not sent yet.
+        """Close the connections of all event loops, and send the metrics and reports of hits that were not sent yet.
 
         From any task, thread or event loop, and any number of times. Calls that wait for the daemon continue without it, and
         the answers of running functions are not shared. A client that is used again opens itself again.
@@ -65,10 +65,14 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
         try:
             await self._connector.close()
         finally:
-            if self._metrics_sender is not None:
-                # In a thread: the last batch may take half a second if the daemon hangs.
+            if self._metrics_sender is not None or self._connector.views.in_use:
+                # In a thread: the last batch and the last reports may take a second if the daemon hangs.
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._close_metrics)
+                    await anyio.to_thread.run_sync(self._send_last)
+
+    def _send_last(self) -> None:
+        self._close_metrics()
+        self._connector.views.close()
 
     def _leave_to_parent(self) -> None:
         self._connector.leave_to_parent()

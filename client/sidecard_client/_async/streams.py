@@ -9,7 +9,7 @@ caller waits for the answer::
 """
 
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from time import monotonic
@@ -21,13 +21,26 @@ import anyio
 from anyio import to_thread
 
 from sidecard_client._async.calls import AsyncExecution
+from sidecard_client._async.checkpoints import checkpoint, is_due
 from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.held_streams import AsyncHeldStream, RunningCall
 from sidecard_client._async.reply_futures import ReplyQueue
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
-from sidecard_client.call.commands import Command, FinalReply, Give, Hold, NextReply, Open, Pull, Raised, Returned, Run
-from sidecard_client.call.streams import END, Leading, Provenance, follow, no_pieces
+from sidecard_client.call.commands import (
+    BeginCall,
+    Command,
+    FinalReply,
+    Give,
+    Hold,
+    NextReply,
+    Open,
+    Pull,
+    Raised,
+    Returned,
+    Run,
+)
+from sidecard_client.call.streams import END, Leading, Provenance, follow, no_pieces, replayed
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import AnyReply
 
@@ -154,6 +167,8 @@ class AsyncStreamExecution(AsyncExecution):
     idle_seconds = 0.0
     """How long the stream may stay unread while no other caller waits for it; 0 without a limit."""
     _queue: ReplyQueue | None = None
+    _stored: Iterator[wire.Chunk | wire.End] | None = None
+    """What follows of an answer that was read from a view."""
     _source: Any = None
     _pieces: AsyncIterator[Any]
 
@@ -186,6 +201,29 @@ class AsyncStreamExecution(AsyncExecution):
             if isawaitable(closing):
                 await closing
 
+    async def begin(self, command: BeginCall) -> FinalReply:
+        """Take the pieces from a view; else send a begin, and follow the stream if the reply is its first piece."""
+        self._stored = None
+        views = self._connector.views
+        if views.attached:
+            await self._take_turns()
+            stored = views.hit(command.call)
+            if stored is not None:
+                self.unfollow()  # a stream of another type
+                self._stored = replayed(stored)
+                return next(self._stored)
+
+        reply = await super().begin(command)
+        if isinstance(reply, wire.Chunk) and reply.source == "cache":
+            views.saw_hit(command.call.options.namespace)
+
+        return reply
+
+    @staticmethod
+    async def _take_turns() -> None:
+        if is_due(monotonic()):
+            await checkpoint()
+
     async def ask(self, connection: AsyncConnection, request: wire.Begin) -> AnyReply:
         """Begin, and follow the stream if the reply is its first chunk."""
         self.unfollow()  # a stream of another type
@@ -194,6 +232,10 @@ class AsyncStreamExecution(AsyncExecution):
         return reply
 
     async def _next_reply(self, _: NextReply) -> FinalReply:
+        if self._stored is not None:
+            await self._take_turns()
+            return next(self._stored)
+
         connection, queue = self.connection, self._queue
         assert connection is not None  # noqa: S101 - both are there from the first piece to the last
         assert queue is not None  # noqa: S101 - as above; for the type checker
@@ -231,7 +273,13 @@ class AsyncStreamExecution(AsyncExecution):
         finally:
             self.running_call = None
 
-    waiting_handlers: ClassVar = {**AsyncExecution.waiting_handlers, NextReply: _next_reply, Open: _open, Pull: _pull}
+    waiting_handlers: ClassVar = {
+        **AsyncExecution.waiting_handlers,
+        BeginCall: begin,
+        NextReply: _next_reply,
+        Open: _open,
+        Pull: _pull,
+    }
 
 
 async def _pieces_of(function: Callable[..., Any], call: Call) -> AsyncIterable[Any] | Iterable[Any]:

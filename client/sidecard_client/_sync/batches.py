@@ -30,7 +30,8 @@ def run_batch(
 
             return outcomes
 
-    conversation = BatchConversation(batch, interpreter.flights, connector.place)
+    views = connector.views
+    conversation = BatchConversation(batch, interpreter.flights, connector.place, views.hit, views.saw_hit)
     answered: list[Outcome[Any]] = finished(BatchExecution(connector).run(conversation.run()))
     return answered
 
@@ -72,6 +73,9 @@ class BatchExecution(Execution):
 
         return replies
 
+    def _let_others_run(self, _: batch_commands.LetOthersRun) -> None:
+        """Go on: threads share the processor without being asked."""
+
     def _run_each(self, command: batch_commands.RunEach) -> Returned | Raised:
         connection, heartbeat = self.connection, self._connector.heartbeat
         if command.leases and connection is not None:
@@ -88,6 +92,7 @@ class BatchExecution(Execution):
     handlers: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
         batch_commands.SendAll: _send_all,
         batch_commands.Receive: _receive,
+        batch_commands.LetOthersRun: _let_others_run,
         batch_commands.RunEach: _run_each,
         commands.WaitLocal: Execution.handlers[commands.WaitLocal],
     }

@@ -39,8 +39,11 @@ class Interpreter:
         if trace and "opentelemetry.trace" in sys.modules and is_tracing():
             return self._run_traced(call)
 
-        started = monotonic()
+        views, started = connector.views, monotonic()
         connection, refused = None, False
+        if views.attached and (stored := views.hit(call)) is not None:
+            return hit_outcome(call, stored, 0.0) or self._converse(call, started, stored, refused=True)
+
         try:
             connection, reply = connector.first_reply(call.begin)
         except ConnectionLost as lost:
@@ -49,6 +52,9 @@ class Interpreter:
             if type(reply) is wire.Hit:
                 connector.heartbeat.heard_at = now = monotonic()
                 connector.give_back(connection)
+                if now >= views.ask_at.get(call.options.namespace, 0.0):
+                    views.saw_hit(call.options.namespace)
+
                 hit = hit_outcome(call, reply, now - started)
                 if hit is not None:
                     return hit
@@ -57,9 +63,19 @@ class Interpreter:
             elif type(reply) is wire.Pending:
                 reply = connector.wait(connection, reply.id, call.options.wait_seconds, started)
 
-        execution = Execution(connector, connection)
+        return self._converse(call, started, reply, connection, refused=refused)
 
-        conversation = converse(call, self.flights, connector.place, started, reply, refused=refused)
+    def _converse(
+        self,
+        call: Call,
+        started: float,
+        reply: commands.FinalReply,
+        connection: BlockingConnection | None = None,
+        *,
+        refused: bool,
+    ) -> Outcome[Any]:
+        execution = Execution(self._connector, connection)
+        conversation = converse(call, self.flights, self._connector.place, started, reply, refused=refused)
         outcome: Outcome[Any] = finished(execution.run(conversation))
         return outcome
 

@@ -27,6 +27,7 @@ from sidecard_client.protocol.connection import (
     NotConnected,
 )
 from sidecard_client.protocol.socket_path import find_socket, path_for_message
+from sidecard_client.view.views import ClientViews
 
 MAX_IDLE_CONNECTIONS = 128
 """Connections kept for later. A process with more threads opens more, and closes them again."""
@@ -43,6 +44,7 @@ class Connector:
         self._given_path = path
         self._timeout_seconds = timeout_seconds
         self._dropped: finalize[..., Connector] | None = None
+        self.views = ClientViews(lambda: BlockingConnection(path or find_socket(), timeout_seconds))
         self._reset()
 
     def _reset(self) -> None:
@@ -119,9 +121,15 @@ class Connector:
             return connection, reply
 
     def ask(self, request: wire.AnyRequest) -> Any:
-        """Send a request outside of calls and return its reply. Raises as `first_reply`."""
+        """Send a request outside of calls and return its reply, unless a view has it. Raises as `first_reply`."""
+        if isinstance(request, wire.Get) and (stored := self.views.entry(request)) is not None:
+            return stored
+
         connection, reply = self.first_reply(lambda _: request)
         self.give_back(connection)
+        if isinstance(request, wire.Get) and isinstance(reply, wire.Hit):
+            self.views.saw_hit(request.namespace)
+
         return reply
 
     def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
@@ -293,10 +301,11 @@ class Connector:
         connection.end()
 
     def close(self) -> None:
-        """Close idle connections. Those in use are closed when they are given back."""
+        """Close idle connections, and report the hits on views. Connections in use are closed when they are given back."""
         self.closed = True
         self._drop_idle()
         self.heartbeat.close()
+        self.views.close()
 
     def leave_to_parent(self) -> None:
         """Restart in the child of a fork: with no connection, no thread and new locks.
@@ -307,6 +316,7 @@ class Connector:
         for connection in self._open:
             connection.close()
 
+        self.views.leave_to_parent()
         self._reset()
 
     def _connect(self) -> BlockingConnection:

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Protocol
 
 from sidecard_client._sync.connection import BlockingConnection
-from sidecard_client._sync.doorbell import Doorbell
+from sidecard_client.doorbell import Doorbell
 from sidecard_client.protocol.connection import LeaseWatcher, Renewal, renewal_of
 from sidecard_client.protocol.wire import Lease
 

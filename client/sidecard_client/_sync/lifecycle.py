@@ -42,7 +42,7 @@ class Lifecycle(BaseClient, ClientMetrics):
     def close(self) -> None:
         """Close idle connections, and those of running calls when these end. Later requests raise `RuntimeError`.
 
-        Sends the metrics that were not sent yet, which takes at most half a second if the daemon hangs.
+        Sends the metrics and reports the hits that were not sent yet, which takes at most a second if the daemon hangs.
         """
         self._close_metrics()
         self._connector.close()

@@ -34,7 +34,7 @@ from sidecard_client.call.commands import (
     Returned,
 )
 from sidecard_client.call.leading import others_wait
-from sidecard_client.call.streams import END, Leading, Provenance, follow, no_pieces
+from sidecard_client.call.streams import END, Leading, Provenance, follow, no_pieces, replayed
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import SidecardError
 
@@ -160,6 +160,8 @@ class StreamExecution(Execution):
     _follows = False
     """The pieces are the daemon's, and more may come."""
     _watcher: StreamWatcher | None = None
+    _stored: Iterator[wire.Chunk | wire.End] | None = None
+    """What follows of an answer that was read from a view."""
     _request_id = 0
     _wait_seconds: float | None = None
     _pieces: Iterator[Any] = iter(())
@@ -168,12 +170,22 @@ class StreamExecution(Execution):
     # A followed stream ------------------------------------------------------------------------------------------------
 
     def begin(self, command: BeginCall) -> FinalReply:
-        """Send a begin, and follow the stream if the reply is its first piece."""
+        """Take the pieces from a view; else send a begin, and follow the stream if the reply is its first piece."""
         if self._follows:
             self.unfollow()  # a stream of another type
 
+        views = self._connector.views
+        stored = views.hit(command.call) if views.attached else None
+        if stored is not None:
+            self._stored = replayed(stored)
+            return next(self._stored)
+
+        self._stored = None
         reply = super().begin(command)
         if isinstance(reply, wire.Chunk):
+            if reply.source == "cache":
+                views.saw_hit(command.call.options.namespace)
+
             self._follows, self._request_id = True, reply.id
             self._wait_seconds = command.call.options.wait_seconds
 
@@ -192,6 +204,9 @@ class StreamExecution(Execution):
             connection.abandon()
 
     def _next_reply(self, _: NextReply) -> FinalReply:
+        if self._stored is not None:
+            return next(self._stored)
+
         connection = self.connection
         assert connection is not None  # noqa: S101 - it is there from the first piece to the last; for the type checker
         reply = self._connector.wait(connection, self._request_id, self._wait_seconds, monotonic())

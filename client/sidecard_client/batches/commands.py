@@ -34,6 +34,10 @@ class Receive(Struct, frozen=True):
     late_at: float | None = None
 
 
+class LetOthersRun(Struct, frozen=True):
+    """Let others run: many inputs may be answered from a view, without waiting."""
+
+
 class RunEach(Struct, frozen=True):
     """Run ``function`` with the arguments of ``call``, renewing ``leases`` meanwhile: the result is `Returned` or `Raised`."""
 
@@ -42,4 +46,4 @@ class RunEach(Struct, frozen=True):
     leases: Sequence[Lease]
 
 
-BatchCommand = SendAll | Receive | RunEach | WaitLocal
+BatchCommand = SendAll | Receive | LetOthersRun | RunEach | WaitLocal

@@ -28,16 +28,16 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from sidecard_client.batches.batch import InputBatch, answers_of, usage_shares
-from sidecard_client.batches.commands import BatchCommand, Receive, RunEach, SendAll, Wait
+from sidecard_client.batches.batch import InputBatch
+from sidecard_client.batches.commands import BatchCommand, LetOthersRun, Receive, RunEach, SendAll, Wait
 from sidecard_client.batches.member import Member
+from sidecard_client.batches.results import UpstreamResults
 from sidecard_client.call import commands
+from sidecard_client.call.call import Call
 from sidecard_client.call.commands import Raised, Returned
 from sidecard_client.call.conversation import Conversation, converse
-from sidecard_client.call.failures import kind_of
 from sidecard_client.call.local_flights import LocalFlights, LocalWaiter
 from sidecard_client.call.outcome import Outcome, hit_outcome
-from sidecard_client.call.usage import read_usage
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import LATE_SECONDS, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed
@@ -65,16 +65,27 @@ class BatchEnded(BaseException):
 
 
 class BatchConversation:
-    """The conversation of one batch."""
+    """The conversation of one batch.
 
-    def __init__(self, batch: InputBatch, flights: LocalFlights, place: Callable[[], str]) -> None:
+    ``find_stored`` looks for an answer in a view; ``saw_hit`` takes the namespace of an answer that the daemon had stored.
+    """
+
+    def __init__(
+        self,
+        batch: InputBatch,
+        flights: LocalFlights,
+        place: Callable[[], str],
+        find_stored: Callable[[Call], wire.Hit | None],
+        saw_hit: Callable[[str], object],
+    ) -> None:
         self._batch = batch
-        self._flights = flights
-        self._place = place
+        self._find_stored, self._saw_hit = find_stored, saw_hit
+        self._flights, self._place = flights, place
         self._number = next(_numbers)
         self._options = batch.calls[0].options
         self._members = list(map(Member, batch.calls))
-        options = replace(self._options, classify=self._classify)
+        self._results = UpstreamResults(batch)
+        options = replace(self._options, classify=self._results.classify)
         for member in self._members:
             member.set_options(options)
 
@@ -88,7 +99,6 @@ class BatchConversation:
         self._ready: list[Member] = []
         self._local: dict[Member, LocalWaiter] = {}
         self._again = False
-        self._shared_error: BaseException | None = None
         self._failure: Raised | None = None
 
     def run(self) -> Generator[BatchCommand, Any, list[Outcome[Any]] | Raised]:
@@ -120,7 +130,7 @@ class BatchConversation:
         while True:
             owed = len(self._awaited) > len(self._pending)
             if not owed and self._failure is None:
-                self._begin_more()
+                yield from self._begin_more()
 
             if self._requests or self._reports:
                 yield from self._send()
@@ -142,12 +152,27 @@ class BatchConversation:
 
     # The daemon -------------------------------------------------------------------------------------------------------
 
-    def _begin_more(self) -> None:
+    def _room(self) -> int:
+        """Return how many more inputs may begin now."""
         room = self._batch.max_batch - len(self._ready) - len(self._requests)
-        for _ in range(min(room, GROUP, len(self._unbegun))):
-            member = self._unbegun.popleft()
-            member.started = monotonic()
-            self._begin(member, commands.BeginCall(member.call))
+        return max(0, min(room, GROUP, len(self._unbegun)))
+
+    def _begin_more(self) -> Generator[BatchCommand, Any, None]:
+        """Begin more inputs, as many as the daemon may be asked for together, beside those whose answers a view has."""
+        while self._failure is None and (room := self._room()):
+            for _ in range(room):
+                member = self._unbegun.popleft()
+                member.started = monotonic()
+                stored = self._find_stored(member.call)
+                if stored is None:
+                    self._begin(member, commands.BeginCall(member.call))
+                else:
+                    self._answer_stored(member, stored, 0.0)
+
+            if self._requests:
+                return
+
+            yield LetOthersRun()
 
     def _begin(self, member: Member, command: commands.BeginCall) -> None:
         member.begin = command
@@ -235,12 +260,19 @@ class BatchConversation:
 
         call = member.call
         if isinstance(reply, wire.Hit):
-            member.outcome = hit_outcome(call, reply, monotonic() - member.started)
-            if member.outcome is not None:
-                return
+            self._saw_hit(call.options.namespace)
+            self._answer_stored(member, reply, monotonic() - member.started)
+        else:
+            self._converse(member, reply)
 
-        refused = isinstance(reply, wire.Hit)
-        member.conversation = converse(call, self._flights, self._place, member.started, reply, refused=refused)
+    def _answer_stored(self, member: Member, hit: wire.Hit, waited_seconds: float) -> None:
+        member.outcome = hit_outcome(member.call, hit, waited_seconds)
+        if member.outcome is None:
+            self._converse(member, hit)
+
+    def _converse(self, member: Member, reply: commands.FinalReply) -> None:
+        flights, place, refused = self._flights, self._place, isinstance(reply, wire.Hit)
+        member.conversation = converse(member.call, flights, place, member.started, reply, refused=refused)
         self._resume(member, None)
 
     # The conversations ------------------------------------------------------------------------------------------------
@@ -341,38 +373,9 @@ class BatchConversation:
         self._ready = [member for member in self._ready if member not in chosen]
         call = self._batch.upstream([member.call for member in group])
         result: Returned | Raised = yield RunEach(function, call, leases)
-        for member, one in zip(group, self._divide(function, result, group), strict=True):
+        for member, one in zip(group, self._results.divide(function, result, group), strict=True):
             member.run = None
             self._resume(member, one)
-
-    def _divide(
-        self, function: Callable[..., Any], result: Returned | Raised, group: Sequence[Member]
-    ) -> Sequence[Returned | Raised]:
-        """Return the result of each input. A common failure of several inputs does not show which of them is at fault."""
-        if isinstance(result, Returned):
-            try:
-                answers = answers_of(function, result.value, len(group))
-            except Exception as error:  # noqa: BLE001 - iterating over a user's object may raise anything
-                result = Raised(error.with_traceback(None))
-            else:
-                usage = read_usage(self._options, result.value, function)
-                # Not those of the call: the function may have changed its list.
-                inputs = [member.call.args[0] for member in group]
-                for member, share in zip(group, usage_shares(usage, inputs), strict=True):
-                    member.usage = share
-
-                return list(map(Returned, answers))
-
-        self._shared_error = result.error if len(group) > 1 else None
-        return [result] * len(group)
-
-    def _classify(self, error: BaseException) -> wire.FailureKind:
-        """Classify a common fatal failure of several inputs as ``cancelled``: any of them may be at fault.
-
-        So the other callers of each input make their own calls, and no failure is remembered.
-        """
-        kind = kind_of(error, self._options.classify)
-        return "cancelled" if kind == "fatal" and error is self._shared_error else kind
 
     # Without a daemon -------------------------------------------------------------------------------------------------
 

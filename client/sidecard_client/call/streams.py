@@ -84,6 +84,17 @@ def divided(pieces: Iterable[Any]) -> tuple[list[Any], list[Any] | None]:
     return own, shared
 
 
+def replayed(hit: wire.Hit) -> Iterator[wire.Chunk | wire.End]:
+    """Return what the daemon sends of a stored answer to a stream's begin: a chunk for each element of a list, and the end."""
+    facts: tuple[Any, ...] = "cache", hit.age_seconds, hit.backend, hit.saved_dollars
+    for piece in hit.value if type(hit.value) is list else [hit.value]:
+        yield wire.Chunk(hit.id, piece, *facts)
+        facts = ()  # only the first chunk has them
+
+    costs = hit.saved_seconds, hit.saved_dollars
+    yield wire.End(hit.id, "cache", hit.age_seconds, hit.stale, *costs, hit.backend, hit.meta)
+
+
 class Provenance:
     """Where a stream's pieces come from. An unknown fact is None."""
 

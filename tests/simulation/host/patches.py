@@ -26,6 +26,7 @@ from sidecard_client.call import conversation, local_flights
 from sidecard_client.call import streams as call_streams
 from sidecard_client.metrics import client_metrics
 from sidecard_client.protocol.errors import SidecardWarning
+from sidecard_client.view import keeper
 from tests.simulation.host.processes import monotonic
 from tests.simulation.host.sockets import SOCKET_MODULE, Socket
 from tests.simulation.host.threads import THREADING_MODULE, Doorbell
@@ -33,6 +34,11 @@ from tests.simulation.host.threads import THREADING_MODULE, Doorbell
 
 def _no_impostor(*_: object) -> None:
     """Find no impostor."""
+
+
+def _no_view(_: keeper.ViewKeeper) -> bool:
+    """Start no thread that attaches views: there is no memory that processes share."""
+    return False
 
 
 def _even() -> float:
@@ -64,6 +70,7 @@ _PLACES: list[tuple[Any, str, Any]] = [
     *((module, "socket", SOCKET_MODULE) for module in (unix_socket, async_connection, sync_connection)),
     (unix_socket, "UnixSocket", Socket),
     (heartbeat, "Doorbell", Doorbell),
+    (keeper.ViewKeeper, "_start", _no_view),
     *((module, "impostor", _no_impostor) for module in (unix_socket, sync_connection)),
     (sync_connector, "_jitter", _even),
     # Small, as the pipes are, so that slow readers are frequent.

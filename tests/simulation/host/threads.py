@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from greenlet import getcurrent, greenlet
 
-from sidecard_client._sync.doorbell import MAX_WAIT_SECONDS
+from sidecard_client.doorbell import MAX_WAIT_SECONDS
 from tests.simulation.host.processes import Process, Surroundings, Timer
 
 
@@ -224,7 +224,7 @@ class Condition:
 
 
 class Doorbell:
-    """A `sidecard_client._sync.doorbell.Doorbell`."""
+    """A `sidecard_client.doorbell.Doorbell`."""
 
     def __init__(self) -> None:
         self._rung = False

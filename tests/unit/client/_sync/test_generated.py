@@ -20,9 +20,9 @@ def test_both_clients_have_the_same_files() -> None:
     parts = ("batches", "calls", "client", "connection", "connector", "lifecycle", "streams", "held_streams")
     common = {"__init__.py", *(f"{part}.py" for part in parts)}
     files = {side: {path.name for path in (PACKAGE / side).glob("*.py")} for side in ("_sync", "_async")}
-    assert files["_sync"] - common == {"doorbell.py", "heartbeat.py"}
+    assert files["_sync"] - common == {"heartbeat.py"}
     assert files["_async"] - common == {
-        "event_loops.py", "renewals.py", "reply_futures.py", "send_buffer.py", "ticks.py", "unix_socket.py",
+        "checkpoints.py", "event_loops.py", "renewals.py", "reply_futures.py", "send_buffer.py", "ticks.py", "unix_socket.py",
     }  # fmt: skip
 
 

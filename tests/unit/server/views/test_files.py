@@ -13,8 +13,8 @@ from sidecard.core.effects import OpenView, Publish, RetireView, SendView, Withd
 from sidecard.core.events import ViewFailed
 from sidecard.server.scheduler import DAEMON_UID, FairScheduler
 from sidecard.server.views import delivery
-from sidecard.server.views.memory import PIECE_BYTES, ViewMemory
 from sidecard.server.views.files import ViewFiles, new_view_memory, no_memory
+from sidecard.server.views.memory import PIECE_BYTES, ViewMemory
 from sidecard_client.protocol import view, wire
 from tests.plain_view import PlainView
 from tests.unit.server.harness import FakeLoop

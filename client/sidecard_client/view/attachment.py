@@ -1,0 +1,249 @@
+"""One view that this process has mapped: the connection that brought it, its memory, and the hits to report.
+
+The descriptor comes with the reply (``SCM_RIGHTS``), on a connection of its own. The view is used only if nothing about it is
+in doubt: one descriptor of a file whose size cannot change and to which no client can write, a layout that is known, and a
+daemon with the same clock (a container may have a time namespace of its own).
+"""
+
+import fcntl
+import mmap
+import os
+import select
+import socket
+import threading
+from array import array
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+from sidecard_client.protocol.connection import Connection
+from sidecard_client.protocol.errors import ProtocolError
+from sidecard_client.protocol.view import GET_SEALS, HEADER_BYTES, LAYOUT, SEALS, ViewLayoutError, decode_header
+from sidecard_client.protocol.wire import GetView, View
+from sidecard_client.view.reader import ViewReader, boot_clock
+from sidecard_client.view.reports import Booked, HitReports
+
+RECEIVE_BYTES: Final = 64 * 1024
+MAX_DESCRIPTORS: Final = 4
+"""Room for more than the one that is expected: the kernel drops those for which there is none, without a trace."""
+
+EARLY: Final = 0.8
+"""Part of `View.report_seconds` after which hits are reported: the thread may be scheduled late."""
+
+
+class ViewConnection(Protocol):
+    """A blocking connection to the daemon. It is passed in, because the clients' connections are above this package."""
+
+    @property
+    def socket(self) -> socket.socket:
+        """Its socket, with a time limit for each send and receive."""
+
+    @property
+    def protocol(self) -> Connection:
+        """Its messages."""
+
+    def end(self) -> None:
+        """End the connection."""
+
+    def close(self) -> None:
+        """Close this process's descriptor."""
+
+
+class Attachment:
+    """The view of a namespace. Threads read and book; one of them, or the keeper's thread, reports.
+
+    ``armed``: the keeper's thread knows that there are hits to report. ``ended``: no more hits are reported.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_inode",
+        "_lock",
+        "_report_seconds",
+        "_unsent",
+        "armed",
+        "due",
+        "ended",
+        "logs_calls",
+        "namespace",
+        "reader",
+        "report_hits",
+        "reports",
+    )
+
+    def __init__(self, connection: ViewConnection, namespace: str, view: View, memory: mmap.mmap) -> None:
+        self.namespace = namespace
+        self.logs_calls = view.logs_calls
+        self.report_hits = view.report_hits
+        self.reports = HitReports()
+        self.armed = False
+        self.ended = False
+        self.due = 0.0
+        self._report_seconds = EARLY * view.report_seconds
+        self._connection = connection
+        self._inode = os.fstat(self.descriptor).st_ino
+        self._lock = threading.Lock()  # guards all below, and the collected part of `reports`
+        self._unsent = b""
+        self.reader = ViewReader(memory, memoryview(memory).cast("Q"), self._new_poll)
+
+    def __repr__(self) -> str:
+        """Show the namespace and the state."""
+        return f"<Attachment {self.namespace}{'' if self.reader.usable else ', not usable'}>"
+
+    @property
+    def descriptor(self) -> int:
+        """Of the connection; -1 if it is closed."""
+        return self._connection.socket.fileno()
+
+    def _new_poll(self) -> Callable[[int], object]:
+        poller = select.poll()
+        poller.register(self.descriptor, select.POLLIN)
+        return poller.poll
+
+    def arm(self) -> None:
+        """Set when the hits so far must be reported."""
+        self.due = monotonic() + self._report_seconds
+        self.armed = True
+
+    def take_back(self, booked: Booked) -> bool:
+        """Return whether a hit that was booked after the end was not reported. Then it is forgotten."""
+        try:
+            booked.pop()  # this thread's, or another one's of which the same is true
+        except IndexError:
+            return False
+
+        return True
+
+    def report(self) -> bool:
+        """Send the hits so far without waiting; return whether all were sent. Does nothing while another thread reports."""
+        if not self._lock.acquire(blocking=False):
+            return False
+
+        try:
+            # Before they are collected: 1. a hit is appended; 2. its thread sees ``armed``, and relies on this report.
+            self.armed = False
+            self.reports.collect()
+            return self._send()
+        finally:
+            self._lock.release()
+
+    def _send(self) -> bool:
+        try:
+            if os.fstat(self.descriptor).st_ino != self._inode:
+                raise OSError("the descriptor is another file's: the app has closed it")
+
+            while True:
+                if not self._unsent:
+                    request = self.reports.take(self.namespace)
+                    if request is None:
+                        return True
+
+                    request_id, self._unsent = self._connection.protocol.send(request)
+                    self._connection.protocol.forget(request_id)
+
+                sent = self._connection.socket.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._unsent = self._unsent[sent:]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.reader.usable = False
+            return True
+
+    def has_input(self) -> bool:
+        """Return whether the daemon has sent something: the refusal of a report, since nothing else is sent here."""
+        try:
+            return bool(self._connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    def end(self, seconds: float) -> None:
+        """Report the last hits within ``seconds``, and end the connection. Threads that read now find nothing more.
+
+        No hit is lost: 1. a thread has read an answer; 2. the view ends, and all hits are reported; 3. the thread books its hit,
+        finds ``ended``, takes the hit back (`take_back`), and asks over the socket.
+        """
+        deadline = monotonic() + seconds
+        self.reader.usable = False
+        self.ended = True
+        while not self.report() and (left := deadline - monotonic()) > 0:
+            poller = select.poll()
+            poller.register(self.descriptor, select.POLLOUT)
+            poller.poll(1000 * left)
+
+        self._connection.end()
+
+    def leave_to_parent(self) -> None:
+        """Drop the child's copy of all this after a fork. The connection is the parent's, too."""
+        self.reader.usable = False
+        self.ended = True
+        self._connection.close()
+
+
+def attach(
+    connect: Callable[[], ViewConnection], namespace: str, clock: Callable[[], float] = boot_clock
+) -> Attachment | None:
+    """Return the view of a namespace over a connection of its own; None if there is none, whatever the reason.
+
+    Raises what ``connect`` raises.
+    """
+    connection = connect()
+    attachment = None
+    try:
+        attachment = _attached(connection, namespace, clock)
+    except (OSError, ValueError, ProtocolError):  # ValueError: `mmap.mmap`, and `ViewLayoutError`
+        return None
+    finally:
+        if attachment is None:
+            connection.end()
+
+    return attachment
+
+
+def _attached(connection: ViewConnection, namespace: str, clock: Callable[[], float]) -> Attachment | None:
+    started = clock()
+    view, descriptors = _ask(connection, namespace)
+    ended = clock()
+    try:
+        if view is None or len(descriptors) != 1 or view.layout != LAYOUT or not started <= view.now_seconds <= ended:
+            return None
+
+        (descriptor,) = descriptors
+        if os.fstat(descriptor).st_size != view.size or fcntl.fcntl(descriptor, GET_SEALS) & SEALS != SEALS:
+            return None
+
+        memory = mmap.mmap(descriptor, view.size, mmap.MAP_SHARED, mmap.PROT_READ)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    header = decode_header(memory[:HEADER_BYTES])
+    if (header.size, header.view) != (view.size, view.view):
+        raise ViewLayoutError("another view than the one that was announced")
+
+    return Attachment(connection, namespace, view, memory)
+
+
+def _ask(connection: ViewConnection, namespace: str) -> tuple[View | None, list[int]]:
+    """Ask for a view; return the reply, or None if it is another one, and the descriptors that came with it."""
+    _, data = connection.protocol.send(GetView(namespace=namespace))
+    connection.socket.sendall(data)
+    descriptors = array("i")
+    try:
+        while True:
+            received, ancillary, flags, _ = connection.socket.recvmsg(
+                RECEIVE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC
+            )
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+
+            replies = connection.protocol.receive(received)
+            if replies or not received or flags & socket.MSG_CTRUNC:
+                reply = replies[0] if len(replies) == 1 and not flags & socket.MSG_CTRUNC else None
+                return (reply if isinstance(reply, View) else None), list(descriptors)
+
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+        raise

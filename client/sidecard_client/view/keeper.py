@@ -1,0 +1,189 @@
+"""The thread of one client that attaches views, reports hits in time, and detaches views whose daemon has ended.
+
+It starts when a view is first wanted, and waits without a time limit while there is nothing to report::
+
+    calls' threads                              keeper's thread
+    --------------                              ---------------
+    second hit over the socket   -- want -->    attach: connect, ask, map     --> ``attached``
+    first hit since a report     -- arm --->    report at the latest after `View.report_seconds`
+    `View.report_hits` hits: report             -
+    the connection has an event  -- ring -->    report what can be, close     --> out of ``attached``
+
+Only this thread changes ``attached``, so none of this needs a lock. It refers to no client: a client that is dropped without
+being closed ends it.
+"""
+
+import math
+import select
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
+from time import monotonic
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING, Final
+
+from sidecard_client.doorbell import Doorbell
+from sidecard_client.protocol.connection import ConnectionLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecard_client.view.attachment import Attachment, ViewConnection
+
+RETRY_SECONDS: Final = 30.0
+"""How long a client waits after it did not get a view, before it asks again."""
+
+CLOSE_SECONDS: Final = 0.5
+"""Maximum delay of a client's or a process's end, and of a fork."""
+
+MAX_NAMESPACES: Final = 64
+"""Namespaces for which a client asks for views. The daemon has fewer."""
+
+
+class ViewKeeper:
+    """The views of one client, until it is closed or forked; ``connect`` opens a blocking connection to the daemon."""
+
+    def __init__(self, connect: "Callable[[], ViewConnection]") -> None:
+        self.attached: dict[str, Attachment] = {}
+        """Views by namespace."""
+        self.ask_at: dict[str, float] = {}
+        """By namespace, the monotonic instant from which a hit over the socket asks for a view. Infinite while one is attached
+        or asked for; none before the first hit."""
+        self.quiet = threading.Lock()
+        """Held while a view is attached: a fork waits for it, so that no child inherits a half-open connection."""
+        self._connect = connect
+        self._wanted: deque[str] = deque()
+        self._bell: Doorbell | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()  # guards the start of the thread
+        self._stopped = False
+
+    def want(self, namespace: str) -> None:
+        """Ask for a view. Does nothing if no thread can be started, or another thread is just about to start it."""
+        if not self._starting.acquire(blocking=False):
+            return
+
+        try:
+            if not self._start():
+                self.ask_at[namespace] = monotonic() + RETRY_SECONDS
+            elif self.ask_at[namespace] < math.inf:
+                self.ask_at[namespace] = math.inf
+                self._wanted.append(namespace)
+                self.ring()
+
+        finally:
+            self._starting.release()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a thread."""
+        return self._thread is not None
+
+    def _start(self) -> bool:
+        if self._thread is not None:
+            return True
+
+        # Patched by gevent or the like, poll() would switch greenlets, and a hit would take as long as a round trip.
+        if sys.byteorder != "little" or not isinstance(getattr(select, "poll", None), BuiltinFunctionType):
+            return False
+
+        try:
+            self._bell = Doorbell()
+            thread = threading.Thread(target=_run, args=(self, self._bell), name="sidecard-view", daemon=True)
+            thread.start()
+        except (RuntimeError, OSError):
+            # The interpreter is shutting down, or the process may start no more threads or open no more files.
+            return False
+
+        self._thread = thread
+        return True
+
+    def ring(self) -> None:
+        """Let the thread look at everything. Takes no lock: the garbage collector calls this."""
+        if self._bell is not None:
+            self._bell.ring()
+
+    def stop(self) -> None:
+        """End the thread, which reports all hits before. The garbage collector calls this."""
+        self._stopped = True
+        self.ring()
+
+    def close(self) -> None:
+        """End the thread, and wait until it has reported all hits, `CLOSE_SECONDS` at most."""
+        self.stop()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(2 * CLOSE_SECONDS)
+
+    def report(self, view: "Attachment") -> None:
+        """Report all hits of a view so far, without waiting. What cannot be sent now is sent by the thread."""
+        if not view.report():
+            view.arm()
+            self.ring()
+
+    def report_all(self) -> None:
+        """Report all hits of all views, as `report` does."""
+        for view in list(self.attached.values()):
+            self.report(view)
+
+    def leave_to_parent(self) -> None:
+        """Drop the child's copy of all views after a fork."""
+        attached = list(self.attached.values())
+        self.attached.clear()  # to which the thread's frame refers for ever
+        for view in attached:
+            view.leave_to_parent()
+
+    # In the thread ----------------------------------------------------------------------------------------------------
+
+    def turn(self, readable: set[int]) -> float | None:
+        """Do what is due; return after how many seconds to do it again, or None at the end."""
+        stopped = self._stopped
+        now, earliest = monotonic(), math.inf
+        for view in list(self.attached.values()):
+            if stopped or view.descriptor in readable or not view.reader.usable:
+                self._detach(view)
+                continue
+
+            if view.armed and view.due <= now and not view.report():
+                view.arm()  # the daemon does not read now
+
+            if view.armed:
+                earliest = min(earliest, view.due)
+
+        if stopped:
+            return None
+
+        while self._wanted:
+            self._attach(self._wanted.popleft())
+
+        return max(0.0, earliest - monotonic())
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of all connections: the daemon sends nothing on them, so any event ends a view."""
+        return [view.descriptor for view in list(self.attached.values()) if view.descriptor >= 0]
+
+    def _attach(self, namespace: str) -> None:
+        from sidecard_client.view.attachment import attach  # noqa: PLC0415 - for clients that have hits
+
+        view = None
+        with self.quiet, suppress(ConnectionLost, ValueError):  # ValueError: the socket's path is invalid
+            view = attach(self._connect, namespace)
+            if view is not None:
+                self.attached[namespace] = view
+
+        if view is None:
+            self.ask_at[namespace] = monotonic() + RETRY_SECONDS
+
+    def _detach(self, view: "Attachment") -> None:
+        refused = view.has_input()
+        del self.attached[view.namespace]
+        view.end(CLOSE_SECONDS if self._stopped else 0.0)
+        # After a daemon's end and a retired view, the next hit over the socket asks for another one.
+        self.ask_at[view.namespace] = monotonic() + RETRY_SECONDS if refused else 0.0
+
+
+def _run(keeper: ViewKeeper, bell: Doorbell) -> None:
+    readable: set[int] = set()
+    while (seconds := keeper.turn(readable)) is not None:
+        readable = bell.wait(seconds, keeper.descriptors())
