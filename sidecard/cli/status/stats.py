@@ -6,7 +6,7 @@ from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK
 from sidecard.cli.output import write_reply
 from sidecard.cli.query import query, socket_of
-from sidecard.cli.text.numbers import count, percent, ratio, seconds, size
+from sidecard.cli.text.numbers import count, percent, plural, ratio, seconds, size
 from sidecard.cli.text.tables import render, table
 from sidecard_client.protocol.wire import GetStats, Stats
 
@@ -18,6 +18,7 @@ _COUNTERS = {
         ("hits", "answered from the cache"),
         ("stale_hits", "  with a stale answer"),
         ("similar_hits", "  with the answer to a similar request"),
+        ("view_hits", "  read by their callers from a view"),
         ("shared", "answered by another caller's call"),
         ("leases_first", "made by their caller"),
         ("failed", "failed with the call they waited for"),
@@ -65,6 +66,10 @@ _COUNTERS = {
         ("evicted_by_limits", "  because of a namespace's limit"),
         ("expired_entries", "expired"),
         ("deleted", "deleted"),
+    ),
+    "Views": (
+        ("view_publications", "entries published"),
+        ("view_withdrawals", "entries withdrawn, because they changed or to make room"),
     ),
     STORE: (
         ("store_reads", "keys read"),
@@ -117,6 +122,7 @@ def stats_text(stats: Stats) -> str:
         ("store", stats.store.replace("_", " ")),
         ("streams", f"{count(stats.streams)} being read, {size(stats.stream_bytes)}"),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
+        ("views", _views(stats)),
     ]
     if stats.similar_refused:
         reasons = ", ".join(f"{reason} {count(number)}" for reason, number in sorted(stats.similar_refused.items()))
@@ -145,6 +151,14 @@ def _compressed(stats: Stats) -> str:
     stored, expanded = stats.cache_compressed_bytes, stats.cache_uncompressed_bytes
     entries = count(stats.cache_compressed_entries)
     return f"{entries} entries, {size(stored)} instead of {size(expanded)} ({ratio(expanded / stored)} smaller)"
+
+
+def _views(stats: Stats) -> str:
+    if not stats.view_bytes:
+        return "none"
+
+    files = plural(stats.views, "namespace", "namespaces")
+    return f"{count(stats.view_entries)} published entries of {files}, in {size(stats.view_bytes)} of shared memory"
 
 
 def _tripped(stats: Stats) -> str:

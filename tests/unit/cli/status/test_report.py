@@ -47,6 +47,14 @@ def test_report_without_costs_says_how_to_report_them() -> None:
     assert "$" not in text
 
 
+def test_stats_show_what_is_published() -> None:
+    """In words; a daemon without a view has none."""
+    stats = Host().stats()
+    assert ["views", "none"] in [line.split() for line in stats_text(stats).split("\n")]
+    published = msgspec.structs.replace(stats, views=1, view_bytes=2 * 1024**2, view_entries=1200)
+    assert "1,200 published entries of 1 namespace, in 2.0 MiB of shared memory" in stats_text(published)
+
+
 def test_report_shows_similar_hits_separately() -> None:
     """Tasks without similar hits have no row, and unknown dollars are a dash."""
     host = Host(tasks={"faq": TaskSettings(similar=True)})
@@ -76,6 +84,8 @@ def test_stats_show_every_field_of_the_wire() -> None:
         "memory_by_kind",
         "similar_refused",
         "memory_by_uid",
+        "view_bytes",
+        "view_entries",
     }  # shown in words, in the first table
     text = stats_text(Host(store="own").stats())
     words = text.split()
