@@ -7,7 +7,7 @@ tolerance.
 from collections.abc import Callable
 from typing import TypeVar
 
-from sidecard.core.effects import Effect, SendReply
+from sidecard.core.effects import Effect, SendReply, ServeAgain
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, PeersHungUp, RequestReceived, Tick, WorkContinued
 from sidecard.core.settings import EngineSettings
@@ -114,6 +114,9 @@ class EngineTrial:
         self.broken = True
         self.script.append((self.now, event))
         effects = self.engine.handle(event, self.now)
+        while effects and isinstance(effects[-1], ServeAgain):
+            effects[-1:] = self.engine.handle(event, self.now)
+
         self.checker.watch(event, effects, self.now)
         for effect in effects:
             if isinstance(effect, SendReply) and isinstance(effect.reply, wire.Lease):

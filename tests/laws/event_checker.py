@@ -15,11 +15,13 @@ from sidecard.core.effects import (
     Effect,
     EmitNote,
     SendReply,
+    SendView,
     StorePurge,
     StoreRead,
     StoreRelease,
     StoreRemove,
     StoreWrite,
+    ViewEffect,
 )
 from sidecard.core.events import (
     DrainExpired,
@@ -37,9 +39,11 @@ from sidecard.core.events import (
 )
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.view import digest_of
 from tests.laws.observed import Asked, Course, Held, Who
 from tests.laws.records import Place, oldest_of, purge_covers, scope_of
 from tests.laws.stored_answers import StoredAnswers
+from tests.laws.view_checker import Published, ViewChecker
 
 _CLOCK_ERROR_SECONDS = 1e-6
 """An age is a difference of instants."""
@@ -75,6 +79,9 @@ class EventChecker:
         """Peer ids by lease name, of all leases ever granted."""
         self._courses: dict[Place, Course] = {}
         self._stored = StoredAnswers()
+        self.views = ViewChecker()
+        self._keys: dict[bytes, str] = {}
+        """By their digests, all keys that were asked for."""
         self._deferred: set[Who] = set()
         self._unnoted: set[str] = set()
         """Leases that this event ended and whose `LeaseEnded` has not come."""
@@ -90,8 +97,13 @@ class EventChecker:
             self._take_request(asker, request, presented, effects, now)
 
         direct: list[wire.AnyReply] = []
+        replied = False
         for effect in effects:
-            if isinstance(effect, EmitNote):
+            replied |= isinstance(effect, SendReply)
+            if isinstance(effect, ViewEffect):
+                assert isinstance(effect, SendView) or not replied, "a reply precedes a change of a view"
+                self.views.perform(effect, asker, request, self.settings, now)
+            elif isinstance(effect, EmitNote):
                 self._note(effect.note, now)
             elif isinstance(effect, SendReply):
                 assert effect.peer_id in self.peers or effect.peer_id == 0, "an effect addresses a lost peer"
@@ -106,6 +118,11 @@ class EventChecker:
             self._check_request(asker, request, presented, effects, direct, now)
 
         self._check_rest(event, now)
+        self._check_views(now)
+
+    def key_of(self, published: Published) -> str:
+        """Return the key of a publication."""
+        return self._keys[published.effect.digest]
 
     # Events -----------------------------------------------------------------------------------------------------------
 
@@ -119,6 +136,7 @@ class EventChecker:
                 self._hung_up.update(peer.id for peer in peers)
             case PeerLost(peer):
                 del self.peers[peer.id]
+                self.views.peer_lost(peer.id)
                 self._leave([who for who in self.asked if who[0] == peer.id])
                 self._end([name for name, held in self.held.items() if held.peer == peer], None, now)
             case Tick():
@@ -142,6 +160,10 @@ class EventChecker:
         self, asker: Peer, request: wire.Request, presented: Held | None, effects: Sequence[Effect], now: float
     ) -> None:
         who = (asker.id, request.id)
+        key: str | None = getattr(request, "key", None)
+        if key is not None:
+            self._keys.setdefault(digest_of(key), key)
+
         match request:
             case wire.Begin() if who not in self.asked:
                 self._ask(asker, request, request.id, now)
@@ -382,6 +404,11 @@ class EventChecker:
             case wire.Renew() if isinstance(replies[0], wire.Ok):
                 assert presented is not None
                 presented.informed = replies[0].waiters > 0
+            case wire.GetView():
+                sent = [effect for effect in effects if isinstance(effect, SendView)]
+                assert len(sent) + len(replies) == 1, f"a view was asked for, and the answer is {effects}"
+            case wire.RecordHits():
+                assert all(isinstance(reply, wire.Error) for reply in replies)
             case wire.Begin():
                 asked = self.asked.get(who)
                 assert asked is None or asked.pending or asked.chunks or self._stores, "neither an end nor pending"
@@ -473,6 +500,13 @@ class EventChecker:
         elif isinstance(event, DrainExpired):
             waiting = [asked for asked in self.asked.values() if asked.failed is None and asked.pending]
             assert not waiting, "a waiter outlived the drain"
+
+    def _check_views(self, now: float) -> None:
+        """Check that what may be read without a question is what a `Get` would be answered, and that it is read by its own."""
+        self.views.check_access(self.peers, self.settings)
+        for scope, published in self.views.readable(now):
+            hit = wire.Hit(0, published.value, now - published.record.stored_at, False, 0.0, 0.0, "", wire.Usage())
+            self._check_served((scope, self.key_of(published)), hit, now)
 
     def _place(self, peer: Peer, request: wire.Get | wire.Put | wire.Delete) -> Place | None:
         scope = scope_of(self.settings, peer, request.namespace)

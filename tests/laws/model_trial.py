@@ -1,6 +1,7 @@
 """An engine whose every reply the reference model predicts."""
 
 from collections import defaultdict
+from math import inf
 
 import msgspec
 from msgspec import structs
@@ -22,6 +23,7 @@ _COUNTED = frozenset(wire.Stats.__struct_fields__) - frozenset(
     {"id", "version", "boot_id", "uptime_seconds", "draining", "peers", "flights", "leases", "waiters", "evicted"}
     | {"cache_entries", "cache_bytes", "cache_max_bytes", "expired_entries", "queued", "permits", "breakers", "store"}
     | {"memory_by_kind", "memory_by_uid", "similar_refused"}
+    | {"views", "view_bytes", "view_entries", "view_publications", "view_withdrawals"}
 )
 """The counters that the model predicts. The test of the cache checks the number of entries, `TableChecker` the memory."""
 
@@ -35,6 +37,7 @@ class ModelTrial(EngineTrial):
         self._purges: dict[tuple[int, int], int] = {}
         """What purges are expected to count, by peer and request: each is answered after its last batch."""
         super().__init__(settings, EventChecker(settings), lambda: 0.5)
+        self.model.publications = self.checker.views.by_publication
 
     def next_value(self, size: int = 0) -> msgspec.Raw:
         """Return an encoded value unlike any other."""
@@ -46,12 +49,19 @@ class ModelTrial(EngineTrial):
         self._follow_entries(effects)
         predicted = self._without_purges(event, self.model.handle(event, self.now))
         sent = [(effect.peer_id, effect.reply) for effect in effects if isinstance(effect, SendReply)]
-        unpurged = [(peer_id, reply) for peer_id, reply in sent if not self._is_of_purge(peer_id, reply)]
+        unpurged = [
+            (peer_id, reply)
+            for peer_id, reply in sent
+            if not self._is_of_purge(peer_id, reply) and not _says_no_view(event, reply)
+        ]
         actual, expected = _by_request(unpurged), _by_request(predicted)
         assert actual == expected, f"the engine replies {actual}, the model {expected}"
         for peer_id, reply in sent:
             if isinstance(reply, wire.Lease):
                 self.model.granted(peer_id, reply)
+
+        for scope, published in self.checker.views.readable(self.now):
+            self.model.check_read(scope, self.checker.key_of(published), published, self.now)
 
         if self.observer.id in self.checker.peers:
             self.check_stats()
@@ -80,6 +90,7 @@ class ModelTrial(EngineTrial):
         gauges = (len(model.flights), len(model.leases), len(model.waiters()), len(model.peers), model.draining)
         assert (stats.flights, stats.leases, stats.waiters, stats.peers, stats.draining) == gauges
         assert (stats.permits, stats.queued) == (stats.leases, 0)
+        self._check_views(stats)
         assert stats.waiters <= self.settings.max_waiters
         assert stats.flights <= self.settings.max_flights
         assert stats.leases <= self.settings.max_leases
@@ -149,6 +160,18 @@ class ModelTrial(EngineTrial):
         assert reply.count <= count if reply.in_progress else reply.count == count
         return True
 
+    def _check_views(self, stats: wire.Stats) -> None:
+        """What is counted is what the files have."""
+        views = self.checker.views
+        current = [one for one in views.by_publication.values() if one.withdrawn_at == inf]
+        assert (stats.views, stats.view_bytes, stats.view_entries, stats.view_publications, stats.view_withdrawals) == (
+            len(views.views),
+            views.file_bytes,
+            len(current),
+            len(views.by_publication),
+            len(views.by_publication) - len(current),
+        )
+
     def _check_health(self, stats: wire.Stats) -> None:
         """No table is reported full that has room now."""
         health = self.observe(wire.GetHealth(), wire.Health)
@@ -174,6 +197,15 @@ class ModelTrial(EngineTrial):
             assert len(gone) == evicted, "only live entries are evicted, and all of them are reported"
             for place in gone:
                 self.model.forget(place)
+
+
+def _says_no_view(event: Event, reply: wire.AnyReply) -> bool:
+    return (
+        isinstance(event, RequestReceived)
+        and isinstance(event.request, wire.GetView)
+        and isinstance(reply, wire.Error)
+        and reply.code == "unavailable"
+    )
 
 
 def _by_request(sent: list[Sent]) -> dict[tuple[int, int], list[wire.AnyReply]]:

@@ -38,6 +38,12 @@ def scope_of(settings: EngineSettings, peer: Peer, namespace: str) -> str | None
     return f"{peer.uid}:{namespace}"
 
 
+def own_scope_of(settings: EngineSettings, peer: Peer, namespace: str) -> str | None:
+    """Return the scope of a namespace, if the peer gets the same by its name without an owner; operators get no other uid's."""
+    scope = scope_of(settings, peer, namespace)
+    return scope if scope == scope_of(settings, peer, namespace.rpartition(":")[2]) else None
+
+
 def purge_covers(namespace: str | None, scope: str) -> bool:
     """Return whether a purge of ``namespace`` covers ``scope``."""
     return namespace in {None, scope, scope.split(":")[1]}

@@ -8,7 +8,7 @@ It covers worlds whose backends take every call, without streams and stores.
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import UNSET, Raw, structs
+from msgspec import UNSET, Raw, convert, structs
 
 from sidecard.core.events import (
     DrainExpired,
@@ -31,13 +31,16 @@ from tests.laws.records import (
     Place,
     Refusal,
     Sent,
+    Sums,
     Waiter,
+    own_scope_of,
     same_process,
     scope_of,
     stale_seconds_of,
     ttl_seconds_of,
 )
 from tests.laws.reference_entries import ReferenceEntries
+from tests.laws.view_checker import LATE_SECONDS, Published
 
 
 class ReferenceModel(ReferenceEntries):
@@ -52,6 +55,8 @@ class ReferenceModel(ReferenceEntries):
         """Leases that ended without an answer: a late answer is still billed."""
         self.flights: list[Flight] = []
         self.draining = False
+        self.publications: dict[int, Published] = {}
+        """All that was ever published, by number."""
 
     def handle(self, event: Event, now: float) -> list[Sent]:  # noqa: C901 - one case for each event
         """Return the replies to an event; those to one request are in order."""
@@ -93,6 +98,18 @@ class ReferenceModel(ReferenceEntries):
         lease.name = reply.lease
         lease.knows_waiters = reply.waiters > 0
 
+    def check_read(self, scope: str, key: str, published: Published, now: float) -> None:
+        """Check that a begin and a get would be answered by what a reader finds in a view, and by nothing else."""
+        answer, record = self.entries.get((scope, key)), published.record
+        begin = wire.Begin(key, task=record.task)
+        assert answer is not None, "a view has an entry that was removed"
+        assert answer.kind_for(begin, now) is wire.Hit, "a view has an entry that is no longer fresh"
+        assert not answer.drawn(begin, now), "a view has an entry that is to be refreshed"
+        found = (published.value, record.stored_at, record.seconds, record.dollars, record.backend)
+        expected = (answer.value, answer.made, answer.seconds, answer.dollars, answer.backend)
+        assert (bytes(found[0]), *found[1:]) == expected, f"a view has {found}, and the answer is {expected}"
+        assert convert(record.meta or {}, wire.Usage) == answer.usage
+
     def waiters(self) -> list[Waiter]:
         """Return all waiters."""
         return [waiter for flight in self.flights for waiter in flight.waiters]
@@ -121,8 +138,39 @@ class ReferenceModel(ReferenceEntries):
                 self._cancel(peer, request, now)
             case wire.Purge():
                 self.purge(peer, request, now)
+            case wire.GetView() if own_scope_of(self.settings, peer, request.namespace) is None:
+                self.say(peer, wire.Error(request.id, "denied", UNKNOWN))
+            case wire.GetView():
+                pass  # whether there is one is not predicted
+            case wire.RecordHits():
+                self._count_read(peer, request, now)
             case _:
                 raise NotImplementedError(request)
+
+    def _count_read(self, peer: Peer, request: wire.RecordHits, now: float) -> None:
+        """Count hits that were read from a view, as if they had been asked for."""
+        scope = own_scope_of(self.settings, peer, request.namespace)
+        if scope is None:
+            self.say(peer, wire.Error(request.id, "denied", UNKNOWN))
+            return
+
+        for streamed, (number, count, _, _) in [
+            *((False, item) for item in request.hits),
+            *((True, item) for item in request.streams),
+        ]:
+            published = self.publications.get(number)
+            if published is None or published.view.scope != scope or now - published.withdrawn_at > LATE_SECONDS:
+                continue
+
+            for name in ("begins", "hits", "view_hits"):
+                self.counts[name] += count
+
+            value = published.record.value
+            self.counts["chunks_sent"] += streamed * count * (len(value) if isinstance(value, list) else 1)
+            book = self.books.setdefault(published.record.task, Sums())
+            book.hits += count
+            book.saved_by_cache_seconds += count * published.record.seconds
+            book.saved_by_cache_dollars += count * published.record.dollars
 
     def _begin(self, scope: str, peer: Peer, begin: wire.Begin, now: float) -> None:
         if any(waiter.peer == peer and waiter.begin.id == begin.id for waiter in self.waiters()):

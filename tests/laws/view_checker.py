@@ -11,10 +11,12 @@ from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import view as layout
 from sidecard_client.protocol import wire
-from tests.laws.records import scope_of
+from tests.laws.records import own_scope_of
 
 MAX_FILES = 16
 CACHE_SHARE = 0.25
+LATE_SECONDS = 1.0
+"""For so long after its withdrawal, hits on a publication are counted."""
 
 
 @dataclass(eq=False)
@@ -80,6 +82,11 @@ class ViewChecker:
                     assert view.scope is not None
                     yield view.scope, published
 
+    @property
+    def file_bytes(self) -> int:
+        """Size of all files, including retired ones that a connection still has."""
+        return sum(view.size for view in (*self.views.values(), *self._retired))
+
     def views_of(self, peer: Peer) -> list[ViewModel]:
         """Return the views that a connection has received, and may read."""
         return [view for view in self.views.values() if peer.id in view.peers]
@@ -89,8 +96,8 @@ class ViewChecker:
     ) -> None:
         """Perform an effect of a request, or of another event."""
         match effect:
-            case OpenView(view, size, slot_count):
-                self._open(ViewModel(view, size, slot_count), settings)
+            case OpenView():
+                self._open(ViewModel(effect.view, effect.size, effect.slot_count), settings)
             case SendView(peer_id, reply, number):
                 assert asker is not None, "a view is sent to a peer that asked for none"
                 assert isinstance(request, wire.GetView), "a view is the reply to another request"
@@ -110,7 +117,8 @@ class ViewChecker:
             case RetireView(number):
                 view = self.views.pop(number)
                 self._end_all(view, now)
-                self._retired.append(view)
+                if view.peers:
+                    self._retired.append(view)
 
     def peer_lost(self, peer_id: int) -> None:
         """A connection has ended."""
@@ -123,22 +131,20 @@ class ViewChecker:
         """Check that each connection with a view may read its scope, under the name by which it has received it."""
         for view in self.views.values():
             for peer_id in view.peers:
-                assert scope_of(settings, peers[peer_id], view.namespace) == view.scope, (
+                assert own_scope_of(settings, peers[peer_id], view.namespace) == view.scope, (
                     f"a peer of another namespace reads the view of {view.scope}"
                 )
 
     def _open(self, view: ViewModel, settings: EngineSettings) -> None:
-        files = [*self.views.values(), *self._retired, view]
         assert view.slot_count == layout.slots_for(view.size)
-        assert len(files) <= MAX_FILES, "too many files"
-        budget = min(settings.view_bytes, settings.cache_max_bytes * CACHE_SHARE)
-        assert sum(one.size for one in files) <= budget, "files take too much memory"
         self.views[view.number] = view
+        assert len(self.views) + len(self._retired) <= MAX_FILES, "too many files"
+        budget = min(settings.view_bytes, settings.cache_max_bytes * CACHE_SHARE)
+        assert self.file_bytes <= budget, "files take too much memory"
 
     def _send(self, view: ViewModel, asker: Peer, request: wire.GetView, settings: EngineSettings) -> None:
-        scope = scope_of(settings, asker, request.namespace)
-        assert scope is not None
-        assert ":" not in request.namespace, "a view of a namespace that is named with its owner"
+        scope = own_scope_of(settings, asker, request.namespace)
+        assert scope is not None, "a peer receives the view of a namespace that is not its own"
         assert view.scope in {None, scope}, "a peer receives the view of another namespace"
         view.scope, view.namespace = scope, request.namespace
         view.peers.add(asker.id)
@@ -148,7 +154,9 @@ class ViewChecker:
         bucket = layout.bucket_of(effect.digest, view.slot_count)
         assert bucket <= effect.slot < bucket + layout.BUCKET_SLOTS, "a slot outside of the digest's bucket"
         assert effect.offset % layout.UNIT_BYTES == 0
-        assert layout.slot_offset(view.slot_count) <= effect.offset <= view.size - len(effect.record), "out of the arena"
+        assert layout.slot_offset(view.slot_count) <= effect.offset <= view.size - len(effect.record), (
+            "out of the arena"
+        )
         assert effect.generation == view.generation
         assert effect.expires_at > now, "something expired is published"
         assert record.publication > self._last_publication, "a number of a publication is used again"

@@ -47,6 +47,9 @@ _WORLDS = {
     ),
     "short calls": EngineSettings(max_call_seconds=20.0, idle_seconds=6.0, lease_seconds=12.0, max_elections=3),
     "small cache": EngineSettings(cache_max_bytes=8_000, ttl_seconds=60.0, sharing_window_seconds=4.0),
+    "small views": EngineSettings(
+        cache_max_bytes=120_000, ttl_seconds=60.0, sharing_window_seconds=4.0, shared_namespaces=TEAM
+    ),
 }
 
 _ALWAYS = BackendSettings(breaker=BreakerSettings(enabled=False))
@@ -54,7 +57,10 @@ _ALWAYS = BackendSettings(breaker=BreakerSettings(enabled=False))
 MODEL_WORLDS = {
     # Bounds are the same for all uids here; tests/unit/core/test_shares.py is about the rest.
     name: structs.replace(
-        world, spare_share=0.0, backends=dict.fromkeys(("default", "x", "y", "local", "cloud", "a", "b", "c"), _ALWAYS)
+        world,
+        spare_share=0.0,
+        view_bytes=32 * 1024,
+        backends=dict.fromkeys(("default", "x", "y", "local", "cloud", "a", "b", "c"), _ALWAYS),
     )
     for name, world in _WORLDS.items()
 }

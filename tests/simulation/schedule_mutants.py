@@ -375,12 +375,13 @@ def _keep_permit_of_replaced(end: Original) -> Original:
     return mutant
 
 
-def _mutants(schedule: str, *mutants: tuple[str, str, int, *tuple[Replacement, ...]]) -> dict[str, ScheduleMutant]:
+def mutants_of(schedule: str, *mutants: tuple[str, str, int, *tuple[Replacement, ...]]) -> dict[str, ScheduleMutant]:
+    """Return mutants of a schedule by name: each with its world, its steps and what it replaces."""
     return {name: ScheduleMutant(schedule, world, steps, tuple(replaced)) for name, world, steps, *replaced in mutants}
 
 
 SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
-    **_mutants(
+    **mutants_of(
         "backends",
         (
             "a probe without an outcome stays out",
@@ -434,7 +435,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ("a budget forgets what was spent", "budgets", 2_000, (Budget, "spend", nothing)),
         ("a budget keeps what ended calls reserved", "budgets", 2_000, (Admission, "release_reservation", nothing)),
     ),
-    **_mutants(
+    **mutants_of(
         "engine",
         (
             "an expired entry is served",
@@ -526,7 +527,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ("a flight is charged twice", "defaults", 2_000, (Flights, "start", _charge_twice)),
         ("elections are not counted", "cached, not shared afterwards", 2_000, (Flight, "count_election", nothing)),
     ),
-    **_mutants(
+    **mutants_of(
         "streams",
         ("a slow reader is never resumed", "defaults", 2_000, (Streams, "resume", no_effects)),
         (
@@ -550,7 +551,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             (CallFailure, "concerns", _always),
         ),
     ),
-    **_mutants(
+    **mutants_of(
         "stores",
         (
             "an entry that another host removed is kept",

@@ -1,10 +1,13 @@
 """Long random schedules of peers on an engine whose every reply is predicted."""
 
 import random
+from unittest.mock import patch
 
 import pytest
 from msgspec import Raw
 
+from sidecard.core.cache.view import views
+from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
 from tests.laws.model_trial import ModelTrial
 from tests.laws.worlds import MODEL_WORLDS
@@ -13,6 +16,9 @@ from tests.simulation.schedules import EngineSchedule, live, steps
 _STEPS = steps(20_000)
 _STEPS_OF_LIVES = (100, 250, 900)
 _MODES: tuple[wire.Mode, ...] = ("use", "refresh", "only_if_cached")
+_KEYS = {"small cache": 40, "small views": 9}
+_SMALL_VIEW_BYTES = 8192
+"""Room for a few entries."""
 _FAILURES: tuple[wire.FailureKind, ...] = ("transient", "cancelled", "fatal", "ignored")
 
 
@@ -27,13 +33,13 @@ class Schedule(EngineSchedule[ModelTrial]):
 
     def __init__(self, world: str, seed: str) -> None:
         super().__init__(ModelTrial(MODEL_WORLDS[world]), random.Random(seed))
-        self.keys = (
-            [f"key-{number}" for number in range(40)] if world == "small cache" else ["hot", "hot", "hot", "cold"]
-        )
+        self.keys = [f"key-{number}" for number in range(_KEYS.get(world, 0))] or ["hot", "hot", "hot", "cold"]
         # Bounds make most stored answers unusable, so half of the lives have none.
         bounded = self.chance.random() < 0.5
         self.ttls = [None, None, None, 0.0, 3.5, 50.0] if bounded else [None]
         self.max_ages = [None, None, None, 0.0, 2.0, 20.0] if bounded else [None]
+        self.read: dict[Peer, list[tuple[str, int, float]]] = {}
+        """Hits that peers have read from views and not reported: namespace, publication, instant."""
         self.namespaces = ["default"] * 16 + ["team"] * 3 + ["1000:default", "*:team"]
         self.moves |= {
             self.begin: 40,
@@ -43,7 +49,20 @@ class Schedule(EngineSchedule[ModelTrial]):
             self.touch: 8,
             self.purge: 2,
             self.trial.work: 8,
+            self.view: 3,
+            self.read_view: 15,
+            self.report_hits: 5,
         }
+        self.touches = ["get", "get", "put", "delete"]
+        if world == "small views":
+            # So many publications that they make room for one another.
+            self.moves[self.touch] = 300
+            self.touches += ["get"] * 16
+
+    def run(self, steps: int) -> None:
+        """Live with views that have room for a few entries."""
+        with patch.object(views, "MIN_VIEW_BYTES", _SMALL_VIEW_BYTES):
+            super().run(steps)
 
     def lose(self) -> None:
         """End a connection, often that of a holder with waiters."""
@@ -135,7 +154,7 @@ class Schedule(EngineSchedule[ModelTrial]):
         trial, chance = self.trial, self.chance
         place = (chance.choice(self.keys), chance.choice(self.namespaces))
         request_id = trial.next_id()
-        kind = chance.choice(["get", "get", "put", "delete"])
+        kind = chance.choice(self.touches)
         if kind == "put":
             ttl_seconds = chance.choice([None, None, 0.0, 1.5, 30.0])
             tags = chance.choice([(), ("red",)])
@@ -155,6 +174,35 @@ class Schedule(EngineSchedule[ModelTrial]):
         namespace = self.chance.choice([None, "default", "team", "1000:default", "elsewhere"])
         tag = self.chance.choice([None, "red", "blue"])
         self.trial.ask(self.peer(), wire.Purge(namespace, tag, id=self.trial.next_id()))
+
+    def view(self) -> None:
+        """A peer asks for a view."""
+        self.trial.ask(self.peer(), wire.GetView(self.chance.choice(self.namespaces), id=self.trial.next_id()))
+
+    def read_view(self) -> None:
+        """A peer reads an entry of its view."""
+        peer, now = self.peer(), self.trial.now
+        for view in self.trial.checker.views.views_of(peer):
+            found = [one for _, one in self.trial.checker.views.readable(now) if one.view is view]
+            if found:
+                number = self.chance.choice(found).record.publication
+                self.read.setdefault(peer, []).append((view.namespace, number, now))
+
+    def report_hits(self) -> None:
+        """A peer reports what it has read, sometimes too late, and perhaps what another has read."""
+        chance = self.chance
+        if not self.read:
+            return
+
+        reader = chance.choice(list(self.read))
+        read = self.read.pop(reader)
+        namespace = read[0][0]
+        items = [
+            (number, chance.choice([1, 1, 3]), at, self.trial.now) for name, number, at in read if name == namespace
+        ]
+        peer = reader if reader in self.trial.peers and chance.random() < 0.9 else self.peer()
+        parts = [tuple(items[part::3]) for part in range(3)]
+        self.trial.ask(peer, wire.RecordHits(namespace, *parts, id=self.trial.next_id()))
 
     def wait(self) -> None:
         """Let time pass, and sometimes check the ledger."""

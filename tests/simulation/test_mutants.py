@@ -14,6 +14,7 @@ from tests.simulation.host.scripts import live_on
 from tests.simulation.mutants import MUTANTS, planted
 from tests.simulation.schedule_mutants import SCHEDULE_MUTANTS
 from tests.simulation.schedules import Life, live
+from tests.simulation.view_mutants import VIEW_MUTANTS
 
 _QUICK = ("two uids share one private namespace", "client: an answer is sent again on another connection")
 """One of the engine and one of a client, which are found in a second."""
@@ -49,17 +50,18 @@ def test_simulation_with_a_mutant_finds_it(name: str) -> None:
     _find(name)
 
 
-_FIRST = {mutant.schedule: name for name, mutant in reversed(SCHEDULE_MUTANTS.items())}
+_ALL = SCHEDULE_MUTANTS | VIEW_MUTANTS
+_FIRST = {mutant.schedule: name for name, mutant in reversed(_ALL.items())}
 """One mutant of each schedule for the default run, which proves little more by the others: they test tests."""
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in _FIRST.values() else pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULE_MUTANTS],
+    [name if name in _FIRST.values() else pytest.param(name, marks=pytest.mark.slow) for name in _ALL],
 )
 def test_schedules_with_a_mutant_find_it(name: str) -> None:
     """The schedules of the mutant's world find the bug within its steps."""
-    mutant = SCHEDULE_MUTANTS[name]
+    mutant = _ALL[name]
     schedule, _, lengths = SCHEDULES[mutant.schedule]
     with planted(mutant.replacements), pytest.raises(Exception, match="with SIDECARD_SIMULATION_SEED"):
         live(schedule, mutant.world, mutant.steps, lengths)
