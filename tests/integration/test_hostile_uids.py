@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from msgspec import Raw
 
 from sidecard_client.protocol import wire
 from tests.daemons import Daemon, ask, poll
+from tests.faults import descriptors
 from tests.hostile import ALICE, BOB, MALLORY, Wire, ask_as, being, limited, needs_root
+from tests.view_peers import ViewPeer, boot_seconds
 
 pytestmark = needs_root
 
@@ -188,3 +191,62 @@ def test_reused_entries_of_a_uid_survive_a_flood_of_another_uids_keys(open_to_al
         if number % 400 == 0:
             for mine in range(50):
                 assert isinstance(alice.asks(wire.Get(f"mine {mine}", id=2)), wire.Hit), (number, mine)
+
+
+def test_a_private_view_is_given_to_no_other_uid(open_to_all: Start) -> None:
+    """Not even to an operator: memory that is mapped shows all that is published later."""
+    path = open_to_all("--set", f"namespaces.team.shared_with=[{ALICE},{BOB}]").socket
+    alice = ViewPeer(path, ALICE)
+    view = alice.maps()
+    assert alice.asks(wire.Put("k", Raw(b"\xa6secret"), id=1)).stored
+    for _ in range(2):
+        assert isinstance(alice.asks(wire.Get("k", id=1)), wire.Hit)
+
+    assert view.read("k", boot_seconds())["value"] == "secret"  # type: ignore[index]  # a record
+    for uid in (MALLORY, BOB, None):
+        for namespace in (f"{ALICE}:default", "*:team", f"{ALICE}:team"):
+            denied = ViewPeer(path, uid).asks_for_view(namespace)
+            assert (denied.type if hasattr(denied, "type") else denied.code) == "denied" or (uid, namespace) == (
+                BOB,
+                "*:team",
+            )
+
+    own = ViewPeer(path, MALLORY)
+    assert own.maps().read("k", boot_seconds()) == "absent"
+    assert own.mapped is not None
+    assert b"secret" not in own.mapped[:]
+    assert not any(one.maps().number == view.number for one in (ViewPeer(path, MALLORY), ViewPeer(path)))
+    teams = [ViewPeer(path, uid).maps("team").number for uid in (ALICE, BOB, MALLORY)]
+    assert teams[0] == teams[1] != teams[2]
+
+
+def test_a_flood_of_requests_for_views_leaves_others_alone(open_to_all: Start) -> None:
+    """From a peer that reads no reply, one that reads all, and many connections."""
+    running = open_to_all()
+    path = running.socket
+    polite = Wire(path, ALICE)
+    assert isinstance(polite.asks(wire.Ping(id=1)), wire.Pong)
+    before = descriptors(running.pid)
+    silent = ViewPeer(path, MALLORY)
+    silent.socket.settimeout(0.5)
+    with suppress(TimeoutError):
+        for _ in range(100):
+            silent.sends(*(wire.GetView(id=1),) * 100)
+
+    crowd = [ViewPeer(path, MALLORY) for _ in range(200)]
+    for one in crowd:
+        one.sends(wire.GetView(id=1), wire.GetView(id=2))
+
+    assert isinstance(polite.asks(wire.Ping(id=1)), wire.Pong)
+    assert isinstance(ViewPeer(path, ALICE).asks_for_view(), wire.View)
+    reader = ViewPeer(path, MALLORY)
+    assert isinstance(reader.asks_for_view(), wire.View)
+    again = [reader.asks_for_view() for _ in range(1000)]
+    assert all(isinstance(reply, wire.Error) for reply in again)
+    stats = ask(path, {"op": "stats"})
+    assert stats["views"] == 2
+    for one in (silent, reader, *crowd):
+        one.close()
+
+    two_views = 4
+    poll(lambda: descriptors(running.pid) <= before + two_views, "descriptors are left")

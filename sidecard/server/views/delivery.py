@@ -123,7 +123,7 @@ class ViewDeliveries:
     def _refuse(self, effect: SendView, reason: str) -> None:
         writer = self._writers(effect.peer_id)
         if writer is not None:
-            message = f"no view: {reason}; read answers through the socket"
+            message = f"no view: {reason}; its answers come through the socket"
             writer.queue(wire.Error(effect.reply.id, "unavailable", message))
             writer.flush()
             self._count(wire.Error)
