@@ -8,9 +8,10 @@ from collections.abc import Callable
 from struct import Struct as Layout
 from typing import NamedTuple
 
+from sidecard.core.effects import Publish, Withdraw
 from sidecard_client.protocol import view as layout
 from tests.simulation.view.exactness import Change, ReadBytes, ReadWords
-from tests.simulation.view.plans import ARENA_OFFSET, Operation, Publish, Withdraw
+from tests.simulation.view.plans import ARENA_OFFSET, Operation
 from tests.simulation.view.words import WORD, Architecture, Store
 
 _GENERATION_WORD = layout.GENERATION_AT // WORD

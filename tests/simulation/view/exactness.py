@@ -5,26 +5,21 @@ by what was acknowledged when it began.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, assert_never
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from sidecard.core.effects import RetireView
+from sidecard.server.views.file import ViewFile
+from sidecard.server.views.memory import ViewMemory
 from sidecard_client.protocol import view as layout
 from sidecard_client.protocol.wire import Hit
 from sidecard_client.view.reader import ViewReader
-from tests.simulation.view.plans import (
-    NOW,
-    SLOT_COUNT,
-    TASK,
-    Event,
-    Operation,
-    Publication,
-    Publish,
-    Withdraw,
-    WithdrawAll,
-)
+from tests.simulation.view.plans import NOW, SLOT_COUNT, TASK, VIEW, Event, Operation, Publication
 from tests.simulation.view.words import WORD, Architecture, Loads, Store, Timeline, visible_order
 
 SIZE = layout.MIN_VIEW_BYTES
+
+_TURN = object()
 
 Change = Callable[[Operation, list[Store]], list[Store]]
 """Changes the stores of an operation: a planted bug."""
@@ -47,17 +42,41 @@ class Memory:
 class WrittenMemory(Memory):
     """Records the stores of a writer."""
 
-    def __init__(self, initial: bytes) -> None:
-        super().__init__(len(initial))
-        self.bytes = bytearray(initial)
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.bytes = bytearray(size)
         self.stores: list[Store] = []
 
-    def __setitem__(self, place: slice, data: bytes) -> None:
+    def __getitem__(self, word: int) -> int:
+        return int.from_bytes(self.bytes[word * WORD : (word + 1) * WORD], "little")
+
+    def __setitem__(self, place: slice | int, data: Any) -> None:
+        if isinstance(place, int):
+            place, data = slice(place * WORD, (place + 1) * WORD), data.to_bytes(WORD, "little")
+
         start, stop = self._span(place)
         assert stop - start == len(data), "a store outside of the view"
         self.bytes[start:stop] = data
         for word in range(start // WORD, -(-stop // WORD)):
             self.stores.append(Store(word, bytes(self.bytes[word * WORD : (word + 1) * WORD])))
+
+
+class RecordedMemory(ViewMemory):
+    """The memory of a view as the daemon writes it, but for the file."""
+
+    def __init__(self, memory: Any) -> None:
+        self._header = layout.header_for(VIEW, SIZE, SLOT_COUNT, "0123456789abcdef")
+        self._bytes = self._words = memory
+        self.descriptor = 0
+
+    def allocate(self) -> Iterator[None]:
+        """Write the header."""
+        encoded = layout.encode_header(self._header)
+        self._bytes[: len(encoded)] = encoded
+        return iter(())
+
+    def close(self) -> None:
+        """Leave the memory to the test."""
 
 
 class ReadBytes(Memory):
@@ -117,21 +136,28 @@ class Reader:
         if bug is not None:
             self._data = self._words = bug(self._data, self._words, digest)
 
+        self._reader.usable = True  # an earlier read of the test may have seen later stores
         return self._reader.read(digest.hex(), TASK, None, lambda hit: self.found.append(hit[0]))
 
 
 def record(events: Iterable[Event], change: Change = lambda _, stores: stores) -> Recorded:
     """Record what a writer stores for some events, and when what they remove is acknowledged."""
-    header = layout.encode_header(layout.header_for(1, SIZE, SLOT_COUNT, "0123456789abcdef"))
-    initial = header + bytes(SIZE - len(header))
-    memory = WrittenMemory(initial)
-    writer = Writer(memory)
+    memory = WrittenMemory(SIZE)
+    writer = ViewFile(RecordedMemory(memory), lambda: NOW, _fail)
+    writer.serve_turn()
+    initial, memory.stores = bytes(memory.bytes), []
     segments: list[list[Store]] = []
 
-    def perform(operations: Iterable[Operation]) -> int:
+    def perform(operations: Iterable[Any]) -> int:
         segment: list[Store] = []
         for operation in operations:
-            writer.perform(operation)
+            if operation is _TURN:
+                writer.serve_turn()
+            elif isinstance(operation, RetireView):
+                writer.retire()
+            else:
+                writer.change(operation)
+
             segment += change(operation, memory.stores)
             memory.stores = []
 
@@ -146,46 +172,13 @@ def record(events: Iterable[Event], change: Change = lambda _, stores: stores) -
         if event.late:
             perform(event.late)
 
+    perform([_TURN])  # a retired view is erased in turns of its own
+
     return Recorded(initial, segments)
 
 
-class Writer:
-    """Performs operations."""
-
-    def __init__(self, memory: WrittenMemory) -> None:
-        self._memory = memory
-        self._sequences = [0] * SLOT_COUNT
-
-    def perform(self, operation: Operation) -> None:
-        """Perform one operation."""
-        stores: tuple[layout.Store, ...]
-        match operation:
-            case Publish(made):
-                sequence = self._advance(made.slot)
-                stores = layout.publish_stores(
-                    made.slot,
-                    sequence,
-                    made.digest,
-                    made.offset,
-                    made.expires_at,
-                    made.generation,
-                    made.record,
-                )
-            case Withdraw(slot):
-                stores = layout.withdraw_stores(slot, self._advance(slot))
-            case WithdrawAll(generation):
-                stores = ((layout.GENERATION_AT, generation),)
-            case _:
-                assert_never(operation)
-
-        for offset, data in stores:
-            stored = data.to_bytes(WORD, "little") if isinstance(data, int) else data
-            self._memory[offset : offset + len(stored)] = stored
-
-    def _advance(self, slot: int) -> int:
-        sequence = self._sequences[slot]
-        self._sequences[slot] += 2
-        return sequence
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def judge(hit: Hit | None, number: int, digest: bytes, began: int, known: Sequence[Publication]) -> None:

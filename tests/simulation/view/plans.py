@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+from sidecard.core.effects import Publish, RetireView, Withdraw, WithdrawAll
 from sidecard_client.protocol import view as layout
 
+VIEW = 1
 SLOT_COUNT = 2 * layout.BUCKET_SLOTS
 ARENA_OFFSET = layout.slot_offset(SLOT_COUNT)
 TASK = "general"
 STORED_AT = 1000.0
 NOW = 1010.0
 """The time of every read."""
+
+_RETIRED_SHARE = 0.2
 
 
 def digests() -> list[bytes]:
@@ -42,30 +46,13 @@ class Publication:
     """Stores before the system call after its removal."""
 
     @property
-    def offset(self) -> int:
-        """Of the record, in bytes from the start of the file."""
-        return ARENA_OFFSET + self.unit * layout.UNIT_BYTES
+    def effect(self) -> Publish:
+        """The effect that publishes it."""
+        offset = ARENA_OFFSET + self.unit * layout.UNIT_BYTES
+        return Publish(VIEW, self.slot, self.digest, offset, self.expires_at, self.generation, self.record)
 
 
-class Publish(NamedTuple):
-    """Write a record and its slot."""
-
-    publication: Publication
-
-
-class Withdraw(NamedTuple):
-    """Empty a slot."""
-
-    slot: int
-
-
-class WithdrawAll(NamedTuple):
-    """Begin another generation."""
-
-    generation: int
-
-
-Operation = Publish | Withdraw | WithdrawAll
+Operation = Publish | Withdraw | WithdrawAll | RetireView
 
 
 class Event(NamedTuple):
@@ -108,8 +95,14 @@ class Planner:
         self.all: list[Publication] = []
 
     def events(self, count: int) -> Iterator[Event]:
-        """Plan events."""
-        return (self._event() for _ in range(count))
+        """Plan events; the view is sometimes retired at last."""
+        for _ in range(count):
+            yield self._event()
+
+        if self._chance.random() < _RETIRED_SHARE:
+            removed = list(self.live.values())
+            self.live.clear()
+            yield Event([RetireView(VIEW)], removed)
 
     def _event(self) -> Event:
         operations: list[Operation] = []
@@ -119,7 +112,7 @@ class Planner:
         live = list(self.live.values())
         if what == "all":
             self._generation += 1
-            removals.append(WithdrawAll(self._generation))
+            removals.append(WithdrawAll(VIEW, self._generation))
             removed += live
             self.live.clear()
             self._next_unit = 0
@@ -139,7 +132,7 @@ class Planner:
     def _remove(self, publication: Publication, removed: list[Publication]) -> Withdraw:
         del self.live[publication.slot]
         removed.append(publication)
-        return Withdraw(publication.slot)
+        return Withdraw(VIEW, (publication.slot,))
 
     def _publish(self, digest: bytes, removed: list[Publication]) -> Iterator[Operation]:
         for live in list(self.live.values()):
@@ -174,4 +167,4 @@ class Planner:
         made = Publication(self._numbers, digest, free[0], unit, units, expires_at, record, self._generation)
         self.live[made.slot] = made
         self.all.append(made)
-        yield Publish(made)
+        yield made.effect

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
+from sidecard.core.effects import RetireView, Withdraw, WithdrawAll
 from sidecard_client.protocol import view as layout
 from sidecard_client.view import reader as client_reader
 from tests.simulation.schedules import SEED
@@ -17,12 +18,11 @@ from tests.simulation.view.plans import (
     SLOT_COUNT,
     STORED_AT,
     TASK,
+    VIEW,
     Event,
+    Operation,
     Planner,
     Publication,
-    Publish,
-    Withdraw,
-    WithdrawAll,
     digests,
 )
 from tests.simulation.view.words import Architecture, EveryChoice, Loads, RandomChoices
@@ -104,6 +104,8 @@ def _live_on(bug: Bug) -> None:
         _live(f"1 {life}", bug.architecture, bug)
 
 
+_Case = tuple[list[Publication], list[Event]]
+
 _BUCKET = layout.bucket_of(digests()[0], SLOT_COUNT)
 
 
@@ -115,20 +117,27 @@ def _publication(number: int, digest: int, place: int, unit: int, generation: in
     return Publication(number, digests()[digest], _BUCKET + place, unit, units, NOW + 90.0, encoded, generation)
 
 
-def _replaced(place: int, unit: int, digest: int) -> list[Event]:
+def _replaced(place: int, unit: int, digest: int) -> _Case:
     """A key is published, then removed, and the same or a similar key is published."""
     one, other = _publication(1, 0, 0, 0), _publication(2, digest, place, unit)
-    return [Event([Publish(one)], []), Event([Withdraw(one.slot), Publish(other)], [one])]
+    return [one, other], [Event([one.effect], []), Event([Withdraw(VIEW, (one.slot,)), other.effect], [one])]
 
 
-def _all_withdrawn(place: int) -> list[Event]:
+def _all_withdrawn(place: int) -> _Case:
     """All is withdrawn, and the space of a record is used again."""
     one, other = _publication(1, 0, 1, 0), _publication(2, 1, place, 0, generation=2)
-    return [Event([Publish(one)], []), Event([WithdrawAll(2)], [one]), Event([Publish(other)], [])]
+    return [one, other], [Event([one.effect], []), Event([WithdrawAll(VIEW, 2)], [one]), Event([other.effect], [])]
+
+
+def _published(*last: Operation) -> _Case:
+    """A key is published; perhaps more happens."""
+    one = _publication(1, 0, 0, 0)
+    return [one], [Event([one.effect], []), *([Event(last, [one])] if last else [])]
 
 
 _SMALL = {
-    "published": [Event([Publish(_publication(1, 0, 0, 0))], [])],
+    "published": _published(),
+    "retired": _published(RetireView(VIEW)),
     "replaced in its slot and its space": _replaced(0, 0, 0),
     "replaced in its slot by a similar key": _replaced(0, 0, 1),
     "replaced in its space alone": _replaced(1, 0, 0),
@@ -142,13 +151,10 @@ _SMALL = {
 @pytest.mark.parametrize("architecture", ["x86-64", "arm64"])
 def test_every_read_of_a_small_case_is_exact(architecture: Architecture, case: str) -> None:
     """All that loads can see is tried. A read that begins later sees a part of what one sees that begins with the last reply."""
-    events = _SMALL[case]
+    known, events = _SMALL[case]
     recorded = record(events)
     timeline = recorded.timeline("x86-64", random.Random())  # loads in any order see what stores in any order show
     reader = Reader(recorded)
-    known = [
-        operation.publication for event in events for operation in event.operations if isinstance(operation, Publish)
-    ]
     numbers = set()
     acknowledged = [sum(map(len, recorded.segments[:done])) for done in range(len(events) + 1)]
     for began in acknowledged[-2:]:
