@@ -124,7 +124,7 @@ def test_a_reload_that_ends_a_view_erases_it(daemon: Start, tmp_path: Path) -> N
     assert read(view, "k") == "secret answer"
     config.write_text("")
     assert ask(running.socket, {"op": "reload"})["type"] == "reloaded"
-    assert read(view, "k") == "withdrawn"
+    assert read(view, "k") in {"withdrawn", "absent"}, "absent once it is erased"
     mapped = reader.mapped
     assert mapped is not None
     assert mapped[16:24] == bytes(8)
