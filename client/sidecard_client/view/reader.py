@@ -19,6 +19,7 @@ the loads of steps 3 to 7 (arm64), or the copies themselves.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from struct import Struct as Layout
 from typing import Any, Final, Protocol
@@ -46,8 +47,10 @@ DIGEST_AT: Final = 8
 
 _BUCKET_BYTES: Final = BUCKET_SLOTS * SLOT_BYTES
 _GENERATION: Final = GENERATION_AT // WORD_BYTES
-_FIELDS = Layout("<Q32xIIdII").unpack_from
+_fields_of = Layout("<Q32xIIdII").unpack_from
 """All fields of a slot but its digest."""
+
+_first_word = Layout("<Q").unpack_from
 
 _STALE: Final = False
 """Only fresh answers are published."""
@@ -71,9 +74,8 @@ class Words(Protocol):
     def __getitem__(self, place: int, /) -> int: ...
 
 
-def boot_clock() -> float:
-    """Return the seconds since the host was started, including those that it slept: the daemon's clock."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+boot_clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Seconds since the host was started, including those that it slept: the daemon's clock."""
 
 
 class ViewReader:
@@ -105,7 +107,11 @@ class ViewReader:
 
         The answer is younger than ``bound`` seconds, and was published for ``task``; None accepts any.
         """
-        digest = sha256(key.encode(errors="surrogatepass")).digest()
+        try:
+            digest = sha256(key.encode()).digest()
+        except UnicodeEncodeError:  # no text: whoever encodes the request raises it again
+            return None
+
         try:
             poll = self._polls.pop()
         except IndexError:
@@ -119,7 +125,7 @@ class ViewReader:
         self._polls.append(poll)
         now = self._clock()
         data, words = self._data, self._words
-        at = HEADER_BYTES + int.from_bytes(digest[:WORD_BYTES], "little") % self._buckets * _BUCKET_BYTES
+        at = HEADER_BYTES + _first_word(digest)[0] % self._buckets * _BUCKET_BYTES
         bucket = data[at : at + _BUCKET_BYTES]
         slot = bucket.find(digest) - DIGEST_AT
         if slot % SLOT_BYTES or slot < 0:
@@ -128,7 +134,7 @@ class ViewReader:
 
             return None
 
-        sequence, offset, length, expires_at, generation, checksum = _FIELDS(bucket, slot)
+        sequence, offset, length, expires_at, generation, checksum = _fields_of(bucket, slot)
         offset *= UNIT_BYTES
         end = offset + length
         if (

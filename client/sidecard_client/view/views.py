@@ -56,7 +56,8 @@ class ClientViews:
         if view is None or key is None or options.mode == "refresh" or (call.trace and view.logs_calls):
             return None
 
-        bound = bound_of(options)
+        has_bound = options.ttl_seconds is not None or options.max_age_seconds is not None
+        bound = bound_of(options) if has_bound else None
         return self._read(view, key, options.task, bound, view.reports.streams if call.stream else view.reports.calls)
 
     def entry(self, request: wire.Get) -> wire.Hit | None:
