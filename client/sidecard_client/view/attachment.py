@@ -13,6 +13,7 @@ import socket
 import threading
 from array import array
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 
@@ -84,7 +85,8 @@ class Attachment:
         self._inode = os.fstat(self.descriptor).st_ino
         self._lock = threading.Lock()  # guards all below, and the collected part of `reports`
         self._unsent = b""
-        self.reader = ViewReader(memory, memoryview(memory).cast("Q"), self._new_poll)
+        # By number, so that the reader does not refer to this object: without a cycle, the last reference unmaps the memory.
+        self.reader = ViewReader(memory, memoryview(memory).cast("Q"), partial(_new_poll, self.descriptor))
 
     def __repr__(self) -> str:
         """Show the namespace and the state."""
@@ -94,11 +96,6 @@ class Attachment:
     def descriptor(self) -> int:
         """Of the connection; -1 if it is closed."""
         return self._connection.socket.fileno()
-
-    def _new_poll(self) -> Callable[[int], object]:
-        poller = select.poll()
-        poller.register(self.descriptor, select.POLLIN)
-        return poller.poll
 
     def arm(self) -> None:
         """Set when the hits so far must be reported."""
@@ -179,6 +176,12 @@ class Attachment:
         self._connection.close()
 
 
+def _new_poll(descriptor: int) -> Callable[[int], object]:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return poller.poll
+
+
 def attach(
     connect: Callable[[], ViewConnection], namespace: str, clock: Callable[[], float] = boot_clock
 ) -> Attachment | None:
@@ -212,6 +215,7 @@ def _attached(connection: ViewConnection, namespace: str, clock: Callable[[], fl
             return None
 
         memory = mmap.mmap(descriptor, view.size, mmap.MAP_SHARED, mmap.PROT_READ)
+        memory.madvise(mmap.MADV_DONTDUMP)  # the daemon's answers are not this process's
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
