@@ -107,6 +107,12 @@ class Config(Struct, frozen=True):
         if self.push.url and not self.metrics.enabled:
             sentences.append("push.url pushes metrics of apps only: metrics.enabled is false.")
 
+        most = self.cache.max_bytes // 4
+        if self.cache.view_bytes > most and self.cache.view_bytes != schema.CacheSettings().view_bytes:
+            sentences.append(
+                f"cache.view_bytes has less effect than it says: views take a quarter of cache.max_bytes at most, here {most} bytes."
+            )
+
         limits, default = self.limits, schema.LimitSettings().max_peers_per_uid
         if limits.max_peers < limits.max_peers_per_uid != default:
             sentences.append(

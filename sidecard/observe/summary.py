@@ -7,8 +7,9 @@ from msgspec import Struct, structs
 from sidecard_client.protocol.wire import BackendSpending, BackendState, Breakers, Health, Report, Stats
 
 _OF_THIS_RUN = (
-    "rejected", "failed", "timeouts", "left", "reelections", "retries", "lost", "expired",
-    "peers", "flights", "leases", "waiters", "queued", "cache_entries", "cache_bytes", "cache_max_bytes", "store",
+    "rejected", "failed", "timeouts", "left", "reelections", "retries", "lost", "expired", "view_hits",
+    "peers", "flights", "leases", "waiters", "queued", "cache_entries", "cache_bytes", "cache_max_bytes", "view_entries", "view_bytes",
+    "store",
 )  # fmt: skip
 _OF_STATE = (
     "state",
@@ -31,7 +32,7 @@ def summary(stats: Stats, report: Report, health: Health, breakers: Breakers) ->
     """Return the summary of four replies of the same moment.
 
     Rates are shares of 1. Figures of calls, seconds and dollars count since the ledger began (``ledger_seconds``), which
-    survives restarts with a state directory; counts from ``rejected`` to ``expired`` start with the run (``uptime_seconds``).
+    survives restarts with a state directory; counts from ``rejected`` to ``view_hits`` start with the run (``uptime_seconds``).
     """
     total = report.total
     return {

@@ -42,6 +42,8 @@ class Rates(Struct, frozen=True):
     hits: float = 0.0
     shared: float = 0.0
     upstream: float = 0.0
+    view_hits: float = 0.0
+    """Of ``hits``, those that callers read from a view. They are reported in batches, a quarter of a second late at most."""
 
 
 def rates_between(before: Snapshot | None, now: Snapshot) -> Rates:
@@ -56,7 +58,7 @@ def rates_between(before: Snapshot | None, now: Snapshot) -> Rates:
 
     # A caller that is asked for a vector begins the same call twice.
     calls = rate("begins") - rate("vectors_wanted")
-    return Rates(calls, rate("hits"), rate("shared"), rate("leases_first"))
+    return Rates(calls, rate("hits"), rate("shared"), rate("leases_first"), rate("view_hits"))
 
 
 def lines(
@@ -92,7 +94,7 @@ def _head(
     )
     yield _line(
         f"calls {rates.calls:,.1f}/s",
-        f"hits {rates.hits:,.1f}/s",
+        f"hits {rates.hits:,.1f}/s" + (f" ({rates.view_hits:,.1f}/s from views)" if stats.view_bytes else ""),
         f"shared {rates.shared:,.1f}/s",
         f"upstream {rates.upstream:,.1f}/s",
     )
@@ -118,7 +120,8 @@ def _head(
     full = stats.cache_bytes / stats.cache_max_bytes if stats.cache_max_bytes else 0.0
     yield _line(
         f"cache   {bar([full], BAR_CHARACTERS, symbols)} {size(stats.cache_bytes)} of {size(stats.cache_max_bytes)}",
-        f"{count(stats.cache_entries)} entries",
+        f"{count(stats.cache_entries)} entries"
+        + (f", {count(stats.view_entries)} published" if stats.view_bytes else ""),
         f"store {stats.store.replace('_', ' ')}",
     )
     if len(history) > 1:

@@ -163,6 +163,13 @@ class MetricsOperations(Struct, frozen=True, eq=False):
                 )
             ),
         )
+        yield _counter(
+            "view_hits",
+            "Of `sidecard_cache_hits_total`, those that clients have read from a view and reported.",
+            stats.view_hits,
+        )
+        yield _counter("view_publications", "Entries published in a view.", stats.view_publications)
+        yield _counter("view_withdrawals", "Published entries that were withdrawn.", stats.view_withdrawals)
         for name, text, field in (
             ("cache_misses", "Begins that found no stored answer.", "misses"),
             ("shared", "Begins ended by another caller's answer.", "shared"),

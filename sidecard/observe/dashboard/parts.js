@@ -62,6 +62,9 @@ export function drawNow(summary) {
   const share = most ? summary.cache_bytes / most : 0;
   fill("cache-fill", most ? percent(share) : "off");
   fill("cache-of", most ? `${bytes(summary.cache_bytes)} of ${bytes(most)}, ${count(summary.cache_entries)} entries` : "");
+  const shown = summary.view_bytes > 0;
+  fill("view-hits", shown ? count(summary.view_hits) : "none");
+  fill("views-of", shown ? `hits without a round trip, ${count(summary.view_entries)} published entries` : "");
   place("cache-bar").style.width = `${Math.min(share, 1) * 100}%`;
   fill("store", STORES[summary.store]);
   fill("store-of", summary.store === "none" ? "memory only" : "behind the cache");

@@ -361,6 +361,13 @@ def test_a_limit_of_a_uid_above_the_limit_of_all_produces_a_warning() -> None:
     assert [len(load(None, environ).warnings()) for environ in given] == [0, 0, 1]
 
 
+def test_views_beyond_their_share_of_the_cache_produce_a_warning() -> None:
+    """The default does not: it suits the default cache, and a smaller one has smaller views."""
+    small, views = {"SIDECARD_CACHE_MAX_BYTES": "8 MiB"}, "SIDECARD_CACHE_VIEW_BYTES"
+    given = (small, small | {views: "2 MiB"}, small | {views: "3 MiB"}, small | {views: "0"})
+    assert [len(load(None, environ).warnings()) for environ in given] == [0, 0, 1, 0]
+
+
 def test_sovereign_mode_warns_about_calls_without_a_backend() -> None:
     """Their destination is unknown; an operator can declare them remote."""
     (sentence,) = load(None, {"SOVEREIGN_MODE": "1"}).warnings()

@@ -14,8 +14,8 @@ NAMES = (
     "status reasons version boot_id uptime_seconds ledger_seconds total_requests cache_hits shared_requests upstream_calls "
     "cache_hit_rate deduplication_rate avg_latency_reduction average_saved_seconds average_upstream_seconds rejected_requests failed_calls timed_out_requests passed_requests unstored_answers served_seconds "
     "billed_seconds saved_seconds saved_by_cache_seconds saved_by_sharing_seconds waited_seconds served_dollars billed_dollars "
-    "saved_dollars saved_by_cache_dollars saved_by_sharing_dollars rejected failed timeouts left reelections retries lost expired "
-    "peers flights leases waiters queued cache_entries cache_bytes cache_max_bytes store tasks backends models budgets"
+    "saved_dollars saved_by_cache_dollars saved_by_sharing_dollars rejected failed timeouts left reelections retries lost expired view_hits "
+    "peers flights leases waiters queued cache_entries cache_bytes cache_max_bytes view_entries view_bytes store tasks backends models budgets"
 )
 NAMES_OF_BACKENDS = (
     "state locality cause retry_after_seconds permits limit queued max_queue latency_seconds recent_calls recent_failures "

@@ -55,6 +55,23 @@ def test_top_shows_rates_savings_backends_budgets_and_tasks(busy: Host) -> None:
     assert text.index("rag ") < text.index("general ")
 
 
+def test_top_shows_hits_on_views_if_there_are_views(busy: Host) -> None:
+    """As a part of all hits."""
+    now = snapshot(busy)
+    seen = {}
+    for view_bytes in (0, 4096):
+        stats = msgspec.structs.replace(now.stats, view_bytes=view_bytes, view_entries=2, view_hits=3)
+        viewed = msgspec.structs.replace(now, stats=stats)
+        rates = rates_between(msgspec.structs.replace(now, at_seconds=now.at_seconds - 2), viewed)
+        assert rates.view_hits == 1.5
+        seen[view_bytes] = "\n".join(line.plain for line in lines(viewed, rates, (), 120, 100, ASCII))
+
+    assert "hits 0.0/s (1.5/s from views)" in seen[4096]
+    assert "2 entries, 2 published" in seen[4096]
+    assert "view" not in seen[0]
+    assert "published" not in seen[0]
+
+
 def test_top_without_calls_says_so() -> None:
     """The line says when tasks appear."""
     assert shown(Host())[-1] == "no calls yet: tasks appear with the first call of an app"
