@@ -354,18 +354,15 @@ def test_settings_with_less_effect_than_expected_produce_warnings() -> None:
     assert load(None, {}).warnings() == []
 
 
-def test_a_limit_of_a_uid_above_the_limit_of_all_produces_a_warning() -> None:
-    """Lowering only the limit of all is no mistake."""
-    all_peers, per_uid = {"SIDECARD_LIMITS_MAX_PEERS": "100"}, "SIDECARD_LIMITS_MAX_PEERS_PER_UID"
-    given = (all_peers, all_peers | {per_uid: "100"}, all_peers | {per_uid: "101"})
+@pytest.mark.parametrize(
+    ("bound", "setting", "number", "more"),
+    [("LIMITS_MAX_PEERS", "LIMITS_MAX_PEERS_PER_UID", 100, 101), ("CACHE_MAX_BYTES", "CACHE_VIEW_BYTES", 4096, 1025)],
+)
+def test_a_setting_beyond_its_bound_produces_a_warning(bound: str, setting: str, number: int, more: int) -> None:
+    """Peers of one uid beyond all, and views beyond a quarter of the cache. Lowering only the bound is no mistake."""
+    small = {f"SIDECARD_{bound}": str(number)}
+    given = (small, *(small | {f"SIDECARD_{setting}": str(one)} for one in (more - 1, more)))
     assert [len(load(None, environ).warnings()) for environ in given] == [0, 0, 1]
-
-
-def test_views_beyond_their_share_of_the_cache_produce_a_warning() -> None:
-    """The default does not: it suits the default cache, and a smaller one has smaller views."""
-    small, views = {"SIDECARD_CACHE_MAX_BYTES": "8 MiB"}, "SIDECARD_CACHE_VIEW_BYTES"
-    given = (small, small | {views: "2 MiB"}, small | {views: "3 MiB"}, small | {views: "0"})
-    assert [len(load(None, environ).warnings()) for environ in given] == [0, 0, 1, 0]
 
 
 def test_sovereign_mode_warns_about_calls_without_a_backend() -> None:
