@@ -346,22 +346,19 @@ def test_an_invalid_url_is_reported_without_its_text(file: Path) -> None:
 
 def test_settings_with_less_effect_than_expected_produce_warnings() -> None:
     """One sentence each."""
-    config = load(
-        None,
-        {"DATABASE_URL": "x", "METRICS_ENABLED": "0", "SIDECARD_PUSH_URL": "http://localhost:8428/api/v1/import"},
-    )
+    environ = {"DATABASE_URL": "x", "METRICS_ENABLED": "0", "SIDECARD_PUSH_URL": "http://localhost:8428/api"}
+    config = load(None, environ)
     assert [sentence.split()[0] for sentence in config.warnings()] == ["calls.url", "push.url"]
     assert load(None, {}).warnings() == []
 
 
-@pytest.mark.parametrize(
-    ("bound", "setting", "number", "more"),
-    [("LIMITS_MAX_PEERS", "LIMITS_MAX_PEERS_PER_UID", 100, 101), ("CACHE_MAX_BYTES", "CACHE_VIEW_BYTES", 4096, 1025)],
-)
-def test_a_setting_beyond_its_bound_produces_a_warning(bound: str, setting: str, number: int, more: int) -> None:
+@pytest.mark.parametrize(("names", "most"), [("MAX_PEERS MAX_PEERS_PER_UID", 100), ("MAX_BYTES VIEW_BYTES", 25)])
+def test_a_setting_beyond_its_bound_produces_a_warning(names: str, most: int) -> None:
     """Peers of one uid beyond all, and views beyond a quarter of the cache. Lowering only the bound is no mistake."""
-    small = {f"SIDECARD_{bound}": str(number)}
-    given = (small, *(small | {f"SIDECARD_{setting}": str(one)} for one in (more - 1, more)))
+    bound, setting = names.split()
+    section = "SIDECARD_CACHE" if "VIEW" in setting else "SIDECARD_LIMITS"
+    small = {f"{section}_{bound}": "100"}
+    given = (small, *(small | {f"{section}_{setting}": str(number)} for number in (most, most + 1)))
     assert [len(load(None, environ).warnings()) for environ in given] == [0, 0, 1]
 
 
