@@ -87,7 +87,7 @@ class WithdrawAll(Struct, frozen=True):
 
 
 class RetireView(Struct, frozen=True):
-    """Withdraw all entries of a view for ever, erase them, and close the daemon's own descriptor and mapping of the file."""
+    """Withdraw all entries of a view for ever, and erase them. `ViewReleased` follows once no process has the file any more."""
 
     view: int
 

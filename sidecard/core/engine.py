@@ -317,6 +317,8 @@ class Engine:
                 return self._settings.settings_read(event, now)
             case events.ViewFailed():
                 return self._views.failed(event, now)
+            case events.ViewReleased():
+                return self._views.released(event)
             case _:
                 assert_never(event)
 

@@ -203,6 +203,12 @@ class ViewFailed(Struct, frozen=True):
     reason: str
 
 
+class ViewReleased(Struct, frozen=True):
+    """No process has the file of a retired view any more: its memory is free."""
+
+    view: int
+
+
 class SettingsRead(Struct, frozen=True):
     """The settings were reread, because of `sidecard.core.effects.ReadSettings` or of a signal."""
 
@@ -238,6 +244,7 @@ LifecycleEvent = (
     | SettingsRead
     | NoteEmitted
     | ViewFailed
+    | ViewReleased
 )
 
 Event = RequestReceived | PeerEvent | StoreEvent | LifecycleEvent

@@ -1,5 +1,6 @@
 """Peers of other uids: what they cannot read, do, or take from others."""
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -218,6 +219,31 @@ def test_a_private_view_is_given_to_no_other_uid(open_to_all: Start) -> None:
     assert not any(one.maps().number == view.number for one in (ViewPeer(path, MALLORY), ViewPeer(path)))
     teams = [ViewPeer(path, uid).maps("team").number for uid in (ALICE, BOB, MALLORY)]
     assert teams[0] == teams[1] != teams[2]
+
+
+def test_views_of_many_namespaces_are_bounded(open_to_all: Start) -> None:
+    """One uid has a few, whose memory counts until it keeps none. Others still get theirs."""
+    running = open_to_all()
+    path = running.socket
+    kept: list[ViewPeer] = []
+    for number in range(20):
+        one = ViewPeer(path, MALLORY)
+        if isinstance(one.asks_for_view(f"n{number}"), wire.View):
+            # It ends the connection, and keeps the memory.
+            one.socket.close()
+            kept.append(one)
+
+    stats: Any = ask(path, {"op": "stats"})
+    assert len(kept) == 4
+    assert stats["view_bytes"] == sum(os.fstat(one.descriptors[0]).st_size for one in kept) <= 32 << 20
+    assert isinstance(ViewPeer(path, ALICE).asks_for_view(), wire.View)
+    for one in kept:
+        one.unmap()
+
+    def gets_another() -> bool:
+        return isinstance(ViewPeer(path, MALLORY).asks_for_view("another"), wire.View)
+
+    poll(gets_another, "there is still no room")
 
 
 def test_a_flood_of_requests_for_views_leaves_others_alone(open_to_all: Start) -> None:

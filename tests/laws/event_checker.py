@@ -36,6 +36,7 @@ from sidecard.core.events import (
     RequestReceived,
     SettingsRead,
     Tick,
+    ViewReleased,
 )
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
@@ -139,6 +140,8 @@ class EventChecker:
                 self.views.peer_lost(peer.id)
                 self._leave([who for who in self.asked if who[0] == peer.id])
                 self._end([name for name, held in self.held.items() if held.peer == peer], None, now)
+            case ViewReleased(number):
+                self.views.released(number)
             case Tick():
                 self._end([name for name, held in self.held.items() if held.due(self.settings) <= now], None, now)
             case DrainRequested():

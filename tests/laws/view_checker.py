@@ -69,7 +69,8 @@ class ViewChecker:
         self.views: dict[int, ViewModel] = {}
         """Those that may be read."""
         self.by_publication: dict[int, Published] = {}
-        self._retired: list[ViewModel] = []
+        self.retired: dict[int, ViewModel] = {}
+        """By number, those whose files have not been released."""
         self._last_publication = 0
 
     def readable(self, now: float) -> Iterator[tuple[str, Published]]:
@@ -84,8 +85,8 @@ class ViewChecker:
 
     @property
     def file_bytes(self) -> int:
-        """Size of all files, including retired ones that a connection still has."""
-        return sum(view.size for view in (*self.views.values(), *self._retired))
+        """Size of all files, including retired ones that a process may still have."""
+        return sum(view.size for view in (*self.views.values(), *self.retired.values()))
 
     def views_of(self, peer: Peer) -> list[ViewModel]:
         """Return the views that a connection has received, and may read."""
@@ -115,17 +116,17 @@ class ViewChecker:
                 self._end_all(view, now)
                 view.generation = generation
             case RetireView(number):
-                view = self.views.pop(number)
+                view = self.retired[number] = self.views.pop(number)
                 self._end_all(view, now)
-                if view.peers:
-                    self._retired.append(view)
 
     def peer_lost(self, peer_id: int) -> None:
         """A connection has ended."""
-        for view in (*self.views.values(), *self._retired):
+        for view in self.views.values():
             view.peers.discard(peer_id)
 
-        self._retired = [view for view in self._retired if view.peers]
+    def released(self, number: int) -> None:
+        """No process has a retired view's file any more."""
+        del self.retired[number]
 
     def check_access(self, peers: dict[int, Peer], settings: EngineSettings) -> None:
         """Check that each connection with a view may read its scope, under the name by which it has received it."""
@@ -138,7 +139,7 @@ class ViewChecker:
     def _open(self, view: ViewModel, settings: EngineSettings) -> None:
         assert view.slot_count == layout.slots_for(view.size)
         self.views[view.number] = view
-        assert len(self.views) + len(self._retired) <= MAX_FILES, "too many files"
+        assert len(self.views) + len(self.retired) <= MAX_FILES, "too many files"
         budget = min(settings.view_bytes, settings.cache_max_bytes * CACHE_SHARE)
         assert self.file_bytes <= budget, "files take too much memory"
 

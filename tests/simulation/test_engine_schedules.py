@@ -7,7 +7,7 @@ import pytest
 from msgspec import Raw
 
 from sidecard.core.cache.view import views
-from sidecard.core.events import Peer
+from sidecard.core.events import Peer, ViewReleased
 from sidecard_client.protocol import wire
 from tests.laws.model_trial import ModelTrial
 from tests.laws.worlds import MODEL_WORLDS
@@ -52,6 +52,7 @@ class Schedule(EngineSchedule[ModelTrial]):
             self.view: 3,
             self.read_view: 15,
             self.report_hits: 5,
+            self.release_view: 3,
         }
         self.touches = ["get", "get", "put", "delete"]
         if world == "small views":
@@ -178,6 +179,12 @@ class Schedule(EngineSchedule[ModelTrial]):
     def view(self) -> None:
         """A peer asks for a view."""
         self.trial.ask(self.peer(), wire.GetView(self.chance.choice(self.namespaces), id=self.trial.next_id()))
+
+    def release_view(self) -> None:
+        """No process has the file of a retired view any more."""
+        retired = self.trial.checker.views.retired
+        if retired:
+            self.trial.happen(ViewReleased(self.chance.choice(list(retired))))
 
     def read_view(self) -> None:
         """A peer reads an entry of its view."""

@@ -6,7 +6,7 @@ from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.cache.view.publisher import Publisher
 from sidecard.core.cache.view.views import NoViewError, budget_of
 from sidecard.core.effects import Effect, EmitNote, SendView
-from sidecard.core.events import ClocksStepped, Peer, ViewFailed
+from sidecard.core.events import ClocksStepped, Peer, ViewFailed, ViewReleased
 from sidecard.core.flights.table import Flights
 from sidecard.core.notes import ViewUnavailable
 from sidecard.core.operations.view_hits import ViewHits
@@ -58,8 +58,13 @@ class ViewOperations(Struct, frozen=True, eq=False):
     def peer_lost(self, peer: Peer) -> None:
         """Note that a connection has ended."""
         self.reports.peer_lost(peer)
-        if self.publisher.views.peer_lost(peer):
-            self.publisher.reserve()
+        self.publisher.views.peer_lost(peer)
+
+    def released(self, event: ViewReleased) -> list[Effect]:
+        """Give the memory of a retired view back to the entries."""
+        self.publisher.views.released(event.view)
+        self.publisher.reserve()
+        return []
 
     def settings_changed(self, before: EngineSettings, settings: EngineSettings) -> None:
         """Withdraw all entries: other answers may be served now. Views end if other peers may read them, or with their memory."""

@@ -4,6 +4,7 @@ A delivery waits while the file is allocated, and while its peer has not read wh
 after `FIRST_WAIT_SECONDS`, then after twice as long, and so on. Nothing else waits for it.
 """
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -40,8 +41,8 @@ class _PeerDeliveries:
 class ViewDeliveries:
     """Sends views. ``writers`` returns the writer of a connected peer.
 
-    ``descriptor_of`` returns the descriptor of a view's file, None while it is allocated; it raises `LookupError` if there is no file.
-    ``count`` gets the class of each reply.
+    ``open_file`` returns a new descriptor of a view's file, None while it is allocated. It raises `LookupError` if there is no file,
+    and `OSError` if it cannot be opened. ``count`` gets the class of each reply.
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class ViewDeliveries:
         loop: "asyncio.AbstractEventLoop",
         *,
         writers: Callable[[int], ReplyWriter | None],
-        descriptor_of: Callable[[int], int | None],
+        open_file: Callable[[int], int | None],
         count: Callable[[type[wire.AnyReply]], None],
     ) -> None:
         self._loop = loop
         self._writers = writers
-        self._descriptor_of = descriptor_of
+        self._open_file = open_file
         self._count = count
         self._waiting: dict[int, _PeerDeliveries] = {}
         """By peer id."""
@@ -100,19 +101,22 @@ class ViewDeliveries:
         if writer is None:
             return True
 
-        try:
-            descriptor = self._descriptor_of(effect.view)
-        except LookupError:
-            self._refuse(effect, NO_FILE)
-            return True
-
         if not writer.passes_descriptors:
             self._refuse(effect, NEEDS_FRAMES)
             return True
 
         try:
-            if descriptor is None or not writer.pass_descriptor(effect.reply, descriptor):
+            descriptor = self._open_file(effect.view)
+            if descriptor is None:
                 return False
+
+            try:
+                if not writer.pass_descriptor(effect.reply, descriptor):
+                    return False
+            finally:
+                os.close(descriptor)
+        except LookupError:
+            self._refuse(effect, NO_FILE)
         except OSError as error:
             self._refuse(effect, f"its descriptor cannot be sent: {error.strerror}")
         else:

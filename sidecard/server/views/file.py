@@ -1,4 +1,4 @@
-"""One view through its life: opened in turns, changed, erased in turns."""
+"""One view through its life: allocated in turns, changed, erased in turns."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -22,36 +22,54 @@ _OTHER_ADVICE: Final = "views need Linux 5.1 and memfd_create(2), which a system
 
 
 class ViewFile:
-    """A view's memory, and what is to be done with it. ``on_failed`` is called if the memory cannot be had."""
+    """A view's memory, and what is to be done with it. ``on_failed`` is called if it cannot be had, ``on_erased`` at the end."""
 
-    def __init__(self, memory: ViewMemory, clock: Callable[[], float], on_failed: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        memory: ViewMemory,
+        clock: Callable[[], float],
+        *,
+        on_failed: Callable[[OSError], None],
+        on_erased: Callable[[], None],
+    ) -> None:
         self._memory = memory
         self._clock = clock
         self._on_failed = on_failed
+        self._on_erased = on_erased
         self._work: Iterator[None] = memory.allocate()
         self._changes: list[ViewChange] = []
         """Those that came before the memory was allocated."""
+        self._ready = False
         self._retired = False
-        self.descriptor: int | None = None
-        """Of the file, once it may be passed to peers."""
 
     def change(self, change: ViewChange) -> None:
         """Make a change, or keep it until the memory is allocated."""
-        if self.descriptor is None:
-            self._changes.append(change)
-        else:
+        if self._ready:
             self._make(change)
+        else:
+            self._changes.append(change)
+
+    def open_reader(self) -> int | None:
+        """Return a new descriptor to be passed to a peer and then closed; None while the memory is allocated. Raises `OSError`."""
+        return self._memory.open_reader() if self._ready else None
 
     def retire(self) -> None:
-        """Withdraw everything now. The caller requests turns, in which the memory is erased and closed."""
-        if self.descriptor is None:
-            # Nobody has received it.
-            self._work = iter(())
-        else:
+        """Withdraw everything now. The caller requests turns, in which the memory is erased."""
+        self._retired = True
+        if self._ready:
             self._memory.store(((view.GENERATION_AT, view.RETIRED),))
             self._work = self._memory.erase()
+        else:
+            # Nobody has received it.
+            self._work = iter(())
 
-        self._retired, self.descriptor = True, None
+    def close_if_released(self) -> bool:
+        """Close an erased file, unless a process may still have it. Return whether it is closed."""
+        if self._memory.is_held():
+            return False
+
+        self._memory.close()
+        return True
 
     def serve_turn(self) -> bool:
         """Allocate or erase for one turn. Return whether more is to be done."""
@@ -66,9 +84,9 @@ class ViewFile:
             return False
 
         if self._retired:
-            self._memory.close()
+            self._on_erased()
         else:
-            self.descriptor = self._memory.descriptor
+            self._ready = True
             for change in self._changes:
                 self._make(change)
 

@@ -1,10 +1,10 @@
 """Perform the engine's view effects: keep the files of all views, and send their descriptors to peers."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecard.core.effects import OpenView, RetireView, SendView, ViewEffect
-from sidecard.core.events import ViewFailed
+from sidecard.core.events import ViewFailed, ViewReleased
 from sidecard.server.deliveries import ReplyWriter
 from sidecard.server.scheduler import Schedulable
 from sidecard.server.views.delivery import ViewDeliveries
@@ -15,6 +15,9 @@ from sidecard_client.protocol.view import header_for
 
 if TYPE_CHECKING:
     import asyncio
+
+RELEASE_SECONDS: Final = 0.25
+"""Poll interval for the release of retired files: the kernel reports nothing when a process unmaps one."""
 
 NewViewMemory = Callable[[OpenView], ViewMemory]
 
@@ -32,7 +35,7 @@ def no_memory(_: OpenView) -> ViewMemory:
 class ViewFiles:
     """The files of all views. ``new_memory`` makes that of one, and may raise `OSError`; ``writers`` returns a peer's writer.
 
-    ``enqueue`` requests turns, ``handle`` gets `ViewFailed`, ``count`` the class of each reply.
+    ``enqueue`` requests turns, ``handle`` gets what becomes of files, ``count`` the class of each reply.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class ViewFiles:
         new_memory: NewViewMemory,
         writers: Callable[[int], ReplyWriter | None],
         enqueue: Callable[[Schedulable], None],
-        handle: Callable[[ViewFailed], None],
+        handle: Callable[[ViewFailed | ViewReleased], None],
         count: Callable[[type[wire.AnyReply]], None],
     ) -> None:
         self._loop = loop
@@ -52,8 +55,11 @@ class ViewFiles:
         self._enqueue = enqueue
         self._handle = handle
         self._files: dict[int, ViewFile] = {}
+        self._erased: dict[int, ViewFile] = {}
+        """Those that a process may still have."""
+        self._poll: asyncio.TimerHandle | None = None
         self._deliveries = ViewDeliveries(
-            loop, writers=writers, descriptor_of=lambda view: self._files[view].descriptor, count=count
+            loop, writers=writers, open_file=lambda view: self._files[view].open_reader(), count=count
         )
 
     def perform(self, effect: ViewEffect) -> None:
@@ -73,15 +79,34 @@ class ViewFiles:
                 file.change(effect)
 
     def _open(self, effect: OpenView) -> None:
+        number = effect.view
+
         def fail(error: OSError) -> None:
-            self._files.pop(effect.view, None)
+            self._files.pop(number, None)
             # Not within the event that opens the view.
-            self._loop.call_soon(self._handle, ViewFailed(effect.view, reason_of(error)))
+            self._loop.call_soon(self._handle, ViewFailed(number, reason_of(error)))
+
+        def await_release() -> None:
+            self._erased[number] = file
+            self._release()
 
         try:
             memory = self._new_memory(effect)
         except OSError as error:
             fail(error)
         else:
-            file = self._files[effect.view] = ViewFile(memory, self._clock, fail)
+            file = self._files[number] = ViewFile(memory, self._clock, on_failed=fail, on_erased=await_release)
             self._enqueue(file)
+
+    def _release(self) -> None:
+        """Close the erased files that no process has any more, and look again later for the others."""
+        if self._poll is not None:
+            self._poll.cancel()
+
+        released = [number for number, file in self._erased.items() if file.close_if_released()]
+        for number in released:
+            del self._erased[number]
+
+        self._poll = self._loop.call_later(RELEASE_SECONDS, self._release) if self._erased else None
+        for number in released:
+            self._handle(ViewReleased(number))

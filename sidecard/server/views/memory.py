@@ -4,9 +4,14 @@
 2. *Sealed* (memfd_create(2)): it neither shrinks nor grows, and nothing but the mapping made here writes to it, neither this
    descriptor nor one opened from it through ``/proc``.
 3. *Written*, by stores in the order of `sidecard_client.protocol.view`.
-4. *Erased* and closed. Clients may keep their mappings, but find nothing in them.
+4. *Erased*. Clients may keep their mappings, but find nothing in them.
+5. *Closed*, once no process has it any more: until then its memory is charged to the daemon.
+
+Each peer gets a descriptor that was opened for it, read-only. The kernel counts these, with all copies and mappings of them, and
+grants the lease on the file (fcntl(2), F_SETLEASE) only if none is left; it counts neither the first descriptor nor its mapping.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -33,7 +38,7 @@ class ViewMemory:
             raise OSError("a view is little-endian, and the words of this processor are not")
 
         self._header = header
-        self.descriptor = new_memory_file(f"sidecard-view-{header.view}")
+        self._descriptor = new_memory_file(f"sidecard-view-{header.view}")
         self._map: mmap.mmap | None = None
         self._bytes = memoryview(b"")
         self._words = self._bytes
@@ -42,10 +47,10 @@ class ViewMemory:
         """Allocate, write the header, and seal; yield after each piece. Raises `OSError` if the host has too little memory."""
         size = self._header.size
         for start in range(0, size, PIECE_BYTES):
-            os.posix_fallocate(self.descriptor, start, min(PIECE_BYTES, size - start))
+            os.posix_fallocate(self._descriptor, start, min(PIECE_BYTES, size - start))
             yield
 
-        self._map = mmap.mmap(self.descriptor, size)
+        self._map = mmap.mmap(self._descriptor, size)
         # A process that the daemon starts would keep the memory, and a core dump would contain answers.
         self._map.madvise(mmap.MADV_DONTFORK)
         self._map.madvise(mmap.MADV_DONTDUMP)
@@ -53,7 +58,30 @@ class ViewMemory:
         self._words = self._bytes.cast("Q")
         encoded = view.encode_header(self._header)
         self._bytes[: len(encoded)] = encoded
-        fcntl.fcntl(self.descriptor, view.ADD_SEALS, view.SEALS)
+        fcntl.fcntl(self._descriptor, view.ADD_SEALS, view.SEALS)
+        if self.is_held():
+            raise OSError(errno.EOPNOTSUPP, "the kernel grants no lease on it")
+
+    def open_reader(self) -> int:
+        """Return a new descriptor for one peer, to be closed once it is passed. Raises `OSError`."""
+        return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def is_held(self) -> bool:
+        """Return whether any process may have a descriptor or a mapping of the file."""
+        try:
+            reader = self.open_reader()
+        except OSError:
+            return True
+
+        try:
+            fcntl.fcntl(reader, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            return True
+        finally:
+            # Which ends the lease.
+            os.close(reader)
+
+        return False
 
     def word(self, offset: int) -> int:
         """Return the word at ``offset``."""
@@ -76,8 +104,8 @@ class ViewMemory:
             yield
 
     def close(self) -> None:
-        """Release the descriptor and the mapping. Mappings of clients remain."""
-        os.close(self.descriptor)
+        """Release the daemon's descriptor and mapping."""
+        os.close(self._descriptor)
         self._words.release()
         self._bytes.release()
         if self._map is not None:

@@ -67,7 +67,6 @@ class RecordedMemory(ViewMemory):
     def __init__(self, memory: Any) -> None:
         self._header = layout.header_for(VIEW, SIZE, SLOT_COUNT, "0123456789abcdef")
         self._bytes = self._words = memory
-        self.descriptor = 0
 
     def allocate(self) -> Iterator[None]:
         """Write the header."""
@@ -143,7 +142,7 @@ class Reader:
 def record(events: Iterable[Event], change: Change = lambda _, stores: stores) -> Recorded:
     """Record what a writer stores for some events, and when what they remove is acknowledged."""
     memory = WrittenMemory(SIZE)
-    writer = ViewFile(RecordedMemory(memory), lambda: NOW, _fail)
+    writer = ViewFile(RecordedMemory(memory), lambda: NOW, on_failed=_fail, on_erased=lambda: None)
     writer.serve_turn()
     initial, memory.stores = bytes(memory.bytes), []
     segments: list[list[Store]] = []

@@ -23,8 +23,6 @@ class ScopeView:
         """When a client last received it or reported hits."""
         self.peers: set[int] = set()
         """Connections that received it and have not ended."""
-        self.uids: set[int] = set()
-        """All uids that ever received it."""
         self.full_until = -inf
         """Until then nothing is published: what would be overwritten stays."""
 

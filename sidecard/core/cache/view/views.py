@@ -1,12 +1,9 @@
 """Which scopes have a view, and how much memory their files take.
 
-A file cannot shrink, and its memory is charged to the daemon for as long as any process maps it. So each file counts until every
-connection that received it has ended. What a process keeps beyond that is bounded by the number of views that are ever dropped
-for others: `MAX_DROPS` in a run, and `MAX_DROPS_PER_UID` of those that one uid received.
+A file cannot shrink, and its memory is charged to the daemon for as long as any process has it. So each file counts until the server
+reports that none has it any more (`sidecard.core.events.ViewReleased`), whether or not the connections that received it have ended.
 """
 
-from collections import Counter
-from collections.abc import Iterable
 from math import inf
 from operator import attrgetter
 
@@ -27,10 +24,10 @@ MAX_FILES = 16
 """Views and retired files together."""
 
 MAX_PRIVATE_VIEWS = 4
-"""Views of one uid's private namespaces."""
+"""Files of one uid's private namespaces, retired ones included."""
 
-MAX_DROPS = 64
-MAX_DROPS_PER_UID = 8
+DROP_SECONDS = 1.0
+"""At most one view in so long is dropped to make room. Its memory is free a little later, when the client asks again."""
 
 CACHE_SHARE = 1 / 4
 """Maximum share of the cache's limit that all files take."""
@@ -44,7 +41,7 @@ class NoViewError(Exception):
 
 
 class Views:
-    """The views by scope, and the retired ones that clients still have."""
+    """The views by scope, and the retired ones whose files some process may still have."""
 
     def __init__(self, settings: LiveSettings, publications: Publications, changes: ViewChanges) -> None:
         self.by_scope: dict[str, ScopeView] = {}
@@ -54,11 +51,10 @@ class Views:
         self._settings = settings
         self._publications = publications
         self._changes = changes
-        self._retired: list[ScopeView] = []
-        """Those that some connection still has."""
+        self._retired: dict[int, ScopeView] = {}
+        """By number."""
         self._last_number = 0
-        self._drops = 0
-        self._drops_by_uid: Counter[int] = Counter()
+        self._dropped_at = -inf
         self._failure = ""
         self._retry_at = -inf
 
@@ -71,28 +67,26 @@ class Views:
             raise NoViewError("this connection has already received it; open another one")
 
         view.peers.add(peer.id)
-        view.uids.add(peer.uid)
         view.used_at = now
         return view
 
-    def peer_lost(self, peer: Peer) -> bool:
-        """Note that a connection has ended; return whether fewer files are left: those retired ones that it alone had do not count."""
-        before = self.file_bytes
+    def peer_lost(self, peer: Peer) -> None:
+        """Note that a connection has ended."""
         for view in self.by_scope.values():
             view.peers.discard(peer.id)
 
-        for view in [view for view in self._retired if peer.id in view.peers]:
-            view.peers.discard(peer.id)
-            if not view.peers:
-                self._retired.remove(view)
-                self.file_bytes -= view.size
-
-        return self.file_bytes != before
+    def released(self, number: int) -> None:
+        """Stop counting a retired view: no process has its file any more."""
+        view = self._retired.pop(number, None)
+        if view is not None:
+            self.file_bytes -= view.size
 
     def retire(self, view: ScopeView) -> None:
         """Withdraw a view for ever."""
+        self._publications.end(view.space.clear())
+        del self.by_scope[view.scope]
+        self._retired[view.number] = view
         self._changes.add(RetireView(view.number))
-        self._forget(view)
 
     def retire_all(self) -> None:
         """Withdraw all views for ever."""
@@ -104,13 +98,15 @@ class Views:
         is_new, self._failure, self._retry_at = reason != self._failure, reason, now + RETRY_SECONDS
         for view in list(self.by_scope.values()):
             if view.number == number:
-                view.peers.clear()
-                self._forget(view)
+                self._publications.end(view.space.clear())
+                del self.by_scope[view.scope]
+                self._retired[number] = view
 
+        self.released(number)
         return is_new
 
     def _add(self, scope: str, now: float) -> ScopeView:
-        """Open the view of a scope, and drop unused ones that are in its way."""
+        """Open the view of a scope. If there is no room, drop an unused one, so that there is some when the client asks again."""
         if now < self._retry_at:
             raise NoViewError(self._failure)
 
@@ -118,14 +114,12 @@ class Views:
         if budget < MIN_VIEW_BYTES:
             raise NoViewError(f"cache.view_bytes, or a quarter of cache.max_bytes, is less than {MIN_VIEW_BYTES} bytes")
 
-        owner = owner_of(scope)
-        own = [view for view in self.by_scope.values() if owner_of(view.scope) == owner]
-        if owner != EVERYONE and len(own) >= MAX_PRIVATE_VIEWS:
-            self._drop(own, f"uid {owner} has {MAX_PRIVATE_VIEWS} views of private namespaces, and all are in use")
+        obstacle = self._obstacle(scope, budget)
+        if obstacle:
+            self._drop_unused(scope, now)
+            raise NoViewError(obstacle)
 
-        while len(self.by_scope) + len(self._retired) >= MAX_FILES or not (size := self._next_size(budget)):
-            self._drop(self.by_scope.values(), "the memory for views (cache.view_bytes), or their number, is used up")
-
+        size = self._next_size(budget)
         self._last_number += 1
         view = self.by_scope[scope] = ScopeView(self._last_number, scope, size, now)
         self.file_bytes += size
@@ -138,27 +132,29 @@ class Views:
         half = left // 2 // PAGE_BYTES * PAGE_BYTES
         return max(half, MIN_VIEW_BYTES) if left >= MIN_VIEW_BYTES else 0
 
-    def _drop(self, views: Iterable[ScopeView], obstacle: str) -> None:
-        """Retire the view that no connection has and that was not used for longest. Raises `NoViewError` if there is none."""
-        unused = [view for view in views if not view.peers and self._may_drop(view)]
-        if not unused:
-            raise NoViewError(obstacle)
+    def _obstacle(self, scope: str, budget: int) -> str:
+        """Return why there is no room for one more view; empty if there is."""
+        owner = owner_of(scope)
+        if owner != EVERYONE and len(self._files_of(owner)) >= MAX_PRIVATE_VIEWS:
+            return f"processes of uid {owner} have {MAX_PRIVATE_VIEWS} views of private namespaces"
 
-        view = min(unused, key=attrgetter("used_at"))
-        self._drops += 1
-        self._drops_by_uid.update(view.uids)
-        self.retire(view)
+        if len(self.by_scope) + len(self._retired) >= MAX_FILES or not self._next_size(budget):
+            return "the memory for views (cache.view_bytes), or their number, is used up"
 
-    def _may_drop(self, view: ScopeView) -> bool:
-        return self._drops < MAX_DROPS and all(self._drops_by_uid[uid] < MAX_DROPS_PER_UID for uid in view.uids)
+        return ""
 
-    def _forget(self, view: ScopeView) -> None:
-        self._publications.end(view.space.clear())
-        del self.by_scope[view.scope]
-        if view.peers:
-            self._retired.append(view)
-        else:
-            self.file_bytes -= view.size
+    def _drop_unused(self, scope: str, now: float) -> None:
+        """Retire the view that no connection has and that was not used for longest, one of the owner's own if it has its share."""
+        owner = owner_of(scope)
+        own = self._files_of(owner) if owner != EVERYONE else []
+        views = own if len(own) >= MAX_PRIVATE_VIEWS else list(self.by_scope.values())
+        unused = [view for view in views if not view.peers and self.by_scope.get(view.scope) is view]
+        if unused and now - self._dropped_at >= DROP_SECONDS:
+            self._dropped_at = now
+            self.retire(min(unused, key=attrgetter("used_at")))
+
+    def _files_of(self, owner: str) -> list[ScopeView]:
+        return [view for view in (*self.by_scope.values(), *self._retired.values()) if owner_of(view.scope) == owner]
 
 
 def budget_of(settings: EngineSettings) -> int:

@@ -4,16 +4,18 @@ import errno
 import mmap
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecard.core.effects import OpenView, Publish, RetireView, SendView, Withdraw, WithdrawAll
-from sidecard.core.events import ViewFailed
+from sidecard.core.events import ViewFailed, ViewReleased
 from sidecard.server.scheduler import DAEMON_UID, FairScheduler
 from sidecard.server.views import delivery
-from sidecard.server.views.files import ViewFiles, new_view_memory, no_memory
+from sidecard.server.views.files import RELEASE_SECONDS, ViewFiles, new_view_memory, no_memory
 from sidecard.server.views.memory import PIECE_BYTES, ViewMemory
 from sidecard_client.protocol import view, wire
 from tests.plain_view import PlainView
@@ -24,6 +26,18 @@ SLOTS = view.slots_for(SIZE)
 GOLDEN = Path(__file__).parents[2] / "client/protocol/golden/view-layout-1.bin"
 
 
+_made: list[ViewMemory] = []
+
+
+@pytest.fixture(autouse=True)
+def closing() -> Iterator[None]:
+    """Close the files that a test has left open."""
+    yield
+    while _made:
+        with suppress(OSError):
+            _made.pop().close()
+
+
 class FakeWriter:
     """Takes what a peer is sent. ``unread``: it has not read what came before."""
 
@@ -32,6 +46,7 @@ class FakeWriter:
         self.passes_descriptors = True
         self.error: OSError | None = None
         self.passed: list[tuple[wire.AnyReply, int]] = []
+        """Replies, and the inodes of their files."""
         self.replies: list[wire.AnyReply] = []
         self.flushed = 0
 
@@ -41,7 +56,7 @@ class FakeWriter:
             raise self.error
 
         if not self.unread:
-            self.passed.append((reply, descriptor))
+            self.passed.append((reply, os.fstat(descriptor).st_ino))
 
         return not self.unread
 
@@ -62,7 +77,7 @@ class Shared:
         self.loop.cost = 0.0015
         self.scheduler = FairScheduler(self.loop, self.loop.clock)  # type: ignore[arg-type]  # the part of a loop that is used
         self.memories: list[ViewMemory] = []
-        self.failed: list[ViewFailed] = []
+        self.events: list[ViewFailed | ViewReleased] = []
         self.peers = {1: FakeWriter(), 2: FakeWriter()}
         self.counted = Counter[type]()
         self.views = ViewFiles(
@@ -71,13 +86,19 @@ class Shared:
             new_memory=new_memory or self._new_memory,
             writers=self.peers.get,  # type: ignore[arg-type]  # the part of a writer that is used
             enqueue=lambda work: self.scheduler.enqueue(work, DAEMON_UID),
-            handle=self.failed.append,
+            handle=self.events.append,
             count=lambda reply: self.counted.update((reply,)),
         )
 
     def _new_memory(self, effect: OpenView) -> ViewMemory:
         self.memories.append(new_view_memory("0123456789abcdef", effect))
+        _made.append(self.memories[-1])
         return self.memories[-1]
+
+    @property
+    def inode(self) -> int:
+        """That of the first file."""
+        return os.fstat(self.memories[0]._descriptor).st_ino
 
     def perform(self, *effects: Any) -> None:
         """Perform effects of one event."""
@@ -94,7 +115,7 @@ class Shared:
 
     def read(self, key: str, now: float = 1000.0) -> Any:
         """Return the published value of a key, or why there is none."""
-        with mmap.mmap(self.memories[-1].descriptor, SIZE, prot=mmap.PROT_READ) as mapped:
+        with mmap.mmap(self.memories[-1]._descriptor, SIZE, prot=mmap.PROT_READ) as mapped:
             found = PlainView(mapped).read(key, now)
             return found if isinstance(found, str) else found["value"]
 
@@ -126,7 +147,7 @@ def test_changes_before_the_memory_is_allocated_are_made_afterwards() -> None:
     assert shared.read("published") == "value"
     assert shared.read("gone") == "absent"
     shared.loop.pass_time(1.0)
-    assert shared.peers[1].passed == [(reply_to(7), shared.memories[0].descriptor)]
+    assert shared.peers[1].passed == [(reply_to(7), shared.inode)]
 
 
 def test_published_entries_are_replaced_and_withdrawn() -> None:
@@ -149,24 +170,29 @@ def test_published_entries_are_replaced_and_withdrawn() -> None:
     assert shared.memories[0].word(view.slot_offset(first.slot)) == 8, "never reused"
 
 
-def test_a_retired_view_is_erased_in_turns_and_closed() -> None:
+def test_a_retired_view_is_erased_in_turns_and_closed_once_nobody_has_it() -> None:
     """Readers find generation 0 at once. A peer that asks for it in the same event gets an error."""
     shared = Shared()
     shared.perform(OPEN)
     shared.work()
     shared.perform(publish("key", "value"))
-    descriptor = os.dup(shared.memories[0].descriptor)
+    descriptor = shared.memories[0].open_reader()
     with mmap.mmap(descriptor, SIZE, prot=mmap.PROT_READ) as mapped:
+        os.close(descriptor)
         shared.perform(RetireView(1))
         assert PlainView(mapped).read("key", 1000.0) == "withdrawn"
         assert any(mapped[view.HEADER_BYTES :])
         shared.perform(SendView(1, reply_to(7), 1), publish("key", "late"))
         assert shared.work() >= 2, "several turns"
         assert not any(mapped[view.HEADER_BYTES :])
+        shared.loop.pass_time(10.0)
+        assert shared.events == []
 
-    os.close(descriptor)
+    shared.loop.pass_time(RELEASE_SECONDS)
+    assert shared.events == [ViewReleased(1)]
+    assert shared.loop.armed == []
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(shared.memories[0].descriptor)
+        os.fstat(shared.memories[0]._descriptor)
 
     assert isinstance(shared.peers[1].replies[0], wire.Error)
 
@@ -179,11 +205,11 @@ def test_a_view_that_is_retired_while_it_is_allocated_is_closed() -> None:
     shared.perform(RetireView(1))
     shared.work()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(shared.memories[0].descriptor)
+        os.fstat(shared.memories[0]._descriptor)
 
     shared.loop.pass_time(1.0)
     assert [type(reply) for reply in shared.peers[1].replies] == [wire.Error]
-    assert shared.failed == []
+    assert shared.events == [ViewReleased(1)]
 
 
 def test_a_file_that_cannot_be_made_is_reported_after_the_event() -> None:
@@ -194,11 +220,12 @@ def test_a_file_that_cannot_be_made_is_reported_after_the_event() -> None:
 
     shared = Shared(forbidden)
     shared.perform(OPEN, publish("key", "value"), SendView(1, reply_to(7), 1), Withdraw(1, (0,)), RetireView(1))
-    assert shared.failed == []
+    assert shared.events == []
     shared.loop.turn()
-    ((number, reason),) = [(failed.view, failed.reason) for failed in shared.failed]
-    assert number == 1
-    assert reason.startswith("the memory file cannot be made: Operation not permitted: views need Linux 5.1")
+    (failed,) = shared.events
+    assert isinstance(failed, ViewFailed)
+    assert failed.view == 1
+    assert failed.reason.startswith("the memory file cannot be made: Operation not permitted: views need Linux 5.1")
     (error,) = shared.peers[1].replies
     assert isinstance(error, wire.Error)
     assert (error.id, error.code) == (7, "unavailable")
@@ -215,11 +242,15 @@ def test_memory_that_ends_while_it_is_allocated_is_reported(monkeypatch: pytest.
         patch.setattr(os, "posix_fallocate", _no_space)
         shared.work()
 
-    assert [failed.reason for failed in shared.failed] == [
-        "the memory file cannot be made: No space left on device: lower cache.view_bytes, or raise the memory limit of the daemon"
+    assert shared.events == [
+        ViewFailed(
+            1,
+            "the memory file cannot be made: No space left on device: "
+            "lower cache.view_bytes, or raise the memory limit of the daemon",
+        )
     ]
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(shared.memories[0].descriptor)
+        os.fstat(shared.memories[0]._descriptor)
 
     shared.loop.pass_time(1.0)
     assert [type(reply) for reply in shared.peers[1].replies] == [wire.Error]
@@ -242,7 +273,7 @@ def test_a_peer_that_has_read_everything_gets_its_view_at_once() -> None:
     """It is counted as a reply to `view`."""
     shared = opened()
     shared.perform(SendView(1, reply_to(7), 1))
-    assert shared.peers[1].passed == [(reply_to(7), shared.memories[0].descriptor)]
+    assert shared.peers[1].passed == [(reply_to(7), shared.inode)]
     assert shared.counted == {wire.View: 1}
     assert shared.loop.armed == []
 
@@ -317,7 +348,7 @@ def test_a_server_without_memory_reports_that() -> None:
     shared = Shared(no_memory)
     shared.perform(OPEN)
     shared.loop.turn()
-    assert "this server shares no memory" in shared.failed[0].reason
+    assert "this server shares no memory" in repr(shared.events[0])
 
 
 def test_the_daemon_writes_the_golden_file() -> None:
@@ -327,7 +358,7 @@ def test_the_daemon_writes_the_golden_file() -> None:
     list(memory.allocate())
     memory.store(((view.GENERATION_AT, 2),))
     published = 0
-    with mmap.mmap(memory.descriptor, 0, prot=mmap.PROT_READ) as mapped:
+    with mmap.mmap(memory._descriptor, 0, prot=mmap.PROT_READ) as mapped:
         assert mapped[: view.HEADER_BYTES] == golden[: view.HEADER_BYTES]
         for slot in range(8):
             at = view.slot_offset(slot)

@@ -4,6 +4,7 @@ import fcntl
 import mmap
 import os
 import resource
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,14 +32,14 @@ def memory() -> Iterator[ViewMemory]:
 
 def test_the_file_is_fully_allocated(memory: ViewMemory) -> None:
     """A page that is allocated later could end its reader with SIGBUS."""
-    status = os.fstat(memory.descriptor)
+    status = os.fstat(memory._descriptor)
     assert status.st_size == SIZE
     assert status.st_blocks * 512 >= SIZE
 
 
 def test_the_daemon_writes_and_a_reader_sees_it(memory: ViewMemory) -> None:
     """The reader's mapping shows later changes. The header was written before."""
-    with mmap.mmap(memory.descriptor, SIZE, prot=mmap.PROT_READ) as reader:
+    with mmap.mmap(memory._descriptor, SIZE, prot=mmap.PROT_READ) as reader:
         assert view.decode_header(reader[: view.HEADER_BYTES]).view == 5
         memory.store(((8192, b"record"), (view.GENERATION_AT, 2)))
         assert reader[8192:8198] == b"record"
@@ -73,7 +74,67 @@ WRITES: dict[str, Callable[[int], object]] = {
 def test_nothing_else_can_change_the_file(memory: ViewMemory, write: Callable[[int], object]) -> None:
     """Not even the daemon's own descriptor, of which clients get a copy."""
     with pytest.raises(PermissionError):
-        write(memory.descriptor)
+        write(memory._descriptor)
+
+
+def test_a_reader_can_only_read(memory: ViewMemory) -> None:
+    """It has a descriptor of its own, which has all seals."""
+    reader = memory.open_reader()
+    assert fcntl.fcntl(reader, view.GET_SEALS) & view.SEALS == view.SEALS
+    assert not os.get_inheritable(reader)
+    with pytest.raises(PermissionError):
+        mmap.mmap(reader, SIZE)
+
+    os.close(reader)
+
+
+def test_the_file_is_held_as_long_as_a_process_has_any_part_of_it(memory: ViewMemory) -> None:
+    """A descriptor, a mapping, one on its way to a peer, one in a child process; not the daemon's own."""
+    assert not memory.is_held()
+    reader = memory.open_reader()
+    assert memory.is_held()
+    copy = os.dup(reader)
+    os.close(reader)
+    assert memory.is_held()
+    mapped = mmap.mmap(copy, mmap.PAGESIZE, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
+    os.close(copy)
+    assert memory.is_held()
+    mapped.close()
+    assert not memory.is_held()
+
+    ours, theirs = socket.socketpair()
+    reader = memory.open_reader()
+    socket.send_fds(ours, [b"x"], [reader])
+    os.close(reader)
+    assert memory.is_held()
+    ours.close()
+    theirs.close()
+    assert not memory.is_held()
+
+    read, write = os.pipe()
+    reader = memory.open_reader()
+    pid = os.fork()
+    if not pid:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+
+    os.close(reader)
+    assert memory.is_held()
+    os.close(write)
+    os.waitpid(pid, 0)
+    os.close(read)
+    assert not memory.is_held()
+
+
+def test_a_host_that_does_not_report_holders_gets_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that clients keep could not be counted."""
+    monkeypatch.setattr(fcntl, "F_SETLEASE", -1)
+    one = new_memory()
+    with pytest.raises(OSError, match="no lease"):
+        list(one.allocate())
+
+    one.close()
 
 
 def test_memory_that_the_host_refuses_raises() -> None:
@@ -91,7 +152,7 @@ def test_memory_that_the_host_refuses_raises() -> None:
 
 def test_an_erased_file_has_only_its_header(memory: ViewMemory) -> None:
     """Whoever still maps it finds nothing."""
-    with mmap.mmap(memory.descriptor, SIZE, prot=mmap.PROT_READ) as reader:
+    with mmap.mmap(memory._descriptor, SIZE, prot=mmap.PROT_READ) as reader:
         memory.store(((view.HEADER_BYTES, b"x" * (SIZE - view.HEADER_BYTES)),))
         assert len(list(memory.erase())) == 3, "in pieces"
         assert reader[:8] == b"sidecard"
@@ -102,8 +163,9 @@ def test_a_closed_file_leaves_neither_descriptor_nor_mapping() -> None:
     """Nor does one that was never allocated."""
 
     def held() -> tuple[int, int]:
+        names = [os.fspath(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
-        return len(list(Path("/proc/self/fd").iterdir())), maps.count("sidecard-view")
+        return sum("sidecard-view-5" in name for name in names), maps.count("sidecard-view-5")
 
     before = held()
     whole, unused = new_memory(), new_memory()
