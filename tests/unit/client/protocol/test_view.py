@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import struct
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +236,19 @@ def test_keys_that_differ_have_other_digests_and_spread_over_buckets() -> None:
 def test_records_take_whole_units(length: int, units: int) -> None:
     """Records begin at multiples of 8 bytes."""
     assert view.units_for(length) == units
+
+
+def test_the_document_has_the_same_offsets() -> None:
+    """``sidecard docs view`` lists each field of the header and of a slot at its offset."""
+    text = (resources.files("sidecard") / "docs" / "view.md").read_text(encoding="utf-8")
+    tables = {
+        title: [int(offset) for offset in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)]
+        for title, table in re.findall(r"^\*\*(Header|Index)\*\*.*?\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    }
+    sizes = {"Header": (8, 4, 4, *(8,) * 7, 16), "Index": (8, 32, 4, 4, 8, 4, 4)}
+    assert tables == {
+        "Header": list(itertools.accumulate(sizes["Header"], initial=0)),
+        "Index": list(itertools.accumulate(sizes["Index"], initial=0))[:-1],
+    }
+    assert view._HEADER.size == sum(sizes["Header"])
+    assert (view._SLOT.size, view.SLOT_BYTES) == (64, sum(sizes["Index"]))
