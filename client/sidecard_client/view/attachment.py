@@ -13,6 +13,7 @@ import socket
 import threading
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Final, Protocol
@@ -20,13 +21,15 @@ from typing import Final, Protocol
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.view import GET_SEALS, HEADER_BYTES, LAYOUT, SEALS, ViewLayoutError, decode_header
-from sidecard_client.protocol.wire import GetView, View
+from sidecard_client.protocol.wire import GetView, Ping, View
 from sidecard_client.view.reader import ViewReader, boot_clock
 from sidecard_client.view.reports import Booked, HitReports
 
 RECEIVE_BYTES: Final = 64 * 1024
 MAX_DESCRIPTORS: Final = 4
 """Room for more than the one that is expected: the kernel drops those for which there is none, without a trace."""
+
+_AT_ONCE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 EARLY: Final = 0.8
 """Part of `View.report_seconds` after which hits are reported: the thread may be scheduled late."""
@@ -58,6 +61,7 @@ class Attachment:
 
     __slots__ = (
         "_connection",
+        "_has_reported",
         "_inode",
         "_lock",
         "_report_seconds",
@@ -85,6 +89,7 @@ class Attachment:
         self._inode = os.fstat(self.descriptor).st_ino
         self._lock = threading.Lock()  # guards all below, and the collected part of `reports`
         self._unsent = b""
+        self._has_reported = False
         # By number, so that the reader does not refer to this object: without a cycle, the last reference unmaps the memory.
         self.reader = ViewReader(memory, memoryview(memory).cast("Q"), partial(_new_poll, self.descriptor))
 
@@ -138,7 +143,8 @@ class Attachment:
                     request_id, self._unsent = self._connection.protocol.send(request)
                     self._connection.protocol.forget(request_id)
 
-                sent = self._connection.socket.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._has_reported = True
+                sent = self._connection.socket.send(self._unsent, _AT_ONCE)
                 self._unsent = self._unsent[sent:]
         except BlockingIOError:
             return False
@@ -162,12 +168,21 @@ class Attachment:
         deadline = monotonic() + seconds
         self.reader.usable = False
         self.ended = True
-        while not self.report() and (left := deadline - monotonic()) > 0:
-            poller = select.poll()
-            poller.register(self.descriptor, select.POLLOUT)
-            poller.poll(1000 * left)
+        while not self.report() and monotonic() < deadline:
+            self._wait(select.POLLOUT, deadline)
+
+        if self._has_reported and monotonic() < deadline:
+            # What the daemon has not booked when a connection ends is lost, so it is asked for a sign that it has.
+            with suppress(OSError):
+                self._connection.socket.send(self._connection.protocol.send(Ping())[1], _AT_ONCE)
+                self._wait(select.POLLIN, deadline)
 
         self._connection.end()
+
+    def _wait(self, event: int, deadline: float) -> None:
+        poller = select.poll()
+        poller.register(self.descriptor, event)
+        poller.poll(1000 * max(0.0, deadline - monotonic()))
 
     def leave_to_parent(self) -> None:
         """Drop the child's copy of all this after a fork. The connection is the parent's, too."""

@@ -1,0 +1,281 @@
+"""Views across threads, forks, event loops and the ends of clients and processes: every hit is counted once."""
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from sidecard_client import AsyncClient, Client
+from tests.callers import Caller
+from tests.daemons import Daemon, poll
+from tests.view_callers import counted, publish, view_of
+
+pytestmark = pytest.mark.usefixtures("spared_heap")
+
+READS = 700
+"""More than one report."""
+
+
+@pytest.fixture
+def served(daemon: Callable[..., Daemon]) -> Daemon:
+    """Start a daemon."""
+    return daemon()
+
+
+def read(sidecard: Client, times: int = READS) -> int:
+    """Make calls whose answer is stored; return how many."""
+    for _ in range(times):
+        assert sidecard.outcome(str.upper, "k", name="shout", key="k").source == "cache"
+
+    return times
+
+
+def hits(path: str) -> int:
+    """Return how many hits the daemon has counted, from views and by the socket."""
+    (count,) = counted(path, "hits")
+    return int(count)
+
+
+def attached(path: str) -> Client:
+    """Return a client that reads from a view."""
+    sidecard = Client(path)
+    publish(Caller(sidecard, None), "k")
+    return sidecard
+
+
+def forked(child: Callable[[], object]) -> int:
+    """Run ``child`` in a fork; return its exit code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads; they are what is tested
+        pid = os.fork()
+
+    if pid == 0:
+        signal.alarm(20)
+        code = 1
+        with suppress(Exception):
+            child()
+            code = 0
+
+        os._exit(code)
+
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def sockets() -> list[str]:
+    """Return the sockets that this process has open."""
+    found = []
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of the directory itself
+            found.append(str(one.readlink()))
+
+    return [name for name in found if "socket:" in name]
+
+
+def test_close_reports_all_hits(served: Daemon, socket_path: str) -> None:
+    """Also those of the last moment, before the connection ends."""
+    sidecard = attached(socket_path)
+    before = hits(socket_path)
+    made = read(sidecard)
+    sidecard.close()
+    assert hits(socket_path) == before + made
+    assert served.process.poll() is None
+
+
+def test_threads_that_read_while_their_client_is_closed_lose_no_hit(served: Daemon, socket_path: str) -> None:
+    """Each answer that a thread got is counted; after the end it gets none."""
+    del served
+    sidecard = attached(socket_path)
+    before, made = hits(socket_path), [0] * 4
+    started = threading.Barrier(5)
+
+    def read_on(place: int) -> None:
+        started.wait()
+        with suppress(RuntimeError):  # the client is closed
+            while True:
+                made[place] += read(sidecard, 1)
+
+    threads = [threading.Thread(target=read_on, args=(place,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+
+    started.wait()
+    poll(lambda: min(made) > 20, "the threads do not read")
+    sidecard.close()
+    for thread in threads:
+        thread.join()
+
+    poll(lambda: hits(socket_path) >= before + sum(made), "hits are lost")
+    assert hits(socket_path) == before + sum(made)
+
+
+def test_parent_and_child_of_a_fork_read_views_of_their_own(served: Daemon, socket_path: str) -> None:
+    """While threads read: the child begins without views and without hits to report, and each process reports its own."""
+    del served
+    sidecard = attached(socket_path)
+    before, stop = hits(socket_path), threading.Event()
+    made = [0] * 3
+
+    def read_on(place: int) -> None:
+        while not stop.is_set():
+            made[place] += read(sidecard, 1)
+
+    threads = [threading.Thread(target=read_on, args=(place,)) for place in range(3)]
+    for thread in threads:
+        thread.start()
+
+    def child() -> None:
+        assert view_of(sidecard) is None
+        publish(Caller(sidecard, None), "k")
+        read(sidecard)
+        sidecard.close()
+
+    mine = 0
+    for _ in range(5):
+        mine += read(sidecard, 100)
+        assert forked(child) == 0
+
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    # A child's first two hits come by the socket, or three if the view takes its time.
+    poll(lambda: hits(socket_path) >= before + mine + sum(made) + 5 * (READS + 2), "hits are lost")
+    mine += read(sidecard, 1)
+    sidecard.close()
+    by_socket = hits(socket_path) - before - mine - sum(made) - 5 * READS
+    assert 10 <= by_socket < 100
+    (view_hits,) = counted(socket_path, "view_hits")
+    assert view_hits <= mine + sum(made) + 5 * (READS + 20)
+
+
+def test_child_keeps_nothing_of_the_parents_view(served: Daemon, socket_path: str) -> None:
+    """Neither its connection, whose end would not be noticed, nor its memory."""
+    del served
+    before = len(sockets())
+    sidecard = attached(socket_path)
+    assert "sidecard-view" in Path("/proc/self/maps").read_text()
+
+    assert len(sockets()) == before + 2, "one for calls, and one for the view"
+
+    def child() -> None:
+        assert "sidecard-view" not in Path("/proc/self/maps").read_text()
+        assert len(sockets()) == before
+
+    assert forked(child) == 0
+    sidecard.close()
+
+
+def test_client_that_is_dropped_reports_its_hits(served: Daemon, socket_path: str) -> None:
+    """By its thread, which ends then, as does the connection."""
+    del served
+    sidecard = attached(socket_path)
+    before = hits(socket_path)
+    made = read(sidecard, 100)
+    del sidecard
+    gc.collect()
+    poll(lambda: hits(socket_path) == before + made, "hits are lost")
+    poll(lambda: "sidecard-view" not in [one.name for one in threading.enumerate()], "the thread goes on")
+    poll(lambda: counted(socket_path, "peers") == (1,), "a connection is left")
+    assert "sidecard-view" not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_async_client_reads_in_several_loops(served: Daemon, socket_path: str, backend: str) -> None:
+    """The view belongs to the client, not to an event loop. After `aclose`, it attaches again."""
+    del served
+    attached(socket_path).close()
+    sidecard = AsyncClient(socket_path)
+    before, made = hits(socket_path), 0
+
+    async def read_some() -> None:
+        nonlocal made
+        for _ in range(300):
+            outcome = await sidecard.outcome(str.upper, "k", name="shout", key="k")
+            assert outcome.source == "cache"
+            made += 1
+            if made % 100 == 1:
+                await anyio.sleep(0.02)
+
+    for _ in range(3):
+        anyio.run(read_some, backend=backend)
+
+    assert view_of(sidecard) is not None
+    anyio.run(sidecard.aclose, backend=backend)
+    assert hits(socket_path) == before + made
+    assert view_of(sidecard) is None
+    anyio.run(read_some, backend=backend)
+    anyio.run(sidecard.aclose, backend=backend)
+    assert hits(socket_path) == before + made
+    (view_hits,) = counted(socket_path, "view_hits")
+    assert view_hits > 900
+
+
+def test_two_loops_in_two_threads_share_a_view(served: Daemon, socket_path: str) -> None:
+    """Each yields on its own account, and all hits are counted."""
+    del served
+    attached(socket_path).close()
+    sidecard = AsyncClient(socket_path)
+    before = hits(socket_path)
+
+    async def read_some() -> None:
+        for _ in range(READS):
+            assert await sidecard.call(str.upper, "k", name="shout", key="k") == "K"
+
+    threads = [threading.Thread(target=asyncio.run, args=(read_some(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+
+    for thread in threads:
+        thread.join()
+
+    asyncio.run(sidecard.aclose())
+    assert hits(socket_path) == before + 2 * READS
+
+
+WORKER = """
+import multiprocessing, sys
+from sidecard_client import Client
+from tests.callers import Caller
+from tests.view_callers import publish
+
+sidecard = Client(sys.argv[1])
+
+def work():
+    publish(Caller(sidecard, None), "k")
+    for _ in range(100):
+        assert sidecard.outcome(str.upper, "k", name="shout", key="k").source == "cache"
+
+if __name__ == "__main__":
+    if sys.argv[2] == "alone":
+        work()
+    else:
+        child = multiprocessing.get_context(sys.argv[2]).Process(target=work)
+        child.start()
+        child.join()
+        sys.exit(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "fork", "spawn", "forkserver"])
+def test_process_reports_its_last_hits_at_its_end(served: Daemon, socket_path: str, tmp_path: Path, how: str) -> None:
+    """Without a close, also as a child of multiprocessing, whose ``atexit`` functions do not run before Python 3.13."""
+    del served
+    attached(socket_path).close()
+    before, view_hits = counted(socket_path, "hits", "view_hits")
+    program = tmp_path / "worker.py"
+    program.write_text(WORKER)
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-W", "error", program, socket_path, how], env=environ, check=True, timeout=60)
+    counts = counted(socket_path, "hits", "view_hits")
+    assert counts[1] == view_hits + 100
+    assert counts[0] - before < 140

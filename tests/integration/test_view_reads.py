@@ -1,0 +1,235 @@
+"""Both clients and a real daemon: hits from views are those of the socket, each is counted once, and none outlives its daemon."""
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sidecard_client import CallRejected, Client
+from tests.callers import KINDS, Caller, connecting
+from tests.daemons import Daemon, poll
+from tests.metrics import samples
+from tests.view_callers import counted, is_armed, is_published, publish, view_of
+
+Make = Callable[..., Caller]
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest, socket_path: str) -> Iterator[Make]:
+    """Make clients of each kind."""
+    with connecting(request.param, socket_path) as function:
+        yield function
+
+
+@pytest.fixture
+def blocking(socket_path: str) -> Iterator[Caller]:
+    """Make a blocking client."""
+    with Client(socket_path, daemon_timeout=0.1) as sidecard:
+        yield Caller(sidecard, None)
+
+
+class Frozen:
+    """A daemon that is stopped within the block: whatever is answered then needs no round trip."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._process = daemon.process
+
+    def __enter__(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+
+def never(*_: object) -> Any:
+    """Be a function that must not run."""
+    pytest.fail("the function runs")
+
+
+def test_every_kind_of_read_is_answered_from_the_view(
+    daemon: Callable[..., Daemon], make: Make, socket_path: str
+) -> None:
+    """As over the socket, while the daemon is stopped; each hit is counted once, with its operation's name, when it goes on."""
+    served = daemon()
+    caller = make()
+    caller.ask("put", "list", ["a", "b", 3])
+    caller.ask("put", "one", "whole")
+    publish(caller, "k1", "k2", "list", "one")
+    over_socket = make().outcome(never, "k1", name="shout", key="k1")
+    before = counted(socket_path, "hits", "begins", "view_hits")
+    with Frozen(served):
+        read = caller.outcome(never, "k1", name="shout", key="k1", mode="only_if_cached")
+        assert (read.value, read.source, read.backend) == ("K1", "cache", over_socket.backend)
+        assert (read.saved_seconds, read.saved_dollars) == (over_socket.saved_seconds, over_socket.saved_dollars)
+        assert over_socket.age_seconds <= read.age_seconds < over_socket.age_seconds + 20
+        assert caller.ask("call", never, "k2", name="shout", key="k2", max_age=1000.0) == "K2"
+        assert caller.ask("get", "k1") == "K1"
+        assert caller.ask("get", "k1", max_age=1000.0) == "K1"
+        for key, pieces in (("list", ["a", "b", 3]), ("one", ["whole"])):
+            stream = caller.sidecard.stream(never, key, name="shout", key=key)
+            assert read_stream(caller, stream) == pieces
+            assert (stream.source, stream.backend, stream.not_stored) == ("cache", "default", "")
+            assert stream.age_seconds > 0
+
+    poll(lambda: counted(socket_path, "view_hits")[0] == before[2] + 4, "not all hits were reported")
+    hits, begins = counted(socket_path, "hits", "begins")
+    assert (hits - before[0], begins - before[1]) == (4, 4)
+    assert samples(socket_path)["sidecard_requests_total op=get outcome=hit"] == 2
+
+
+def read_stream(caller: Caller, stream: Any) -> list[Any]:
+    """Return all pieces."""
+    if caller.portal is None:
+        return list(stream)
+
+    async def pieces() -> list[Any]:
+        return [piece async for piece in stream]
+
+    return caller.portal.call(pieces)
+
+
+def test_batches_ask_only_for_inputs_that_the_view_has_not(
+    daemon: Callable[..., Daemon], make: Make, socket_path: str
+) -> None:
+    """All inputs are answered while the daemon is stopped; with one that is new, that one alone is called for."""
+    served = daemon()
+    caller = make()
+    inputs = [f"text {number}" for number in range(200)]
+    called: list[list[str]] = []
+
+    def shout(texts: list[str]) -> list[str]:
+        called.append(texts)
+        return [text.upper() for text in texts]
+
+    def all_read() -> bool:
+        before = counted(socket_path, "view_hits")[0]
+        assert caller.ask("call_each", shout, inputs, name="shout") == [text.upper() for text in inputs]
+        poll(lambda: not is_armed(caller.sidecard), "hits are not reported")
+        return counted(socket_path, "view_hits") == (before + len(inputs),)
+
+    poll(all_read, "not all inputs are read from the view")
+    with Frozen(served):
+        outcomes = caller.ask("outcome_each", never, inputs, name="shout")
+        assert {outcome.source for outcome in outcomes} == {"cache"}
+        assert [outcome.value for outcome in outcomes] == [text.upper() for text in inputs]
+
+    assert called == [inputs]
+    before = counted(socket_path, "view_hits")[0]
+    assert caller.ask("call_each", shout, [*inputs, "new"], name="shout")[-1] == "NEW"
+    assert called[1:] == [["new"]]
+    poll(lambda: counted(socket_path, "view_hits")[0] >= before + len(inputs), "not all hits were reported")
+
+
+def test_calls_that_need_the_daemon_ask_it(daemon: Callable[..., Daemon], make: Make, socket_path: str) -> None:
+    """A refresh, another task, and a bound that the entry has passed: each makes its call again, or is refused by the daemon."""
+    daemon()
+    caller = make()
+    publish(caller, "k")
+    assert caller.outcome(str.upper, "k", name="shout", key="k", mode="refresh").source == "upstream"
+    publish(caller, "k")
+    assert caller.outcome(str.upper, "k", name="shout", key="k", task="rag").source == "cache"
+    assert caller.outcome(str.upper, "k", name="shout", key="k", max_age=0.0).source == "upstream"
+    assert caller.outcome(str.upper, "k", name="shout", key=None).source == "upstream"
+    with pytest.raises(CallRejected):
+        caller.outcome(never, "k", name="shout", key="k", max_age=0.0, mode="only_if_cached")
+
+
+def test_answer_that_the_caller_finds_invalid_is_asked_for_again(
+    daemon: Callable[..., Daemon], make: Make, socket_path: str
+) -> None:
+    """A hit that ``valid=`` rejects counts as a hit, and the call is made again, as over the socket."""
+    daemon()
+    caller = make()
+    publish(caller, "k")
+    before = counted(socket_path, "view_hits")[0]
+    outcome = caller.outcome(lambda text: text + "!", "k", name="shout", key="k", valid=lambda value: value == "k!")
+    assert (outcome.value, outcome.source) == ("k!", "upstream")
+    poll(lambda: counted(socket_path, "view_hits")[0] == before + 1, "the hit was not reported")
+
+
+def test_no_read_returns_what_was_changed_before(daemon: Callable[..., Daemon], make: Make) -> None:
+    """After each acknowledged put, delete and purge of another client, the next read has the new state."""
+    served = daemon()
+    caller, other = make(), make()
+    for number in range(10):
+        publish(caller, "k")
+        assert other.ask("put", "k", number)
+        assert caller.ask("get", "k") == number
+        publish_value(caller, "k")
+        assert other.ask("delete", "k") == 1
+        assert caller.ask("get", "k") is None
+
+    publish(caller, "k")
+    served.purge()
+    assert caller.ask("get", "k") is None
+    with pytest.raises(CallRejected):
+        caller.outcome(never, "k", name="shout", key="k", mode="only_if_cached")
+
+
+def publish_value(caller: Caller, key: str) -> None:
+    """Get a value until it is in the view."""
+    poll(
+        lambda: caller.ask("get", key) is not None and is_published(caller.sidecard, key), "the value is not published"
+    )
+
+
+def test_no_view_outlives_its_daemon(daemon: Callable[..., Daemon], make: Make, socket_path: str) -> None:
+    """After kill -9 each call is made again; the next daemon's view is attached, and counts its own hits only."""
+    served = daemon()
+    caller = make()
+    publish(caller, "k")
+    served.kill()
+    assert caller.outcome(str.upper, "k", name="shout", key="k").source == "fallback"
+    assert caller.ask("get", "k") is None
+    assert view_of(caller.sidecard) is None or not is_published(caller.sidecard, "k")
+    served.start_again()
+    publish(caller, "k")
+    hits, view_hits = counted(socket_path, "hits", "view_hits")
+    assert hits < 40
+    assert caller.ask("call", never, "k", name="shout", key="k") == "K"
+    poll(lambda: counted(socket_path, "view_hits", "hits") == (view_hits + 1, hits + 1), "the hit is not counted")
+
+
+def test_view_of_a_stopped_daemon_is_used_until_its_entries_expire(
+    daemon: Callable[..., Daemon], blocking: Caller
+) -> None:
+    """Nothing can change meanwhile. Then the call is made without the daemon."""
+    served = daemon()
+    caller = blocking
+    publish(caller, "k", ttl=2.0)
+    with Frozen(served):
+        assert source_of(caller) == "cache"
+        poll(lambda: source_of(caller) == "fallback", "the entry does not expire")
+
+
+def source_of(caller: Caller) -> str:
+    """Make a call without its own bound."""
+    return caller.outcome(str.upper, "k", name="shout", key="k").source
+
+
+def test_daemon_without_views_serves_as_before(daemon: Callable[..., Daemon], make: Make, socket_path: str) -> None:
+    """With ``cache.view_bytes = 0`` the client asks once, and not again for half a minute."""
+    daemon(SIDECARD_CACHE_VIEW_BYTES="0")
+    caller = make()
+    for _ in range(20):
+        assert caller.outcome(str.upper, "k", name="shout", key="k").value == "K"
+
+    assert view_of(caller.sidecard) is None
+    assert counted(socket_path, "views", "view_hits", "hits") == (0, 0, 19)
+
+
+def test_hits_are_reported_without_another_call(
+    daemon: Callable[..., Daemon], blocking: Caller, socket_path: str
+) -> None:
+    """By the client's thread; and all of very many, however they gather."""
+    daemon()
+    caller = blocking
+    publish(caller, "k")
+    before = counted(socket_path, "view_hits")[0]
+    source_of(caller)
+    poll(lambda: counted(socket_path, "view_hits")[0] == before + 1, "the hit is not reported")
+    for _ in range(1300):
+        source_of(caller)
+
+    poll(lambda: counted(socket_path, "view_hits")[0] == before + 1301, "not all hits are reported")

@@ -1,0 +1,44 @@
+"""What tests of views ask of a client: whether it holds a view, and what that has."""
+
+from typing import Any
+
+from sidecard_client.view.attachment import Attachment
+from tests.callers import Caller
+from tests.daemons import ask, poll
+
+
+def view_of(sidecard: Any, namespace: str = "default") -> Attachment | None:
+    """Return the view of a namespace that a client holds."""
+    held: Attachment | None = sidecard._connector.views.attached.get(namespace)
+    return held
+
+
+def is_published(sidecard: Any, key: str, namespace: str = "default") -> bool:
+    """Return whether a client would read a key from a view. Counts no hit."""
+    held = view_of(sidecard, namespace)
+    return held is not None and held.reader.read(key, None, None, lambda _: None) is not None
+
+
+def is_armed(sidecard: Any, namespace: str = "default") -> bool:
+    """Return whether a client has hits to report."""
+    held = view_of(sidecard, namespace)
+    return held is not None and held.armed
+
+
+def publish(caller: Caller, *keys: str, **policy: Any) -> None:
+    """Call until the answers, which are the keys, are in the client's view."""
+
+    def all_published() -> bool:
+        for key in keys:
+            if not is_published(caller.sidecard, key):
+                caller.outcome(str.upper, key, name="shout", key=key, **policy)
+
+        return all(is_published(caller.sidecard, key) for key in keys)
+
+    poll(all_published, "the answers are not published")
+
+
+def counted(path: str, *names: str) -> tuple[Any, ...]:
+    """Return counters of the daemon."""
+    stats = ask(path, {"op": "stats"})
+    return tuple(stats[name] for name in names)
