@@ -278,6 +278,30 @@ def test_the_memory_limit_reaches_the_kernel(listening: Command) -> None:
     assert limits == [str(2**30)]
 
 
+HITS_BY_VIEW = """
+import time
+from sidecard_client import Client
+
+with Client(daemon_timeout=10) as sidecard:
+    deadline = time.monotonic() + 20
+    while not sidecard.stats().view_hits:
+        assert time.monotonic() < deadline, sidecard.stats()
+        assert sidecard.call(str, 1, key="hot") == "1"
+        time.sleep(0.001)
+"""
+"""Reads one answer until its hits come from memory."""
+
+
+def test_hardened_daemon_shares_views(listening: Command) -> None:
+    """Its confinement permits memory files, seals and leases; another uid has a view of its own."""
+    assert listening("sidecard", "ping").returncode == 0
+    for user in ("app", "other"):
+        read = listening("/opt/sidecard/bin/python", "-c", HITS_BY_VIEW, user=user)
+        assert read.returncode == 0, read.stderr + journal(listening)
+
+    assert json.loads(listening("sidecard", "stats", "--json").stdout)["views"] == 2
+
+
 def test_a_reload_reads_the_settings_and_keeps_the_process(listening: Command) -> None:
     """A file that cannot be is an error of systemctl's, and what held goes on holding."""
     config = "/etc/sidecard/sidecard.toml"

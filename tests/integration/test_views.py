@@ -7,7 +7,8 @@ import gc
 import mmap
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,43 @@ def test_without_memory_there_is_no_view_and_one_log_line(daemon: Start) -> None
     (line,) = running.said("view unavailable")
     assert "LimitFSIZE" in line["reason"]
     assert line["level"] == "warning"
+
+
+def new_group(limit: int) -> Path:
+    """Make a control group with a memory limit, of either version."""
+    for place, name in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        group = Path("/sys/fs/cgroup", place, f"sidecard-test-{os.getpid()}")
+        with suppress(OSError):
+            group.mkdir()
+            try:
+                (group / name).write_text(str(limit), encoding="ascii")
+            except OSError:
+                group.rmdir()
+            else:
+                return group
+
+    pytest.skip("this host lets no control groups be made")
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """Make a control group that permits 24 MiB, for processes that move into it."""
+    group = new_group(24 << 20)
+    yield group
+    poll(lambda: not (group / "cgroup.procs").read_text(encoding="ascii"), "a process is left")
+    group.rmdir()
+
+
+def test_a_memory_limit_prevents_a_view_instead_of_ending_the_daemon(small_group: Path, daemon: Start) -> None:
+    """The kernel would kill it for memory that its group does not permit."""
+    running = daemon()
+    (small_group / "cgroup.procs").write_text(str(running.pid), encoding="ascii")
+    reply = ViewPeer(running.socket).asks_for_view()
+    assert (reply.id, reply.code) == (1, "unavailable")
+    put(Wire(running.socket), "k", "v")
+    running.terminate()
+    (line,) = running.said("view unavailable")
+    assert "control group" in line["reason"]
 
 
 def test_the_daemon_works_without_uvloop(daemon: Start, tmp_path: Path) -> None:

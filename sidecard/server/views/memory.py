@@ -19,12 +19,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from sidecard.adapters.control_group import memory_room
 from sidecard.adapters.memory_file import new_memory_file
 from sidecard_client.protocol import view
 from sidecard_client.protocol.view import ViewHeader
 
 PIECE_BYTES: Final = 1 << 20
 """Allocated or erased at a time, which takes 0.3 ms. A multiple of the page size."""
+
+ROOM_FACTOR: Final = 2
+"""At least as much memory must be left after the allocation as it takes: at its limit, the kernel kills the daemon."""
 
 _WORD_BYTES: Final = 8
 _ZEROS: Final = bytes(PIECE_BYTES)
@@ -46,6 +50,10 @@ class ViewMemory:
     def allocate(self) -> Iterator[None]:
         """Allocate, write the header, and seal; yield after each piece. Raises `OSError` if the host has too little memory."""
         size = self._header.size
+        room = memory_room()
+        if room is not None and room < ROOM_FACTOR * size:
+            raise OSError(errno.ENOMEM, f"{size} bytes of {room} that the control group still permits are too many")
+
         for start in range(0, size, PIECE_BYTES):
             os.posix_fallocate(self._descriptor, start, min(PIECE_BYTES, size - start))
             yield
