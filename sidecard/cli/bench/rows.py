@@ -90,7 +90,7 @@ def _quantity(row: Row, number: float | None) -> str:
     if number is None:
         return "-"
 
-    return ratio(number) if row.unit == "x" else size(number) if row.unit == "bytes" else f"{number:,.0f} {row.unit}"
+    return ratio(number) if row.unit == "x" else size(number) if row.unit == "bytes" else f"{number:,.3g} {row.unit}"
 
 
 def _figures(row: Row) -> str:

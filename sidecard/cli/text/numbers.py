@@ -2,6 +2,7 @@
 
 _KIBI = 1024
 _MICRO = 1e-6
+_TEN_MICRO = 9.95e-6
 _MILLI = 1e-3
 _MINUTE = 60
 _HOUR = 3600
@@ -38,7 +39,7 @@ def seconds(duration: float) -> str:
         return f"{duration * 1e9:.0f} ns"
 
     if duration < _MILLI:
-        return f"{duration * 1e6:.0f} us"
+        return f"{duration * 1e6:.2g} us" if duration < _TEN_MICRO else f"{duration * 1e6:.0f} us"
 
     if duration < 1:
         return f"{duration * 1e3:.3g} ms"

@@ -12,7 +12,7 @@ from time import monotonic, perf_counter, sleep
 from typing import Any
 
 from sidecard.cli.bench.load import ANSWERS, PROMPTS, VALUE, Order, Result, answer_async, read_order, write
-from sidecard.cli.bench.processes.sides import redis_key, until_published
+from sidecard.cli.bench.processes.sides import PATIENCE_SECONDS, redis_key, until_published
 from sidecard_client import AsyncClient
 
 Hit = Callable[[str], Coroutine[Any, Any, Any]]
@@ -57,7 +57,7 @@ async def _together(tasks: int, work: Callable[[int], Coroutine[Any, Any, Any]])
 
 
 async def _socket_side(path: str, stack: AsyncExitStack) -> Hit:
-    client = await stack.enter_async_context(AsyncClient(path, on_unavailable="raise"))
+    client = await stack.enter_async_context(AsyncClient(path, daemon_timeout=PATIENCE_SECONDS, on_unavailable="raise"))
 
     async def hit(prompt: str) -> Any:
         return await client.call(answer_async, prompt)
