@@ -1,0 +1,291 @@
+"""When a client asks for a view, and what it does with one that ends: its thread, and connections that a test answers."""
+
+import math
+import os
+import select
+import threading
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from sidecard_client.call.call import Call, prepare
+from sidecard_client.call.options import Options
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import NotConnected
+from sidecard_client.view import keeper as keepers
+from sidecard_client.view.reader import boot_clock
+from sidecard_client.view.views import ClientViews
+from tests.daemons import poll
+from tests.view_connections import PairedConnection, announced, memory_file
+from tests.written_view import KEY, WrittenView, record_of
+
+CALL = prepare(Options(key=KEY), str.upper, ("x",), {})
+
+
+class ViewDaemon:
+    """Answers requests for views, each on a connection of its own."""
+
+    def __init__(self) -> None:
+        self.connections: list[PairedConnection] = []
+        self.written: list[WrittenView] = []
+        self.refusal: wire.Error | None = None
+        self.away = False
+        self.views = ClientViews(self.connect)
+        self._serving: list[threading.Thread] = []
+        self._announced: dict[str, Any] = {}
+
+    def connect(self) -> PairedConnection:
+        """Connect the client."""
+        if self.away:
+            raise NotConnected("away")
+
+        self.connections.append(PairedConnection())
+        thread = threading.Thread(target=self._serve, args=(self.connections[-1],))
+        self._serving.append(thread)
+        thread.start()
+        return self.connections[-1]
+
+    def _serve(self, connection: PairedConnection) -> None:
+        asked = connection.receive()
+        assert isinstance(asked, wire.GetView)
+        if self.refusal is not None:
+            connection.reply(self.refusal, [])
+            return
+
+        descriptor, written = memory_file()
+        now = boot_clock()
+        written.publish(KEY, record_of(5, "X", stored_at=now - 1.0), expires_at=now + 1000.0)
+        self.written.append(written)
+        connection.reply(announced(**self._announced), [descriptor])
+        os.close(descriptor)
+
+    def announce(self, **fields: Any) -> None:
+        """Announce views with these fields."""
+        self._announced = fields
+
+    def attach(self) -> PairedConnection:
+        """Report hits over the socket until the client has a view; return its connection."""
+        count = len(self.written)
+
+        def is_attached() -> bool:
+            self.views.saw_hit("default")
+            return "default" in self.views.attached
+
+        poll(is_attached, "no view is attached")
+        assert len(self.written) == count + 1
+        return self.connections[-1]
+
+    def close(self) -> None:
+        """End all."""
+        for thread in self._serving:
+            thread.join()
+
+        for connection in self.connections:
+            connection.daemon.close()  # or the client would wait for a sign
+
+        self.views.close()
+
+    def reported(self) -> list[int]:
+        """Return the publications and counts of the next report on the last connection."""
+        report = self.connections[-1].receive()
+        assert isinstance(report, wire.RecordHits)
+        return [count for _, count, _, _ in report.hits]
+
+
+@pytest.fixture
+def daemon() -> Iterator[ViewDaemon]:
+    """Play a daemon."""
+    played = ViewDaemon()
+    yield played
+    played.close()
+
+
+def settled(daemon: ViewDaemon) -> None:
+    """Wait until the client's thread has decided about a request for a view."""
+    poll(lambda: daemon.views.ask_at["default"] < math.inf or "default" in daemon.views.attached, "it does not decide")
+
+
+def test_second_hit_asks_for_a_view(daemon: ViewDaemon) -> None:
+    """Not the first one; and while one is asked for or attached, no other."""
+    daemon.views.saw_hit("default")
+    assert not daemon.views.in_use
+    for _ in range(20):
+        daemon.views.saw_hit("default")
+
+    settled(daemon)
+    for _ in range(20):
+        daemon.views.saw_hit("default")
+
+    assert len(daemon.connections) == 1
+    hit = daemon.views.hit(CALL)
+    assert hit is not None
+    assert hit.value == "X"
+
+
+@pytest.mark.parametrize("cause", ["refused", "away", "frozen"])
+def test_client_that_got_no_view_asks_again_later(daemon: ViewDaemon, cause: str) -> None:
+    """Half a minute later: not with the next hit."""
+    if cause == "refused":
+        daemon.refusal = wire.Error(id=1, code="unavailable", message="no view: off")
+    elif cause == "away":
+        daemon.away = True
+    else:
+        daemon.announce(now_seconds=0.0)
+
+    for _ in range(2):
+        daemon.views.saw_hit("default")
+
+    settled(daemon)
+    assert 29.0 < daemon.views.ask_at["default"] - monotonic() <= 30.0
+    asked = len(daemon.connections)
+    for _ in range(5):
+        daemon.views.saw_hit("default")
+
+    assert len(daemon.connections) == asked
+    daemon.refusal, daemon.away = None, False
+    daemon.announce()
+    daemon.views.ask_at["default"] = monotonic()
+    daemon.attach()
+
+
+@pytest.mark.parametrize("cause", ["end", "retired"])
+def test_view_that_ended_is_replaced_after_the_next_hit(daemon: ViewDaemon, cause: str) -> None:
+    """The end of the connection is noticed without a read, a retired view by the next read. Its connection is closed."""
+    connection = daemon.attach()
+    if cause == "end":
+        connection.daemon.close()
+    else:
+        daemon.written[-1].retire()
+        assert daemon.views.hit(CALL) is None
+
+    poll(lambda: not daemon.views.attached, "the view stays attached")
+    assert connection.socket.fileno() == -1
+    assert daemon.views.hit(CALL) is None
+    assert daemon.attach() is not connection
+    assert daemon.views.hit(CALL) is not None
+
+
+def test_client_whose_report_is_refused_waits_before_it_asks_again(daemon: ViewDaemon) -> None:
+    """Else both would repeat it for ever."""
+    connection = daemon.attach()
+    connection.reply(wire.Error(id=2, code="bad_request", message="hits: no"), [])
+    poll(lambda: not daemon.views.attached, "the view stays attached")
+    assert daemon.views.ask_at["default"] > monotonic() + 29.0
+
+
+def test_hits_are_reported_in_time(daemon: ViewDaemon) -> None:
+    """By the thread once the time is over, counted from the first one; by the reading thread once there are enough."""
+    daemon.announce(report_seconds=0.1, report_hits=1000)
+    daemon.attach()
+    for _ in range(3):
+        assert daemon.views.hit(CALL) is not None
+
+    started = monotonic()
+    assert daemon.reported() == [3]
+    assert monotonic() - started < 5.0
+    assert daemon.views.hit(CALL) is not None
+    assert daemon.reported() == [1]
+
+
+def test_very_many_hits_are_reported_at_once(daemon: ViewDaemon) -> None:
+    """However long the thread would wait."""
+    daemon.announce(report_seconds=1000.0, report_hits=10)
+    daemon.attach()
+    for _ in range(25):
+        assert daemon.views.hit(CALL) is not None
+
+    assert [daemon.reported(), daemon.reported()] == [[10], [10]]
+    closing = threading.Thread(target=daemon.views.close)
+    closing.start()
+    assert daemon.reported() == [5]
+    assert isinstance(daemon.connections[-1].receive(), wire.Ping), "it asks for a sign"
+    daemon.connections[-1].daemon.close()
+    closing.join()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reads"),
+    [
+        ({}, True),
+        ({"options": Options(key=KEY, mode="only_if_cached")}, True),
+        ({"options": Options(key=KEY, mode="refresh")}, False),
+        ({"options": Options(key=KEY, task="rag")}, False),
+        ({"options": Options(key=KEY, namespace="team")}, False),
+        ({"options": Options(key=KEY, ttl_seconds=0.5)}, False),
+        ({"options": Options(key=KEY, max_age_seconds=0.5)}, False),
+        ({"options": Options(key=KEY, ttl_seconds=100.0, max_age_seconds=100.0)}, True),
+        ({"key": None}, False),
+        ({"stream": True}, True),
+        ({"trace": "00-1-2-01"}, True),
+    ],
+    ids=str,
+)
+def test_calls_that_a_view_answers(daemon: ViewDaemon, changes: dict[str, Any], reads: bool) -> None:
+    """Those to which the daemon would reply with this answer, and for which it would do nothing else."""
+    daemon.attach()
+    assert (daemon.views.hit(changed(changes)) is not None) == reads
+
+
+def changed(changes: dict[str, Any]) -> Call:
+    """Return the call with other fields."""
+    fields = {name: getattr(CALL, name) for name in Call.__struct_fields__}
+    return Call(**fields | changes)
+
+
+def test_traced_calls_ask_a_daemon_that_logs_calls(daemon: ViewDaemon) -> None:
+    """The row of a call that is read from a view would lack the span."""
+    daemon.announce(logs_calls=True)
+    daemon.attach()
+    assert daemon.views.hit(changed({"trace": "00-1-2-01"})) is None
+    assert daemon.views.hit(CALL) is not None
+
+
+def test_gets_are_bounded_by_age_and_by_no_task(daemon: ViewDaemon) -> None:
+    """As by the daemon."""
+    daemon.attach()
+    assert daemon.views.entry(wire.Get(key=KEY)) is not None
+    assert daemon.views.entry(wire.Get(key=KEY, max_age_seconds=1000.0)) is not None
+    assert daemon.views.entry(wire.Get(key=KEY, max_age_seconds=0.5)) is None
+    assert daemon.views.entry(wire.Get(key=KEY, namespace="team")) is None
+    assert daemon.views.entry(wire.Get(key="another")) is None
+
+
+@pytest.mark.parametrize("obstacle", ["poll", "threads"])
+def test_process_that_cannot_have_views_does_without(
+    daemon: ViewDaemon, obstacle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patched like gevent does, each poll would switch greenlets; and a process may be at its limit of threads."""
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if obstacle == "poll":
+        monkeypatch.setattr(select, "poll", lambda: None)
+    else:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+
+    for _ in range(5):
+        daemon.views.saw_hit("default")
+
+    assert not daemon.views.in_use
+    assert daemon.views.ask_at["default"] > monotonic() + 29.0
+
+
+def test_namespaces_are_bounded(daemon: ViewDaemon) -> None:
+    """A client that uses very many keeps no list of all of them."""
+    for number in range(2 * keepers.MAX_NAMESPACES):
+        daemon.views.saw_hit(f"n{number}")
+
+    assert len(daemon.views.ask_at) == keepers.MAX_NAMESPACES
+
+
+def test_closed_client_may_start_again(daemon: ViewDaemon) -> None:
+    """An asynchronous one does."""
+    connection = daemon.attach()
+    daemon.views.close()
+    assert not daemon.views.attached
+    assert "sidecard-view" not in [thread.name for thread in threading.enumerate()]
+    assert connection.socket.fileno() == -1
+    assert daemon.attach() is not connection
