@@ -9,6 +9,7 @@ from msgspec import Struct
 from sidecard.config import parsers, schema
 from sidecard.config.parsers import Parser
 from sidecard.core.settings import (
+    MIN_VIEW_BYTES,
     BackendSettings,
     BudgetSettings,
     EngineSettings,
@@ -111,6 +112,11 @@ class Config(Struct, frozen=True):
         if self.cache.view_bytes > most and self.cache.view_bytes != schema.CacheSettings().view_bytes:
             sentences.append(
                 f"cache.view_bytes has less effect than it says: views take a quarter of cache.max_bytes at most, here {most} bytes."
+            )
+
+        elif 0 < self.cache.view_bytes < MIN_VIEW_BYTES:
+            sentences.append(
+                f"cache.view_bytes has no effect: the smallest view takes {MIN_VIEW_BYTES} bytes. 0 disables views."
             )
 
         limits, default = self.limits, schema.LimitSettings().max_peers_per_uid

@@ -93,6 +93,9 @@ class BackendSettings(Struct, frozen=True):
     breaker: BreakerSettings = BreakerSettings()
 
 
+MIN_VIEW_BYTES = 256 * 1024
+"""A smaller view is not worth its descriptor."""
+
 LOCAL_MAX_CONCURRENT = 4
 """Default permits of a local backend. Precedent: llama.cpp's server with 4 slots."""
 

@@ -19,8 +19,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from sidecard.adapters.control_group import memory_room
 from sidecard.adapters.memory_file import new_memory_file
+from sidecard.adapters.memory_room import memory_room
 from sidecard_client.protocol import view
 from sidecard_client.protocol.view import ViewHeader
 
@@ -52,7 +52,7 @@ class ViewMemory:
         size = self._header.size
         room = memory_room()
         if room is not None and room < ROOM_FACTOR * size:
-            raise OSError(errno.ENOMEM, f"{size} bytes of {room} that the control group still permits are too many")
+            raise OSError(errno.ENOMEM, f"{size} bytes of {room} that host and control group still permit are too many")
 
         for start in range(0, size, PIECE_BYTES):
             os.posix_fallocate(self._descriptor, start, min(PIECE_BYTES, size - start))

@@ -347,16 +347,16 @@ def test_an_invalid_url_is_reported_without_its_text(file: Path) -> None:
 def test_settings_with_less_effect_than_expected_produce_warnings() -> None:
     """One sentence each."""
     environ = {"DATABASE_URL": "x", "METRICS_ENABLED": "0", "SIDECARD_PUSH_URL": "http://h:1/api/v1/import"}
-    config = load(None, environ)
-    assert [sentence.split()[0] for sentence in config.warnings()] == ["calls.url", "push.url"]
+    config = load(None, environ | {"SIDECARD_CACHE_VIEW_BYTES": "4K"})
+    assert [sentence.split()[0] for sentence in config.warnings()] == ["calls.url", "push.url", "cache.view_bytes"]
     assert load(None, {}).warnings() == []
 
 
 def test_a_setting_beyond_its_bound_produces_a_warning() -> None:
     """Peers of one uid beyond all, and views beyond a quarter of the cache. Lowering only the bound is no mistake."""
-    bounds = {"SIDECARD_LIMITS_MAX_PEERS": "100", "SIDECARD_CACHE_MAX_BYTES": "100"}
+    bounds = {"SIDECARD_LIMITS_MAX_PEERS": "100", "SIDECARD_CACHE_MAX_BYTES": "4MiB"}
     assert load(None, bounds).warnings() == []
-    for name, most in {"SIDECARD_LIMITS_MAX_PEERS_PER_UID": 100, "SIDECARD_CACHE_VIEW_BYTES": 25}.items():
+    for name, most in {"SIDECARD_LIMITS_MAX_PEERS_PER_UID": 100, "SIDECARD_CACHE_VIEW_BYTES": 1 << 20}.items():
         assert [len(load(None, bounds | {name: str(most + one)}).warnings()) for one in (0, 1)] == [0, 1]
 
 

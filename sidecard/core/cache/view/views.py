@@ -13,12 +13,10 @@ from sidecard.core.cache.view.scope_view import ScopeView
 from sidecard.core.effects import OpenView, RetireView
 from sidecard.core.events import Peer
 from sidecard.core.scopes import EVERYONE, owner_of
-from sidecard.core.settings import EngineSettings, LiveSettings
+from sidecard.core.settings import MIN_VIEW_BYTES, EngineSettings, LiveSettings
+from sidecard_client.protocol.view import MAX_VIEW_BYTES
 
 PAGE_BYTES = 4096
-
-MIN_VIEW_BYTES = 256 * 1024
-"""A smaller view is not worth its descriptor."""
 
 MAX_FILES = 16
 """Views and retired files together."""
@@ -130,7 +128,7 @@ class Views:
         """Return the size of the next file: half of what is left; 0 if that is too little."""
         left = budget - self.file_bytes
         half = left // 2 // PAGE_BYTES * PAGE_BYTES
-        return max(half, MIN_VIEW_BYTES) if left >= MIN_VIEW_BYTES else 0
+        return min(max(half, MIN_VIEW_BYTES), MAX_VIEW_BYTES) if left >= MIN_VIEW_BYTES else 0
 
     def _obstacle(self, scope: str, budget: int) -> str:
         """Return why there is no room for one more view; empty if there is."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.adapters.control_group import memory_room
+from sidecard.adapters.memory_room import memory_room
 
 MIB = 1 << 20
 
@@ -27,6 +27,7 @@ def group(path: str, limit: int | str, usage: int, cached: int = 0) -> dict[str,
 
 
 SERVICE = {"proc/self/cgroup": "0::/system.slice/sidecard.service\n"}
+HOST = {"proc/meminfo": "MemTotal: 9000 kB\nMemFree: 1000 kB\nMemAvailable: 3000 kB\n"}
 OLD = {
     "sys/fs/cgroup/memory/a/memory.limit_in_bytes": f"{100 * MIB}\n",
     "sys/fs/cgroup/memory/a/memory.usage_in_bytes": f"{70 * MIB}\n",
@@ -52,9 +53,11 @@ OLD = {
         ({"proc/self/cgroup": "0::/docker/abc\n"} | group("", 64 * MIB, MIB), 63 * MIB),
         ({"proc/self/cgroup": "5:cpu:/a\n4:hugetlb,memory:/a\n0::/\n"} | OLD, 31 * MIB),
         ({"proc/self/cgroup": "5:cpu:/a\n"} | OLD, None),
+        (HOST, 3000 * 1024),
+        (HOST | SERVICE | group("/system.slice/sidecard.service", 100 * MIB, 60 * MIB), 3000 * 1024),
     ],
 )
-def test_room_is_the_least_of_all_groups(tmp_path: Path, files: dict[str, str], room: int | None) -> None:
+def test_room_is_the_least_of_the_host_and_all_groups(tmp_path: Path, files: dict[str, str], room: int | None) -> None:
     """Of the process's own and of those above it; page cache that can be dropped counts as room."""
     make(tmp_path, files)
     assert memory_room(tmp_path / "proc", tmp_path / "sys") == room

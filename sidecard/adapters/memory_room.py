@@ -1,4 +1,4 @@
-"""How much memory the control group of this process still permits (cgroups(7), both versions)."""
+"""How much memory this process may still take: what its control group permits (cgroups(7), both versions), and what the host has."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -22,11 +22,21 @@ _LEGACY: Final = _Version(
 
 
 def memory_room(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> int | None:
-    """Return how many bytes this process may still allocate before its group is at its limit; None if no limit is known.
+    """Return how many bytes this process may still take; None if no limit is known.
 
-    Beyond the limit, the kernel kills a process of the group instead of refusing the allocation.
+    Beyond that, the kernel kills a process instead of refusing the memory.
     """
-    return min(_rooms(proc, sys), default=None)
+    return min((*_available(proc), *_rooms(proc, sys)), default=None)
+
+
+def _available(proc: Path) -> Iterator[int]:
+    """Yield what the host has, unless that is hidden (``ProcSubset=pid``)."""
+    try:
+        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
+
+    yield from (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def _rooms(proc: Path, sys: Path) -> Iterator[int]:
