@@ -12,10 +12,10 @@ from litellm.caching.caching import Cache
 
 
 def main(url: str, rounds: int) -> dict[str, list[float]]:
-    """Measure misses and hits of its cache in memory, interleaved."""
+    """Measure misses and hits of its cache in memory, interleaved: through its ``completion()``, and asked directly (`lookup`)."""
     litellm.cache = Cache(type="local")  # type: ignore[arg-type,unused-ignore]  # its enumeration's value
     litellm.telemetry = False
-    times: dict[str, list[float]] = {"miss": [], "hit": []}
+    times: dict[str, list[float]] = {"miss": [], "hit": [], "lookup": []}
     for number in range(rounds + 20):
         for kind in ("miss", "hit"):
             began = time.perf_counter()
@@ -29,6 +29,15 @@ def main(url: str, rounds: int) -> dict[str, list[float]]:
             )
             if number >= 20:
                 times[kind].append(time.perf_counter() - began)
+
+        question = {"model": "m", "messages": [{"role": "user", "content": f"direct {number % 20}"}]}
+        if number < 20:
+            litellm.cache.add_cache("x" * 1024, **question)
+        else:
+            began = time.perf_counter()
+            found = litellm.cache.get_cache(**question)
+            times["lookup"].append(time.perf_counter() - began)
+            assert found == "x" * 1024, found
 
     return times
 

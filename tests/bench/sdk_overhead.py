@@ -17,7 +17,8 @@ from typing import Any
 import httpx2
 import openai
 
-from sidecard.cli.bench.hosts import Hosts
+from sidecard.cli.bench.hosts import WORKER, Hosts
+from sidecard.cli.bench.load import Order
 from sidecard.cli.bench.rows import Effort, Row
 from sidecard_client import Client
 from sidecard_client.http import SidecardTransport
@@ -48,7 +49,7 @@ def sdk_overhead(hosts: Hosts, _: Effort) -> list[Row]:
             Row(f"SDK hit, {what}: sidecard's own part, against 100 us", 1.0, own / OWN_SECONDS, figures=figures),
         ]
 
-    return [*rows, _against_litellm(url, rows[0].figures["hit_seconds"])]
+    return [*rows, *_against_litellm(hosts, url, rows[0].figures["hit_seconds"])]
 
 
 def _measure(url: str, socket: str, *, stream: bool) -> dict[str, float]:
@@ -92,13 +93,21 @@ def _answers(http: httpx2.Client, url: str, *, stream: bool) -> Callable[[httpx2
     return lambda _: httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(answer.content))
 
 
-def _against_litellm(url: str, hit_seconds: float) -> Row:
+def _against_litellm(hosts: Hosts, url: str, hit_seconds: float) -> list[Row]:
     what = "SDK hit, against litellm.completion() with its cache in memory"
+    what_lookup = "hit from a view, against LiteLLM's cache in memory, asked directly"
     python = os.environ.get("LITELLM_PYTHON")
     if python is None and importlib.util.find_spec("litellm") is None:
-        return Row(what, 1.0, missing="LiteLLM: name a Python that has it with LITELLM_PYTHON")
+        missing = "LiteLLM: name a Python that has it with LITELLM_PYTHON"
+        return [Row(what, 1.0, missing=missing), Row(what_lookup, 1.0, missing=missing)]
 
     command = [python or sys.executable, str(HERE / "litellm_worker.py"), url, str(CALLS)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
-    theirs = median(json.loads(output.splitlines()[-1])["hit"])
-    return Row(what, 1.0, hit_seconds / theirs, figures={"sidecard_seconds": hit_seconds, "litellm_seconds": theirs})
+    times = json.loads(output.splitlines()[-1])
+    theirs, lookup = median(times["hit"]), median(times["lookup"])
+    (worker,) = hosts.workers(1, WORKER, "sidecard")
+    view = worker.perform(Order("single", count=CALLS)).seconds
+    return [
+        Row(what, 1.0, hit_seconds / theirs, figures={"sidecard_seconds": hit_seconds, "litellm_seconds": theirs}),
+        Row(what_lookup, 1.0, view / lookup, figures={"view_seconds": view, "litellm_seconds": lookup}),
+    ]
