@@ -167,19 +167,19 @@ def prepare(  # noqa: C901, PLR0912 - every hit passes it, and each further func
         codecs = identity.codecs
         codec = codecs[part] if part in codecs else identity.read_codec(functions[0], part)
 
-    if options.keys_by_template and not (keywords or stream or each):
+    if options.keys_by_template and not (stream or each):
         template = identity.template
         if template is None or template.task != options.task or template.model != options.model:
             template = template_of(identity, functions[0], options)
 
         extras = extras_of(functions[0], identity, options, codec) if codec is not None or identity.holds else NO_EXTRAS
-        bound, named = (args, keywords) if len(args) == identity.written_as_keyed else identity.bind(args, keywords, ())
-        if not named:
-            plain = template.fingerprint(bound, extras)
-            if plain is not None:
-                held = extras.get("captured") if extras else None
-                # Fields by position take half the time of named ones.
-                return Call(functions, backends, args, keywords, options, plain, None, "", False, False, codec, held)  # noqa: FBT003
+        as_keyed = len(args) == identity.written_as_keyed and not keywords
+        bound, named = (args, keywords) if as_keyed else identity.bind(args, keywords, ())
+        plain = template.fingerprint(bound, named, extras)
+        if plain is not None:
+            held = extras.get("captured") if extras else None
+            # Fields by position take half the time of named ones.
+            return Call(functions, backends, args, keywords, options, plain, None, "", False, False, codec, held)  # noqa: FBT003
 
     call = Call(functions, backends, args, keywords, options, UNKEYED, stream=stream, each=each, codec=codec)
     if key is not UNSET:

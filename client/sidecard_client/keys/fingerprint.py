@@ -93,7 +93,6 @@ def _refuse_extension(code: int, _data: memoryview) -> None:
     raise TypeError(f"extension {code} has no place in the recipe")
 
 
-_EMPTY_MAP: Final = b"\x80"
 _decode = msgspec.msgpack.Decoder(ext_hook=_refuse_extension).decode
 _sha256 = hashlib.sha256
 
@@ -129,7 +128,7 @@ def fingerprint(
 
 
 class KeyTemplate:
-    """The canonical form of calls of one function with positional arguments alone, up to these arguments."""
+    """The canonical form of calls of one function, up to their arguments."""
 
     __slots__ = ("_start", "_start_with_extras", "model", "task")
 
@@ -140,23 +139,22 @@ class KeyTemplate:
         self._start = _encode(parts)[:-2]
         self._start_with_extras = _encode((*parts, None))[:-3]
 
-    def fingerprint(self, args: tuple[Any, ...], extras: Mapping[str, Any]) -> str | None:
+    def fingerprint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], extras: Mapping[str, Any]) -> str | None:
         """Return what `fingerprint` does for these parts; None if it has to look at one of them more closely."""
         try:
-            encoded = _encode(args)
-            for value in args:
+            encoded = _encode((args, kwargs))
+            for value in (*args, *kwargs.values()) if kwargs else args:
                 if type(value) not in _SCALARS:
-                    if _decode(encoded) != list(args) or _may_have_timestamp(encoded):
+                    if _decode(encoded) != [list(args), kwargs] or _may_have_timestamp(encoded):
                         return None
 
                     break
 
+            encoded = encoded[1:]  # both, without the array that holds them here
             if extras:
-                return (
-                    f"{_PREFIX}{_sha256(self._start_with_extras + encoded + _EMPTY_MAP + _encode(extras)).hexdigest()}"
-                )
+                return f"{_PREFIX}{_sha256(self._start_with_extras + encoded + _encode(extras)).hexdigest()}"
 
-            return f"{_PREFIX}{_sha256(self._start + encoded + _EMPTY_MAP).hexdigest()}"
+            return f"{_PREFIX}{_sha256(self._start + encoded).hexdigest()}"
         except (TypeError, ValueError, OverflowError, RecursionError):
             return None
 

@@ -59,6 +59,10 @@ def ask_with_named_default(question: Any, *, temperature: float = 0.5) -> None:
     """Have a default that only a name gives."""
 
 
+def ask_anything(**options: Any) -> None:
+    """Be called with any name."""
+
+
 def count(_text: str) -> dict[str, Point]:
     """Return what a type describes."""
     return {}
@@ -101,9 +105,9 @@ UNKEYABLE = [
 ]
 
 
-def by_all_parts(options: Options, function: Any, args: tuple[Any, ...]) -> str:
+def by_all_parts(options: Options, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> str:
     """Return the key without a template."""
-    name, bound, named, extras = key_parts(prepare(options, function, args, {}))
+    name, bound, named, extras = key_parts(prepare(options, function, args, kwargs or {}))
     return fingerprint(options.task, options.model, name, bound, named, extras=extras)
 
 
@@ -116,12 +120,27 @@ def test_a_template_makes_the_keys_of_all_parts(function: Any, value: Any) -> No
         assert prepare(DEFAULTS, ask, (value, "x"), {}).key == by_all_parts(DEFAULTS, ask, (value, "x"))
 
 
+@pytest.mark.parametrize("function", [ask_with_defaults, ask_with_named_default, ask_anything])
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
+def test_a_template_makes_the_keys_of_named_arguments(function: Any, value: Any) -> None:
+    """In any order, of a name that is a parameter or part of the rest."""
+    kwargs = {"temperature": value, "question": "q"}
+    key = prepare(DEFAULTS, function, (), kwargs).key
+    assert key == by_all_parts(DEFAULTS, function, (), kwargs)
+    assert key == prepare(DEFAULTS, function, (), dict(reversed(kwargs.items()))).key
+    if function is not ask_anything:
+        assert key == prepare(DEFAULTS, function, ("q",), {"temperature": value}).key
+
+
 @pytest.mark.parametrize("value", UNKEYABLE, ids=repr)
 def test_a_template_refuses_what_has_no_stable_form(value: Any) -> None:
     """And the error names the parameter."""
     prepare(DEFAULTS, ask, ("text",), {})
     with pytest.raises(UnkeyableRequest, match=r"ask: question"):
         prepare(DEFAULTS, ask, (value,), {})
+
+    with pytest.raises(UnkeyableRequest, match=r"ask_anything: question"):
+        prepare(DEFAULTS, ask_anything, (), {"question": value})
 
 
 def test_a_template_is_of_one_task_and_model() -> None:
