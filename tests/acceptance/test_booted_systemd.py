@@ -283,8 +283,8 @@ import time
 from sidecard_client import Client
 
 with Client(daemon_timeout=10) as sidecard:
-    deadline = time.monotonic() + 20
-    while not sidecard.stats().view_hits:
+    deadline, before = time.monotonic() + 20, sidecard.stats().view_hits
+    while sidecard.stats().view_hits == before:
         assert time.monotonic() < deadline, sidecard.stats()
         assert sidecard.call(str, 1, key="hot") == "1"
         time.sleep(0.001)

@@ -18,7 +18,7 @@ _ADVICE: Final = {
     errno.EFBIG: "lower cache.view_bytes, or raise the limit on the size of files (LimitFSIZE=, ulimit -f)",
     errno.EMFILE: "raise the limit on open files (LimitNOFILE=, ulimit -n)",
 }
-_OTHER_ADVICE: Final = "views need Linux 5.1 and memfd_create(2), which a system call filter may forbid; cache.view_bytes = 0 disables them"
+_OTHER_ADVICE: Final = "views need Linux 5.3 and memfd_create(2), which a system call filter may forbid; cache.view_bytes = 0 disables them"
 
 
 class ViewFile:

@@ -225,7 +225,7 @@ def test_a_file_that_cannot_be_made_is_reported_after_the_event() -> None:
     (failed,) = shared.events
     assert isinstance(failed, ViewFailed)
     assert failed.view == 1
-    assert failed.reason.startswith("the memory file cannot be made: Operation not permitted: views need Linux 5.1")
+    assert failed.reason.startswith("the memory file cannot be made: Operation not permitted: views need Linux 5.3")
     (error,) = shared.peers[1].replies
     assert isinstance(error, wire.Error)
     assert (error.id, error.code) == (7, "unavailable")
