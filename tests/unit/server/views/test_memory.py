@@ -82,6 +82,7 @@ def test_a_reader_can_only_read(memory: ViewMemory) -> None:
     reader = memory.open_reader()
     assert fcntl.fcntl(reader, view.GET_SEALS) & view.SEALS == view.SEALS
     assert not os.get_inheritable(reader)
+    assert fcntl.fcntl(reader, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
     with pytest.raises(PermissionError):
         mmap.mmap(reader, SIZE)
 
