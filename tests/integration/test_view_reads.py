@@ -1,15 +1,21 @@
 """Both clients and a real daemon: hits from views are those of the socket, each is counted once, and none outlives its daemon."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import httpx2
 import pytest
+from anyio.from_thread import start_blocking_portal
 
-from sidecard_client import CallRejected, Client
+from sidecard_client import AsyncClient, CallRejected, Client
+from sidecard_client.http import SidecardTransport
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, poll
 from tests.metrics import samples
+from tests.raw_upstream import RawUpstream, response
 from tests.view_callers import counted, is_armed, is_published, publish, view_of
 
 Make = Callable[..., Caller]
@@ -233,3 +239,70 @@ def test_hits_are_reported_without_another_call(
         source_of(caller)
 
     poll(lambda: counted(socket_path, "view_hits")[0] == before + 1301, "not all hits are reported")
+
+
+ANSWER = json.dumps(
+    {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+    }
+).encode()
+EMBEDDED = json.dumps(
+    {
+        "object": "list",
+        "model": "m",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
+        "usage": {"prompt_tokens": 1, "total_tokens": 1},
+    }
+).encode()
+REQUESTS: dict[str, tuple[str, dict[str, Any], bytes]] = {
+    "chat": ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hello"}]}, ANSWER),
+    "embeddings": ("/v1/embeddings", {"model": "m", "input": "hello"}, EMBEDDED),
+}
+
+
+@pytest.mark.parametrize("request_of", REQUESTS)
+@pytest.mark.parametrize("awaits", [False, True])
+def test_transport_answers_from_the_view(
+    daemon: Callable[..., Daemon], socket_path: str, request_of: str, awaits: bool
+) -> None:
+    """The response of an SDK's request has the same headers and bytes as over the socket, while the daemon is stopped."""
+    served = daemon()
+    path, body, answer = REQUESTS[request_of]
+    with RawUpstream(response(answer)) as upstream, start_blocking_portal() as portal:
+        sidecard: Any = AsyncClient(socket_path) if awaits else Client(socket_path)
+        transport = SidecardTransport(sidecard=sidecard, verify=False)
+        make = partial(httpx2.AsyncClient if awaits else httpx2.Client, transport=transport, timeout=20)
+
+        async def apost(http: Any) -> Any:
+            return await http.post(f"{upstream.url}{path}", json=body)
+
+        http: Any = make()
+        post = partial(portal.call, apost, http) if awaits else partial(http.post, f"{upstream.url}{path}", json=body)
+        over_socket = [post(), post()][1]
+
+        def is_read() -> bool:
+            before = counted(socket_path, "view_hits")[0]
+            post()
+            poll(lambda: not is_armed(sidecard), "hits are not reported")
+            return counted(socket_path, "view_hits") == (before + 1,)
+
+        poll(is_read, "the answer is not read from the view")
+        with Frozen(served):
+            read = post()
+
+        assert read.content == over_socket.content
+        ages = [float(answered.headers.pop("x-sidecard-age")) for answered in (over_socket, read)]
+        assert 0 < ages[0] < ages[1]
+        assert read.headers == over_socket.headers
+        assert read.headers["x-sidecard-source"] == "cache"
+        assert upstream.count == 1
+        if awaits:
+            portal.call(http.aclose)
+            portal.call(sidecard.aclose)
+        else:
+            http.close()
+            sidecard.close()
