@@ -185,6 +185,7 @@ def test_hits_are_reported_in_time(daemon: ViewDaemon) -> None:
     started = monotonic()
     assert daemon.reported() == [3]
     assert monotonic() - started < 5.0
+    poll(lambda: not daemon.views.attached["default"].armed, "the thread goes on without a cause")
     assert daemon.views.hit(CALL) is not None
     assert daemon.reported() == [1]
 
@@ -271,6 +272,27 @@ def test_process_that_cannot_have_views_does_without(
 
     assert not daemon.views.in_use
     assert daemon.views.ask_at["default"] > monotonic() + 29.0
+
+
+def test_failure_of_the_thread_ends_all_views(daemon: ViewDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No view is read whose hits no thread reports; half a minute later another thread is started."""
+    failures: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    daemon.attach()
+
+    def fail(_: set[int]) -> float:
+        raise MemoryError
+
+    keeper = daemon.views._keeper
+    monkeypatch.setattr(keeper, "turn", fail)
+    keeper.ring()
+    poll(lambda: not daemon.views.in_use, "the thread goes on")
+    assert len(failures) == 1
+    assert daemon.views.hit(CALL) is None
+    assert daemon.views.ask_at["default"] > monotonic() + 29.0
+    monkeypatch.undo()
+    daemon.views.ask_at["default"] = monotonic()
+    daemon.attach()
 
 
 def test_namespaces_are_bounded(daemon: ViewDaemon) -> None:

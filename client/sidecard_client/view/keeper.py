@@ -35,7 +35,7 @@ RETRY_SECONDS: Final = 30.0
 """How long a client waits after it did not get a view, before it asks again."""
 
 CLOSE_SECONDS: Final = 0.5
-"""Maximum delay of a client's or a process's end, and of a fork."""
+"""How long the last report may take, if the daemon does not read, and how long a fork waits for a view to be attached."""
 
 MAX_NAMESPACES: Final = 64
 """Namespaces for which a client asks for views. The daemon has fewer."""
@@ -109,12 +109,11 @@ class ViewKeeper:
         self._stopped = True
         self.ring()
 
-    def close(self) -> None:
-        """End the thread, and wait until it has reported all hits, `CLOSE_SECONDS` at most."""
-        self.stop()
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended after `stop`."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(2 * CLOSE_SECONDS)
+        if thread is not None:
+            thread.join(seconds)
 
     def report(self, view: "Attachment") -> None:
         """Report all hits of a view so far, without waiting. What cannot be sent now is sent by the thread."""
@@ -167,7 +166,7 @@ class ViewKeeper:
         from sidecard_client.view.attachment import attach  # noqa: PLC0415 - for clients that have hits
 
         view = None
-        with self.quiet, suppress(ConnectionLost, ValueError):  # ValueError: the socket's path is invalid
+        with self.quiet, suppress(ConnectionLost, OSError, ValueError):  # ValueError: the socket's path is invalid
             view = attach(self._connect, namespace)
             if view is not None:
                 self.attached[namespace] = view
@@ -182,8 +181,20 @@ class ViewKeeper:
         # After a daemon's end and a retired view, the next hit over the socket asks for another one.
         self.ask_at[view.namespace] = monotonic() + RETRY_SECONDS if refused else 0.0
 
+    def end(self) -> None:
+        """Drop all views, which no thread keeps any more. There are some only if the thread has failed."""
+        for namespace, view in list(self.attached.items()):
+            view.end(0.0)
+            self.ask_at[namespace] = monotonic() + RETRY_SECONDS
+
+        self.attached.clear()
+        self._thread = None
+
 
 def _run(keeper: ViewKeeper, bell: Doorbell) -> None:
     readable: set[int] = set()
-    while (seconds := keeper.turn(readable)) is not None:
-        readable = bell.wait(seconds, keeper.descriptors())
+    try:
+        while (seconds := keeper.turn(readable)) is not None:
+            readable = bell.wait(seconds, keeper.descriptors())
+    finally:
+        keeper.end()

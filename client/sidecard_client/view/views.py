@@ -106,9 +106,14 @@ class ClientViews:
 
     def close(self) -> None:
         """Report all hits and detach all views, in about `CLOSE_SECONDS` at most. Later hits start again."""
+        self.stop().join(2 * CLOSE_SECONDS)
+
+    def stop(self) -> ViewKeeper:
+        """Begin to close; return what is to be joined."""
         keeper = self._keeper
         self._start()
-        keeper.close()
+        keeper.stop()
+        return keeper
 
     def before_fork(self) -> "Callable[[], object] | None":
         """Report all hits, and attach no view until the returned function is called in the parent, if that can be arranged in time."""
@@ -132,8 +137,10 @@ _ends_as_child_of = 0
 
 @atexit.register
 def _report_at_exit() -> None:
-    for views in list(_all_views):
-        views.close()
+    stopped = [views.stop() for views in list(_all_views)]
+    deadline = monotonic() + 2 * CLOSE_SECONDS  # for all clients together
+    for keeper in stopped:
+        keeper.join(max(0.0, deadline - monotonic()))
 
 
 def _report_at_end_of_child() -> None:
