@@ -10,13 +10,24 @@ from collections import deque
 from contextlib import suppress
 from itertools import islice
 
+from msgspec import Struct
+
 from sidecard_client.protocol.wire import MAX_HIT_ITEMS, MAX_REPORTED_HITS, RecordHits
 
 Booked = deque[tuple[int, float]]
 """Publications and times of hits."""
 
-HitSums = dict[int, tuple[int, float, float]]
-"""By publication: how many hits, and the times of the first and the last."""
+
+class HitSum(Struct, gc=False):
+    """How many hits on one publication, and when the first and the last."""
+
+    count: int
+    first_at: float
+    last_at: float
+
+
+HitSums = dict[int, HitSum]
+"""By publication."""
 
 
 class HitReports:
@@ -58,28 +69,33 @@ class _Room:
     def take(self, sums: HitSums) -> tuple[tuple[int, int, float, float], ...]:
         taken = []
         for publication in list(islice(sums, self._items)):
-            count, first_at, last_at = sums.pop(publication)
-            if count > self._hits:
-                sums[publication] = count - self._hits, first_at, last_at
-                count = self._hits
-                if not count:
-                    break
+            hits = sums[publication]
+            count = min(hits.count, self._hits)
+            if not count:
+                break
 
             self._hits -= count
-            taken.append((publication, count, first_at, last_at))
+            taken.append((publication, count, hits.first_at, hits.last_at))
+            hits.count -= count  # what is left is for the next message
+            if not hits.count:
+                del sums[publication]
 
         self._items -= len(taken)
         return tuple(taken)
 
 
 def _add_up(booked: Booked, sums: HitSums) -> None:
+    # For each hit, in the thread that reads: without a function, such as min().
     with suppress(IndexError):  # a thread has taken its hit back meanwhile (`Attachment.take_back`)
         for _ in range(len(booked)):  # no more than there are now: other threads go on to append
             publication, now = booked.popleft()
             known = sums.get(publication)
             if known is None:
-                sums[publication] = 1, now, now
-            else:
-                # Threads append in another order than they read the clock.
-                count, first_at, last_at = known
-                sums[publication] = count + 1, min(first_at, now), max(last_at, now)
+                sums[publication] = HitSum(1, now, now)
+                continue
+
+            known.count += 1
+            if now > known.last_at:
+                known.last_at = now
+            elif now < known.first_at:  # threads append in another order than they read the clock
+                known.first_at = now
