@@ -8,7 +8,8 @@ from contextlib import suppress
 import tests.bench.bystanders.attacks.connections
 import tests.bench.bystanders.attacks.flights
 import tests.bench.bystanders.attacks.metrics
-import tests.bench.bystanders.attacks.values  # noqa: F401 - these four register the attacks
+import tests.bench.bystanders.attacks.values
+import tests.bench.bystanders.attacks.views  # noqa: F401 - these five register the attacks
 from tests.bench.bystanders.attack import ATTACKS, Target
 
 PAUSE_SECONDS = 0.01
