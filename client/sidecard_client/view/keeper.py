@@ -163,10 +163,11 @@ class ViewKeeper:
         return [view.descriptor for view in list(self.attached.values()) if view.descriptor >= 0]
 
     def _attach(self, namespace: str) -> None:
-        from sidecard_client.view.attachment import attach  # noqa: PLC0415 - for clients that have hits
-
         view = None
-        with self.quiet, suppress(ConnectionLost, OSError, ValueError):  # ValueError: the socket's path is invalid
+        # ValueError: the socket's path is invalid. ImportError: a process that has changed its uid may not read its own modules.
+        with self.quiet, suppress(ConnectionLost, OSError, ValueError, ImportError):
+            from sidecard_client.view.attachment import attach  # noqa: PLC0415 - for clients that have hits
+
             view = attach(self._connect, namespace)
             if view is not None:
                 self.attached[namespace] = view
