@@ -17,6 +17,8 @@ _COROUTINE_FLAG = 0x80
 
 MAX_SECONDS = 366 * 86400.0
 
+_NUMBERS = (int, float)  # a union would be made anew for each call with a policy
+
 MAX_TIME_LIMIT_SECONDS = 3600.0
 """A daemon that does not answer for an hour hangs."""
 
@@ -44,7 +46,7 @@ def seconds(keyword: str, value: Any) -> float | None:
     if value is None:
         return None
 
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(f"{keyword}= must be a number of seconds or None, not {type(value).__name__}.")
 
     if not 0 <= value <= MAX_SECONDS:
@@ -55,7 +57,7 @@ def seconds(keyword: str, value: Any) -> float | None:
 
 def time_limit(name: str, value: Any, *, may_be_zero: bool = False) -> float:
     """Check how long to wait for the daemon: a number of seconds that the kernel and thread locks accept."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(f"{name}= must be a number of seconds, not {type(value).__name__}.")
 
     if not 0 <= value <= MAX_TIME_LIMIT_SECONDS or (value == 0 and not may_be_zero):

@@ -116,11 +116,11 @@ class Options(Struct, frozen=True):
 
         fields: dict[str, Any] = {}
         for keyword, value in policy.items():
-            check = _CHECKS.get(keyword)
-            if check is None:
+            known = _FIELDS.get(keyword)
+            if known is None:
                 raise TypeError(f"{keyword!r} is not a policy keyword; there are: {', '.join(sorted(_CHECKS))}.")
 
-            field = _FIELDS.get(keyword, keyword)
+            field, check = known
             if field in fields:
                 raise TypeError("embed= and vector= are two ways to one vector: give one of them.")
 
@@ -216,7 +216,7 @@ def _named(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
-_FIELDS = {
+_RENAMED = {
     "ttl": "ttl_seconds",
     "max_age": "max_age_seconds",
     "stale": "stale_seconds",
@@ -258,6 +258,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "returns": answer_type,
     "sovereign": flag,
 }
+
+_FIELDS = {keyword: (_RENAMED.get(keyword, keyword), check) for keyword, check in _CHECKS.items()}
+"""The field of each keyword, and its check."""
 
 POLICY_KEYWORDS = frozenset(_CHECKS)
 """The keywords of `call` and `outcome` that do not go to the function."""
