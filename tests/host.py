@@ -179,10 +179,15 @@ class Host:
         return actor
 
     def happens(self, event: Event) -> None:  # noqa: C901, PLR0912 - one branch for each kind of effect
-        """Give the engine an event and deliver what it says; an effect for a lost peer is a fault."""
+        """Give the engine an event and deliver what it says; an effect for a lost peer is a fault.
+
+        So is a change of a view after a reply: the reply's receiver would not observe it.
+        """
         made: list[Note] = []
+        replied = False
         for effect in self.engine.handle(event, self.now):
             if isinstance(effect, SendReply):
+                replied = True
                 self.actors[effect.peer_id].inbox.append(effect.reply)
             elif isinstance(effect, SendMetrics):
                 families = list(merged(self.engine.metrics_sources(self.now)[1]))
@@ -201,6 +206,7 @@ class Host:
             elif isinstance(effect, AwaitRead):
                 self.behind.append(effect)
             elif isinstance(effect, ViewEffect):
+                assert not replied, effect
                 self.view_effects.append(effect)
             else:
                 self.wanted.append(effect)
