@@ -1,5 +1,6 @@
 """The files of views, in plain memory: what the server does with the engine's effects, and what readers find there."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from sidecard.core.effects import (
@@ -11,6 +12,7 @@ from sidecard.core.effects import (
     Withdraw,
     WithdrawAll,
 )
+from sidecard.core.events import ViewReleased
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.view import (
     GENERATION_AT,
@@ -37,6 +39,8 @@ class ViewFiles:
         self.host = host
         self.memory: dict[int, bytearray] = {}
         """By number of the view, retired ones included."""
+        self.sizes: dict[int, int] = {}
+        """Of the files that a process has."""
         self.retired: set[int] = set()
         self.effects: list[ViewEffect] = []
         """All that were performed."""
@@ -54,6 +58,7 @@ class ViewFiles:
         match effect:
             case OpenView(view, size, slot_count):
                 assert view not in self.memory
+                self.sizes[view] = size
                 self.memory[view] = bytearray(size)
                 self.memory[view][: len(self.header(view, size, slot_count))] = self.header(view, size, slot_count)
             case SendView(peer_id, reply, view):
@@ -78,6 +83,12 @@ class ViewFiles:
             case RetireView(view):
                 self._store(view, [(GENERATION_AT, RETIRED)])
                 self.retired.add(view)
+
+    def release_retired(self, held: Collection[int] = ()) -> None:
+        """Let no process have the retired files any more, but for those that are ``held``."""
+        for view in self.retired & self.sizes.keys() - set(held):
+            del self.sizes[view]
+            self.host.happens(ViewReleased(view))
 
     def generation(self, view: int) -> int:
         """Return a view's generation."""

@@ -43,7 +43,7 @@ PLAIN = EngineSettings(
     sharing_window_seconds=8.0,
     tasks=TASKS,
     shared_namespaces=TEAM,
-    namespace_max_bytes={"small": 4000},
+    namespace_max_bytes={"small": 12_000},
     store="shared",
 )
 CHANGES: list[dict[str, Any]] = [
@@ -158,6 +158,7 @@ class Trial:
             return
 
         self.readers.pop(which % len(self.readers)).actor.dies()
+        self.files.release_retired({reader.reply.view for reader in self.readers})
 
     def call(self, actor: int, namespace: str, key: str, task: str, size: int, tags: Any, usage: Any) -> None:
         """Begin, and complete if there is a lease."""
@@ -250,6 +251,7 @@ class Trial:
             if self.values % 2:
                 self.readers.remove(reader)
                 reader.actor.dies()
+                self.files.release_retired({reader.reply.view for reader in self.readers})
 
             self.ask_view((1000, None, 1001, 0).index(reader.actor.peer.uid), reader.namespace)
 
@@ -306,16 +308,12 @@ class Trial:
         publisher = self.host.engine._publisher
         cache = self.host.engine._cache
         assert cache.reserved_bytes >= stats.view_bytes
-        assert (
-            len({reader.reply.view for reader in self.readers} | {view.number for view in publisher.scopes.values()})
-            <= MAX_FILES
-        )
-        opened = sum(view.size for view in publisher.scopes.values())
-        assert opened <= stats.view_bytes
-        assert opened <= budget_of(self.settings)
-        held = {reader.reply.view: reader.reply.size for reader in self.readers}
         live = {view.number: view.size for view in publisher.scopes.values()}
-        assert stats.view_bytes == sum((held | live).values())
+        files = self.files.sizes
+        assert len(files) <= MAX_FILES
+        assert live.items() <= files.items()
+        assert stats.view_bytes == sum(files.values())
+        assert sum(live.values()) <= budget_of(self.settings)
         assert not self.files.retired & live.keys()
         assert stats.view_entries == sum(len(view.space.by_key) for view in publisher.scopes.values())
         assert stats.view_publications == stats.view_withdrawals + stats.view_entries
@@ -341,6 +339,7 @@ class Trial:
 
         self.host.reads(view_bytes=0)
         self.files.perform()
+        self.files.release_retired()
         assert self.host.stats().view_bytes == 0
         assert sum(isinstance(effect, RetireView) for effect in self.files.effects) == len(self.files.memory)
 
