@@ -16,8 +16,9 @@ import anyio
 import pytest
 
 from sidecard_client import AsyncClient, Client
+from sidecard_client.view import keeper
 from tests.callers import Caller
-from tests.daemons import Daemon, poll
+from tests.daemons import Daemon, ask, poll
 from tests.view_callers import counted, publish, view_of
 
 pytestmark = pytest.mark.usefixtures("spared_heap")
@@ -279,3 +280,21 @@ def test_process_reports_its_last_hits_at_its_end(served: Daemon, socket_path: s
     counts = counted(socket_path, "hits", "view_hits")
     assert counts[1] == view_hits + 100
     assert counts[0] - before < 140
+
+
+def test_idle_process_gives_a_retired_view_back(
+    daemon: Callable[..., Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it reads nothing. It gets another one once it has hits again."""
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.02)
+    config = tmp_path / "sidecard.toml"
+    config.write_text("")
+    running = daemon("--config", str(config))
+    with attached(running.socket) as sidecard:
+        config.write_text("[namespaces.team]\nshared_with = [1]\n")
+        assert ask(running.socket, {"op": "reload"})["type"] == "reloaded"
+        poll(lambda: ask(running.socket, {"op": "stats"})["view_bytes"] == 0, "the view is kept")
+        before = counted(running.socket, "view_hits")
+        poll(
+            lambda: bool(read(sidecard, 10)) and counted(running.socket, "view_hits") > before, "there is no other one"
+        )

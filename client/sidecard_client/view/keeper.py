@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 30.0
 """How long a client waits after it did not get a view, before it asks again."""
 
+LOOK_SECONDS: Final = 60.0
+"""How often the thread checks whether a view that nobody reads was retired: until it is given back, its memory counts for the daemon."""
+
 CLOSE_SECONDS: Final = 0.5
 """How long the last report may take, if the daemon does not read, and how long a fork waits for a view to be attached."""
 
@@ -140,7 +143,7 @@ class ViewKeeper:
         stopped = self._stopped
         now, earliest = monotonic(), math.inf
         for view in list(self.attached.values()):
-            if stopped or view.descriptor in readable or not view.reader.usable:
+            if stopped or view.descriptor in readable or not view.reader.is_current():
                 self._detach(view)
                 continue
 
@@ -155,6 +158,9 @@ class ViewKeeper:
 
         while self._wanted:
             self._attach(self._wanted.popleft())
+
+        if self.attached:
+            earliest = min(earliest, now + LOOK_SECONDS)
 
         return max(0.0, earliest - monotonic())
 

@@ -102,6 +102,13 @@ class ViewReader:
         self._clock = clock
         self.usable = header.generation != RETIRED
 
+    def is_current(self) -> bool:
+        """Return whether the view may still be read, without reading an entry."""
+        if self._words[_GENERATION] == RETIRED:
+            self.usable = False
+
+        return self.usable
+
     def read(self, key: str, task: str | None, bound: float | None, book: Book) -> Hit | None:
         """Return the published answer to ``key``, after passing it to ``book``; None if the socket must answer.
 
