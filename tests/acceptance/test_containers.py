@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.test_view_namespaces import READER
 from tests.containers import BASE_IMAGE, BUILD, IN_CONTAINERS, NAME, ROOT, RUN, RUN_ALONE, must, pip_options, run, until
 
 pytestmark = IN_CONTAINERS
@@ -91,6 +92,8 @@ LOAD = (
 )
 """The demo's proportions, and more of it: 10,000 calls, every answer of 1 to 4 KiB asked for four times."""
 
+READ_VIEW = f"import sys; sys.argv[1:] = ['/run/sidecard/sidecard.sock', '20']\n{READER}"
+
 RESERVATION_BYTES = 512 * 2**20
 """What the blueprint sets aside for it."""
 
@@ -146,6 +149,17 @@ def test_apps_in_other_containers_share_calls_by_the_mounted_directory(crew: Cre
     outside = crew.calls(CALL, "--user=1004:1004")
     assert outside.stdout == "Q fallback\n"
     assert "Permission denied" in outside.stderr
+
+
+def test_apps_in_other_containers_read_the_view(crew: Crew) -> None:
+    """Its memory is passed over the socket: neither a shared IPC namespace nor a volume of memory is needed."""
+    crew.serve()
+    assert crew.calls(READ_VIEW, "--user=1002:1001").stdout == "view\n"
+    probe = run(*RUN, "--rm", *MAPPING, "--entrypoint=true", crew.image)
+    if probe.returncode == 0:
+        crew.kill()
+        crew.serve(*MAPPING)
+        assert crew.calls(READ_VIEW, *MAPPING, "--user=1002:1001").stdout == "view\n"
 
 
 def test_in_user_namespaces_uids_are_those_of_the_same_mapping(crew: Crew) -> None:
