@@ -108,9 +108,11 @@ def test_recording_takes_the_median_and_omits_faults() -> None:
         [Row("b", 1.0, 9.0, at_least=True), Row("a", 1.0, missing="tool")],
         [Row("b", 1.0, 0.5, at_least=True), Row("a", 1.0, 1.0, fault="wrong")],
     )
-    recording = record([source], EFFORT, "machine")
+    shown: list[Row] = []
+    recording = record([source], EFFORT, "machine", shown.extend)
     assert recording == Recording(RECORD_COMMAND, "machine", {"a": Recorded(5.0), "b": Recorded(1.235, at_least=True)})
     assert list(recording.ratios) == ["a", "b"]
+    assert [(row.what, row.measured) for row in shown] == [("b", 0.5), ("a", 5.0)]
 
 
 def test_the_shipped_recording_is_valid(tmp_path: Path) -> None:
