@@ -178,7 +178,7 @@ def test_instances_differ_although_their_method_has_one_template() -> None:
         Options(normalize=("case",)),
         Options(returns=None),
     ],
-    ids=repr,
+    ids=["name", "key", "no key", "sample", "ignore", "normalize", "returns"],  # which differ between no two processes
 )
 def test_a_policy_that_changes_keys_uses_no_template(options: Options) -> None:
     """Its keys differ from those without the policy, although these came first."""
