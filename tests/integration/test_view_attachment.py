@@ -219,9 +219,12 @@ def test_reports_wait_for_a_daemon_that_does_not_read(connection: PairedConnecti
     reported = 0
     sending = threading.Thread(target=lambda: view_held.end(10.0))
     sending.start()
-    while (report := connection.receive()) is not None:
+    sending.join(0.1)
+    assert sending.is_alive(), "it does not wait for the daemon"
+    while isinstance(report := connection.receive(), wire.RecordHits):
         reported += sum(count for _, count, _, _ in report.hits)
 
+    connection.daemon.close()
     sending.join()
     assert reported == hits
 

@@ -3,7 +3,9 @@
 import math
 import os
 import select
+import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from time import monotonic
 from typing import Any
@@ -188,6 +190,56 @@ def test_hits_are_reported_in_time(daemon: ViewDaemon) -> None:
     poll(lambda: not daemon.views.attached["default"].armed, "the thread goes on without a cause")
     assert daemon.views.hit(CALL) is not None
     assert daemon.reported() == [1]
+
+
+def test_no_hit_is_reported_early(daemon: ViewDaemon) -> None:
+    """Hits of the same time go into one message, however often the thread wakes."""
+    daemon.announce(report_seconds=1000.0, report_hits=1000)
+    connection = daemon.attach()
+    assert daemon.views.hit(CALL) is not None
+    daemon.views._keeper.ring()
+    connection.daemon.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        connection.receive()
+
+
+def test_hits_are_reported_before_a_fork(daemon: ViewDaemon) -> None:
+    """The child may be all that is left of the process."""
+    daemon.announce(report_seconds=1000.0, report_hits=1000)
+    daemon.attach()
+    assert daemon.views.hit(CALL) is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads
+        pid = os.fork()
+
+    if pid == 0:
+        os._exit(0)
+
+    assert daemon.reported() == [1]
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_report_that_could_not_be_sent_is_sent_later(daemon: ViewDaemon) -> None:
+    """As soon as the daemon reads again, without another hit."""
+    daemon.announce(report_seconds=0.05, report_hits=1)
+    connection = daemon.attach()
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    made = 0
+
+    def is_full() -> bool:
+        nonlocal made
+        for _ in range(10):
+            assert daemon.views.hit(CALL) is not None
+            made += 1
+
+        return bool(daemon.views.attached["default"]._unsent)
+
+    poll(is_full, "the socket takes all")
+    reported = 0
+    while reported < made:
+        reported += sum(daemon.reported())
+
+    assert reported == made
 
 
 def test_very_many_hits_are_reported_at_once(daemon: ViewDaemon) -> None:
