@@ -34,6 +34,8 @@ class ViewDaemon:
         self.written: list[WrittenView] = []
         self.refusal: wire.Error | None = None
         self.away = False
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.views = ClientViews(self.connect)
         self._serving: list[threading.Thread] = []
         self._announced: dict[str, Any] = {}
@@ -51,6 +53,7 @@ class ViewDaemon:
 
     def _serve(self, connection: PairedConnection) -> None:
         asked = connection.receive()
+        self.may_answer.wait(10.0)
         assert isinstance(asked, wire.GetView)
         if self.refusal is not None:
             connection.reply(self.refusal, [])
@@ -217,6 +220,43 @@ def test_hits_are_reported_before_a_fork(daemon: ViewDaemon) -> None:
 
     assert daemon.reported() == [1]
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_fork_waits_while_a_view_is_attached(daemon: ViewDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child must not inherit a connection that nobody closes; but a daemon that hangs does not hold a fork for long."""
+    monkeypatch.setattr("sidecard_client.view.views.CLOSE_SECONDS", 0.05)
+    daemon.may_answer.clear()
+    for _ in range(2):
+        daemon.views.saw_hit("default")
+
+    poll(daemon.views._keeper.quiet.locked, "no view is asked for")
+    assert daemon.views.before_fork() is None
+    daemon.may_answer.set()
+    settled(daemon)
+    poll(lambda: not daemon.views._keeper.quiet.locked(), "the lock is kept")
+    release = daemon.views.before_fork()
+    assert release is not None
+    assert daemon.views._keeper.quiet.locked()
+    release()
+    assert not daemon.views._keeper.quiet.locked()
+
+
+def test_answer_whose_hit_cannot_be_reported_is_asked_for(daemon: ViewDaemon) -> None:
+    """Interleaving: 1. a thread has begun to read; 2. the view ends, with its last report; 3. the thread has read an answer."""
+    connection = daemon.attach()
+    view = daemon.views.attached["default"]
+    assert daemon.views.hit(CALL) is not None
+
+    def end_meanwhile() -> float:
+        view.end(0.0)
+        return boot_clock()
+
+    view.reader._clock = end_meanwhile
+    assert daemon.views.hit(CALL) is None
+    assert not view.reports.calls
+    report = connection.receive()
+    assert [count for _, count, _, _ in report.hits] == [1], "the hit before"
+    assert connection.receive() is None
 
 
 def test_report_that_could_not_be_sent_is_sent_later(daemon: ViewDaemon) -> None:
