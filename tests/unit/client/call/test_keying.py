@@ -112,7 +112,7 @@ def by_all_parts(options: Options, function: Any, args: tuple[Any, ...], kwargs:
 
 
 @pytest.mark.parametrize("function", [ask, ask_with_defaults, ask_with_named_default, count])
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
 def test_a_template_makes_the_keys_of_all_parts(function: Any, value: Any) -> None:
     """Whatever is asked, and whether defaults are left out."""
     assert prepare(DEFAULTS, function, (value,), {}).key == by_all_parts(DEFAULTS, function, (value,))
@@ -121,7 +121,7 @@ def test_a_template_makes_the_keys_of_all_parts(function: Any, value: Any) -> No
 
 
 @pytest.mark.parametrize("function", [ask_with_defaults, ask_with_named_default, ask_anything])
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
 def test_a_template_makes_the_keys_of_named_arguments(function: Any, value: Any) -> None:
     """In any order, of a name that is a parameter or part of the rest."""
     kwargs = {"temperature": value, "question": "q"}
@@ -132,7 +132,7 @@ def test_a_template_makes_the_keys_of_named_arguments(function: Any, value: Any)
         assert key == prepare(DEFAULTS, function, ("q",), {"temperature": value}).key
 
 
-@pytest.mark.parametrize("value", UNKEYABLE, ids=repr)
+@pytest.mark.parametrize("value", UNKEYABLE, ids=lambda value: type(value).__name__)
 def test_a_template_refuses_what_has_no_stable_form(value: Any) -> None:
     """And the error names the parameter."""
     prepare(DEFAULTS, ask, ("text",), {})
