@@ -46,6 +46,9 @@ DIGEST_AT: Final = 8
 """Offset of the digest in a slot."""
 
 _BUCKET_BYTES: Final = BUCKET_SLOTS * SLOT_BYTES
+MAX_PLACES: Final = 512
+"""Keys whose places a reader remembers."""
+
 _GENERATION: Final = GENERATION_AT // WORD_BYTES
 _fields_of = Layout("<Q32xIIdII").unpack_from
 """All fields of a slot but its digest."""
@@ -86,7 +89,18 @@ class ViewReader:
     Raises `ViewLayoutError`.
     """
 
-    __slots__ = ("_arena_offset", "_buckets", "_clock", "_data", "_new_poll", "_polls", "_size", "_words", "usable")
+    __slots__ = (
+        "_arena_offset",
+        "_buckets",
+        "_clock",
+        "_data",
+        "_new_poll",
+        "_places",
+        "_polls",
+        "_size",
+        "_words",
+        "usable",
+    )
 
     def __init__(
         self, data: Bytes, words: Words, new_poll: Callable[[], Poll], clock: Callable[[], float] = boot_clock
@@ -98,6 +112,8 @@ class ViewReader:
         self._data = data
         self._words = words
         self._new_poll = new_poll
+        self._places: dict[str, tuple[bytes, int]] = {}
+        """Digests and offsets of the buckets of keys that were found: computing them takes longer than to look here."""
         self._polls: list[Poll] = []  # not in use; pop and append are atomic
         self._clock = clock
         self.usable = header.generation != RETIRED
@@ -109,14 +125,16 @@ class ViewReader:
 
         return self.usable
 
-    def read(self, key: str, task: str | None, bound: float | None, book: Book) -> Hit | None:
+    def read(  # noqa: C901 - the steps above, in one function: every hit passes it
+        self, key: str, task: str | None, bound: float | None, book: Book
+    ) -> Hit | None:
         """Return the published answer to ``key``, after passing it to ``book``; None if the socket must answer.
 
         The answer is younger than ``bound`` seconds, and was published for ``task``; None accepts any.
         """
-        try:
-            digest = sha256(key.encode()).digest()
-        except UnicodeEncodeError:  # no text: whoever encodes the request raises it again
+        places = self._places
+        place = places.get(key) or self._place_of(key)
+        if place is None:
             return None
 
         try:
@@ -132,7 +150,7 @@ class ViewReader:
         self._polls.append(poll)
         now = self._clock()
         data, words = self._data, self._words
-        at = HEADER_BYTES + _first_word(digest)[0] % self._buckets * _BUCKET_BYTES
+        digest, at = place
         bucket = data[at : at + _BUCKET_BYTES]
         slot = bucket.find(digest) - DIGEST_AT
         if slot % SLOT_BYTES or slot < 0:
@@ -175,4 +193,19 @@ class ViewReader:
             return None
 
         book((entry.publication, now))
+        if key not in places:
+            if len(places) >= MAX_PLACES:
+                places.clear()
+
+            places[key] = place
+
         return Hit(0, entry.value, age_seconds, _STALE, entry.seconds, entry.dollars, entry.backend, entry.meta or {})
+
+    def _place_of(self, key: str) -> tuple[bytes, int] | None:
+        """Return a key's digest and the offset of its bucket; None for what is no text, which fails where it is encoded."""
+        try:
+            digest = sha256(key.encode()).digest()
+        except UnicodeEncodeError:
+            return None
+
+        return digest, HEADER_BYTES + _first_word(digest)[0] % self._buckets * _BUCKET_BYTES

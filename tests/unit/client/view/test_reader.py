@@ -78,6 +78,25 @@ def test_each_place_of_a_bucket_is_searched(place: int) -> None:
         assert hit.value == key
 
 
+def test_keys_that_were_found_are_read_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where a key belongs is remembered, of a bounded number of keys: not whether it is there, nor its answer."""
+    monkeypatch.setattr("sidecard_client.view.reader.MAX_PLACES", 2)
+    written = WrittenView()
+    reader = written.reader()
+    for turn in range(3):
+        for number in range(5):
+            key = f"key {number}"
+            assert read(written, reader, key) is None
+            slot = written.publish(key, record_of(5, f"{turn} {key}"))
+            for _ in range(2):
+                hit = read(written, reader, key)
+                assert hit is not None
+                assert hit.value == f"{turn} {key}"
+
+            written.withdraw(slot)
+            assert len(reader._places) <= 2
+
+
 def test_key_that_is_no_text_for_the_wire_is_no_hit() -> None:
     """A lone surrogate raises where the request is encoded, as without a view."""
     written = WrittenView()
