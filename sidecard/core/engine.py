@@ -175,7 +175,7 @@ class Engine:
             run, cache, streams, flights, similar, store, backends, counters, memory, publisher
         )
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
-        self._jobs = Jobs([EntryRemoval(cache, writes), self._disconnect])
+        self._jobs = Jobs([EntryRemoval(cache, writes), self._disconnect, publisher.publications])
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
         self._reports = ReportOperations(status, flights, limits, store, backends, billing, hung_calls, metrics)
         self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
@@ -271,6 +271,7 @@ class Engine:
             case events.WorkContinued():
                 return self._jobs.do_batch(now)
             case events.SecondsPassed():
+                self._publisher.seconds_passed(now)
                 return self._forgetting.forget_unused(now)
             case events.ClocksStepped():
                 self._flights.host_slept(event.slept_seconds, now)

@@ -10,6 +10,7 @@ from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import TaskLedgers
+from sidecard.core.cache.entry import MAX_RECENT_HITS
 from sidecard.core.cache.view.publisher import Publisher
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, ServeAgain
@@ -94,6 +95,7 @@ class ViewHits(Struct, frozen=True, eq=False):
     def _book(self, items: Sequence[wire.HitItem], peer: Peer, scope: str, now: float) -> tuple[int, int]:
         """Book the hits of begins; return how many, and how many chunks they would have had as streams."""
         find, hits, chunks, dropped = self.publisher.publications.find, 0, 0, 0
+        task, ledger = "", None
         saved: defaultdict[tuple[str, str | None], float] = defaultdict(float)
         for number, count, _, _ in items:
             publication = find(number, scope, now)
@@ -104,10 +106,16 @@ class ViewHits(Struct, frozen=True, eq=False):
             hits += count
             chunks += count * publication.chunks
             entry = publication.entry
-            entry.touch(count)
+            if entry.state & MAX_RECENT_HITS != MAX_RECENT_HITS:
+                entry.touch(count)
+
             terms = entry.terms
             dollars = terms.usage.cost_dollars or 0.0
-            self.ledgers.of(publication.task, peer.uid, now).count_hits(count, publication.seconds, dollars)
+            if ledger is None or publication.task != task:
+                task = publication.task
+                ledger = self.ledgers.of(task, peer.uid, now)
+
+            ledger.count_hits(count, publication.seconds, dollars)
             if dollars:
                 saved[terms.backend, terms.usage.model] += count * dollars
 
@@ -168,11 +176,13 @@ def _problem(request: wire.RecordHits) -> str:
     if len(items) > wire.MAX_HIT_ITEMS:
         return f"{len(items)} items; send at most {wire.MAX_HIT_ITEMS} at once"
 
-    hits = sum(count for _, count, _, _ in items)
+    hits = 0
+    for _, count, first_at, last_at in items:
+        hits += count
+        if first_at > last_at:
+            return "the first of some hits is later than the last"
+
     if hits > wire.MAX_REPORTED_HITS:
         return f"{hits} hits; send at most {wire.MAX_REPORTED_HITS} at once"
-
-    if any(first_at > last_at for _, _, first_at, last_at in items):
-        return "the first of some hits is later than the last"
 
     return ""

@@ -12,6 +12,7 @@ from sidecard.core.events import (
     EntriesPurged,
     InvalidationsMissed,
     KeyChanged,
+    SecondsPassed,
     StoreStateChanged,
     ViewFailed,
 )
@@ -246,6 +247,31 @@ def test_after_a_purge_of_others_an_entry_returns_with_its_next_hit() -> None:
     assert isinstance(world.finds(), dict)
 
 
+def test_a_large_view_is_withdrawn_at_once_and_its_entries_return_in_batches() -> None:
+    """An entry may leave, and its key's next one be published, before the old one's turn comes."""
+    world = World()
+    keys = [f"key-{number}" for number in range(1500)]
+    for key in keys:
+        world.stores(key, key)
+        world.hits(key)
+
+    world.operator.asks(wire.Purge(id=1, tag="red"))
+    assert world.host.stats().view_entries == 0
+    assert {world.finds(key) for key in keys} == {"withdrawn"}
+    world.hits(keys[-1], times=1)
+    assert world.finds(keys[-1]) == "withdrawn", "it is still marked as published"
+    world.app.asks(wire.Delete(id=1, key=keys[-1]))
+    world.app.receives()
+    world.publishes(keys[-1], value="newer")
+    assert world.host.works() >= 2
+    assert isinstance(world.finds(keys[-1]), dict)
+    for key in keys:
+        world.hits(key, times=1)
+        assert isinstance(world.finds(key), dict)
+
+    assert world.host.stats().view_entries == 1500
+
+
 def test_a_purge_of_another_namespace_withdraws_nothing() -> None:
     """Each namespace has a view of its own."""
     world = World()
@@ -386,6 +412,18 @@ def test_a_full_view_keeps_what_is_new() -> None:
         world.hits(f"key-{number}", times=1)
 
     assert published < world.host.stats().view_publications <= 2 * published + 1
+
+
+def test_what_late_hits_need_is_forgotten_within_seconds() -> None:
+    """Even if nothing is published any more."""
+    world = World()
+    world.publishes()
+    world.host.passes(400.0)
+    publications = world.host.engine._publisher.publications
+    assert (len(publications), publications.live) == (1, 0)
+    world.host.passes(2.0)
+    world.host.happens(SecondsPassed())
+    assert len(publications) == 0
 
 
 def test_values_are_copied_as_they_are() -> None:

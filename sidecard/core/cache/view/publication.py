@@ -1,13 +1,13 @@
 """Publications: entries as they are in a view, and what their hits need for a while after they left it."""
 
-from collections import deque
-from collections.abc import Collection
+from collections import OrderedDict, deque
 from math import inf
 
 from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect
 
 LATE_SECONDS = 1.0
 """Hits on a publication are accepted for so long after it was withdrawn: clients report them within a quarter of that."""
@@ -20,6 +20,9 @@ PUBLICATION_BYTES = 500
 
 _FORGOTTEN_AT_ONCE = 128
 """Publications that one event forgets, which takes 20 us."""
+
+_RELEASED_AT_ONCE = 512
+"""Publications of a withdrawn view whose entries are unmarked in one batch, which takes 0.3 ms."""
 
 _ROUNDING_SECONDS = 1e-6
 """A view lets go of an entry so much earlier, so that the rounding of two sums never makes it outlive its hits by the socket."""
@@ -69,6 +72,8 @@ class Publications:
         self.last_number = 0
         self._ended: list[Publication] = []
         """Those that the event in progress has withdrawn; `settle` notes when."""
+        self._leaving: deque[OrderedDict[str, Publication]] = deque()
+        """Those that were withdrawn with a whole view, as far as their entries are still marked as published."""
         self._late: deque[Publication] = deque()
         """The other withdrawn ones, oldest first."""
 
@@ -84,14 +89,47 @@ class Publications:
         self.live += 1
         self._counters.view_publications += 1
 
-    def end(self, publications: Collection[Publication]) -> None:
-        """Note that publications left their view. Their entries may be published again."""
-        self._ended.extend(publications)
-        self.live -= len(publications)
-        self._counters.view_withdrawals += len(publications)
-        for publication in publications:
-            if publication.entry.alive:
-                publication.entry.set_published(False)
+    def end(self, publication: Publication) -> None:
+        """Note that a publication left its view. Its entry may be published again."""
+        self._ended.append(publication)
+        self._count_ended(1)
+        if publication.entry.alive:
+            publication.entry.set_published(False)
+
+    def end_all(self, publications: OrderedDict[str, Publication]) -> None:
+        """Note that all publications of a view left it. Their entries may be published again, beyond the first ones after some batches."""
+        self._count_ended(len(publications))
+        self._leaving.append(publications)
+        self._release(_RELEASED_AT_ONCE)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether entries that left with a whole view are still marked as published."""
+        return bool(self._leaving)
+
+    def do_batch(self, now: float) -> list[Effect]:
+        """Let some more of them be published again. Until then, they are served by the socket."""
+        self._release(_RELEASED_AT_ONCE)
+        self.settle(now)
+        return []
+
+    def _release(self, count: int) -> None:
+        while count > 0 and self._leaving:
+            publications = self._leaving[0]
+            for _ in range(min(count, len(publications))):
+                _, publication = publications.popitem(last=False)
+                self._ended.append(publication)
+                if publication.entry.alive:
+                    publication.entry.set_published(False)
+
+                count -= 1
+
+            if not publications:
+                self._leaving.popleft()
+
+    def _count_ended(self, count: int) -> None:
+        self.live -= count
+        self._counters.view_withdrawals += count
 
     def find(self, number: int, scope: str, now: float) -> Publication | None:
         """Return a publication of a scope; None if it is unknown, or was withdrawn too long ago."""
@@ -110,8 +148,12 @@ class Publications:
             self._late.extend(self._ended)
             self._ended = []
 
+        self.forget(now, _FORGOTTEN_AT_ONCE)
+
+    def forget(self, now: float, count: int) -> None:
+        """Forget up to ``count`` publications that are too old for late hits."""
         late = self._late
-        for _ in range(_FORGOTTEN_AT_ONCE):
+        for _ in range(count):
             if not late or (now - late[0].withdrawn_at <= LATE_SECONDS and len(late) <= MAX_LATE):
                 break
 

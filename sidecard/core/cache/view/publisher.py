@@ -26,6 +26,9 @@ from sidecard_client.protocol.view import ViewRecord, digest_of, encode_record
 _RESERVED_STEP = 64 * 1024
 """The cache's budget changes in steps of so many bytes: not with every publication."""
 
+_FORGOTTEN_LATER = 4096
+"""Publications that are forgotten every few seconds, which takes 1 ms."""
+
 _NOT_PLAIN = COMPRESSED | PUBLISHED | DEAD
 
 
@@ -98,14 +101,17 @@ class Publisher:
 
     def withdraw(self, entry: Entry) -> None:
         """Withdraw an entry that leaves the cache, before it is emptied."""
-        view = self.scopes[entry.terms.scope]
-        self._withdraw(view, view.space.by_key[entry.key])
+        view = self.scopes.get(entry.terms.scope)
+        publication = None if view is None else view.space.by_key.get(entry.key)
+        # Otherwise it left with the whole view, and is still marked (`Publications.end_all`).
+        if view is not None and publication is not None and publication.entry is entry:
+            self._withdraw(view, publication)
 
     def withdraw_covered(self, namespace: str | None) -> None:
         """Withdraw all entries of the scopes that a purge of ``namespace`` covers; None means all."""
         for view in self.scopes.values():
             if covers(namespace, view.scope) and view.space.by_key:
-                self.publications.end(view.space.clear())
+                self.publications.end_all(view.space.clear())
                 view.generation += 1
                 self.changes.add(WithdrawAll(view.number, view.generation))
 
@@ -114,6 +120,11 @@ class Publisher:
         self.publications.settle(now)
         self.reserve()
         return self.changes.drain()
+
+    def seconds_passed(self, now: float) -> None:
+        """Forget what late hits needed."""
+        self.publications.forget(now, _FORGOTTEN_LATER)
+        self.reserve()
 
     def reserve(self) -> None:
         """Take the memory of views and publications from the cache's budget."""
@@ -124,5 +135,5 @@ class Publisher:
 
     def _withdraw(self, view: ScopeView, publication: Publication) -> None:
         view.space.remove(publication)
-        self.publications.end((publication,))
+        self.publications.end(publication)
         self.changes.withdraw(view.number, publication.slot)

@@ -94,12 +94,9 @@ class ViewSpace:
         del self.by_key[publication.key]
         self._slots[publication.slot] = None
 
-    def clear(self) -> list[Publication]:
-        """Remove all publications, and return them."""
-        publications = list(self.by_key.values())
-        self.by_key.clear()
-        for publication in publications:
-            self._slots[publication.slot] = None
-
+    def clear(self) -> OrderedDict[str, Publication]:
+        """Remove all publications, and return them by key, oldest first."""
+        publications, self.by_key = self.by_key, OrderedDict()
+        self._slots = [None] * self.slot_count
         self._head = self._start
         return publications
