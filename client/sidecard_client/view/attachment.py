@@ -116,14 +116,18 @@ class Attachment:
 
         return True
 
+    def report_due(self) -> bool:
+        """Do as `report`, in the keeper's thread. The next hit arms again."""
+        # Before they are collected: 1. a hit is appended; 2. its thread sees ``armed``, and relies on this report.
+        self.armed = False
+        return self.report()
+
     def report(self) -> bool:
         """Send the hits so far without waiting; return whether all were sent. Does nothing while another thread reports."""
         if not self._lock.acquire(blocking=False):
             return False
 
         try:
-            # Before they are collected: 1. a hit is appended; 2. its thread sees ``armed``, and relies on this report.
-            self.armed = False
             self.reports.collect()
             return self._send()
         finally:

@@ -119,7 +119,10 @@ class ViewKeeper:
             thread.join(seconds)
 
     def report(self, view: "Attachment") -> None:
-        """Report all hits of a view so far, without waiting. What cannot be sent now is sent by the thread."""
+        """Report all hits of a view so far, without waiting. What cannot be sent now is sent by the thread.
+
+        The view stays armed: waking the thread for the next hit would cost more than the report.
+        """
         if not view.report():
             view.arm()
             self.ring()
@@ -147,7 +150,7 @@ class ViewKeeper:
                 self._detach(view)
                 continue
 
-            if view.armed and view.due <= now and not view.report():
+            if view.armed and view.due <= now and not view.report_due():
                 view.arm()  # the daemon does not read now
 
             if view.armed:
