@@ -16,7 +16,8 @@ MAX_LATE = 65536
 """Withdrawn publications that are kept for late hits."""
 
 PUBLICATION_BYTES = 500
-"""Cost of a publication beyond its record: this Struct, its numbers, and its places in the tables. Measured by `tests.bench.scale`."""
+"""Cost of a publication beyond its record: this Struct, its numbers, and its places in the tables. Measured: 330, and up to half as much
+again when a table has just grown."""
 
 _FORGOTTEN_AT_ONCE = 128
 """Publications that one event forgets, which takes 20 us."""
