@@ -15,6 +15,7 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -72,7 +73,8 @@ class ViewMemory:
 
     def open_reader(self) -> int:
         """Return a new descriptor for one peer, to be closed once it is passed. Raises `OSError`."""
-        return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        # Not blocking: another process of this user may hold a lease on the file, for whose end an open would wait.
+        return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def is_held(self) -> bool:
         """Return whether any process may have a descriptor or a mapping of the file."""
@@ -82,6 +84,8 @@ class ViewMemory:
             return True
 
         try:
+            # If a process of this user opens the file meanwhile, the kernel sends this signal, and by default one that kills.
+            fcntl.fcntl(reader, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(reader, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         except OSError:
             return True

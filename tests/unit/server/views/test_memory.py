@@ -4,8 +4,11 @@ import fcntl
 import mmap
 import os
 import resource
+import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -126,6 +129,46 @@ def test_the_file_is_held_as_long_as_a_process_has_any_part_of_it(memory: ViewMe
     os.waitpid(pid, 0)
     os.close(read)
     assert not memory.is_held()
+
+
+def in_child(check: Callable[[], bool]) -> bool:
+    """Return what a forked child finds; False if it is killed."""
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if check() else 1)
+
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_lease_of_another_process_delays_nobody(memory: ViewMemory) -> None:
+    """Only a process of the daemon's own user can take one. To open the file would wait for 45 seconds."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    reader = memory.open_reader()
+    fcntl.fcntl(reader, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    began_at = time.monotonic()
+    assert memory.is_held()
+    with pytest.raises(BlockingIOError):
+        memory.open_reader()
+
+    assert time.monotonic() - began_at < 5.0
+    os.close(reader)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+
+
+def test_a_file_that_is_opened_while_it_is_probed_ends_no_daemon(
+    memory: ViewMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel signals that the lease is broken."""
+    close = os.close
+
+    def open_and_close(descriptor: int) -> None:
+        with suppress(BlockingIOError):
+            os.open(f"/proc/self/fd/{memory._descriptor}", os.O_RDWR | os.O_NONBLOCK)
+
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", open_and_close)
+    assert in_child(lambda: not memory.is_held())
 
 
 def test_a_host_that_does_not_report_holders_gets_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
