@@ -19,6 +19,7 @@ from sidecard.core.events import (
 from sidecard.core.notes import ViewUnavailable
 from sidecard.core.settings import SharedWith, TaskSettings
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.view import bucket_of, digest_of, slots_for
 from tests.host import Host, packed
 from tests.view_files import Reader, ViewFiles, reader_of
 
@@ -435,3 +436,19 @@ def test_values_are_copied_as_they_are() -> None:
     found = world.finds()
     assert isinstance(found, dict)
     assert found["value"] == "ok"
+
+
+def test_an_entry_whose_slots_are_taken_waits() -> None:
+    """A bucket has four slots: the fifth key of one gets the oldest's after ten seconds."""
+    world = World(cache_max_bytes=64 * 1024 * 1024, view_bytes=520 * 1024)
+    slots = slots_for(world.reader.reply.size)
+    bucket = bucket_of(digest_of("key-0"), slots)
+    keys = [key for key in map("key-{}".format, range(2000)) if bucket_of(digest_of(key), slots) == bucket][:6]
+    for key in keys:
+        world.stores(key)
+        world.hits(key, times=4)
+
+    assert [isinstance(world.finds(key), dict) for key in keys] == [True] * 4 + [False] * 2
+    world.host.passes(10.0)
+    world.hits(keys[4], times=1)
+    assert [isinstance(world.finds(key), dict) for key in keys] == [False, True, True, True, True, False]

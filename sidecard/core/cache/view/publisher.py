@@ -49,11 +49,14 @@ class Publisher:
 
     def publish(self, entry: Entry, task: str, now: float) -> None:
         """Publish an entry that was requested again, for calls of a task, if it can be."""
-        terms, max_bytes = entry.terms, self._settings.now.view_max_entry_bytes
+        terms = entry.terms
         view = self.scopes.get(terms.scope)
+        if view is None:
+            return
+
+        max_bytes = min(self._settings.now.view_max_entry_bytes, view.space.max_record_bytes)
         if (
-            view is None
-            or now < view.full_until
+            not view.has_room_for(entry.key, now)
             or entry.state & _NOT_PLAIN
             or terms.early_refresh
             or terms.trust_epoch != self._policy.trust_epoch
@@ -72,7 +75,7 @@ class Publisher:
             )
         )
         digest = digest_of(entry.key)
-        place = view.place_for(digest, len(record), now) if len(record) <= max_bytes else None
+        place = view.place_for(entry.key, digest, len(record), now) if len(record) <= max_bytes else None
         if place is None:
             return
 

@@ -10,6 +10,10 @@ STAY_SECONDS = 10.0
 more entries are requested than fit into the view."""
 
 
+MAX_WAITING = 1024
+"""Keys that are known to wait for a slot."""
+
+
 class ScopeView:
     """A view, and the connections that received its file."""
 
@@ -25,15 +29,25 @@ class ScopeView:
         """Connections that received it and have not ended."""
         self.full_until = -inf
         """Until then nothing is published: what would be overwritten stays."""
+        self._waiting: dict[str, float] = {}
+        """By key, until when what has its slot stays."""
 
-    def place_for(self, digest: bytes, length: int, now: float) -> RecordPlace | None:
-        """Return where to publish a record; None if it is too large, or others have to stay longer."""
-        if length > self.space.max_record_bytes:
-            return None
+    def has_room_for(self, key: str, now: float) -> bool:
+        """Return whether `place_for` may find a place: a cheap check, which most hits on entries that have to wait fail."""
+        return now >= self.full_until and now >= self._waiting.get(key, -inf)
 
+    def place_for(self, key: str, digest: bytes, length: int, now: float) -> RecordPlace | None:
+        """Return where to publish a record of at most ``space.max_record_bytes``; None if others have to stay longer."""
         place = self.space.find(digest, length)
         self.full_until = max((_stays_until(other, now) for other in place.overwritten), default=-inf)
-        if now < self.full_until or (place.replaced is not None and now < _stays_until(place.replaced, now)):
+        if now < self.full_until:
+            return None
+
+        if place.replaced is not None and now < (stays_until := _stays_until(place.replaced, now)):
+            if len(self._waiting) >= MAX_WAITING:
+                self._waiting.clear()
+
+            self._waiting[key] = stays_until
             return None
 
         return place
