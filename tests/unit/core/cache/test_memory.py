@@ -463,3 +463,36 @@ def test_put_into_a_cache_whose_entries_were_all_hit_takes_no_longer() -> None:
         assert cache._policy.passed - before <= 1000
 
     assert cache.bytes <= cache.budget == 8_000_000
+
+
+def test_what_views_take_is_missing_from_the_budget() -> None:
+    """At most half of it, though: retired files that clients keep must not end the cache. The largest entry stays the same."""
+    cache = full_of_small_entries()
+    largest = cache.max_entry_bytes
+    cache.reserve(1_000_000)
+    sweep(cache)
+    assert cache.bytes <= cache.budget == 7_000_000
+    cache.reserve(7_000_000)
+    sweep(cache)
+    assert cache.bytes <= cache.budget == 4_000_000
+    assert cache.max_entry_bytes == largest
+    cache.resize(16_000_000, 0.0)
+    assert cache.budget == 9_000_000
+    cache.reserve(0)
+    sweep(cache)
+    assert cache.budget == 16_000_000
+
+
+def test_hits_that_are_reported_later_count_until_three() -> None:
+    """And not for an entry that has left the cache, whose places are about to be reused."""
+    cache = MemoryCache(1_000_000)
+    entry = put(cache, "key").entry
+    assert entry is not None
+    for hits, recent in ((1, 1), (1, 2), (5, 3), (1, 3)):
+        entry.touch(hits)
+        assert entry.recent_hits == recent
+
+    cache.delete("1000:default", "key", 0.0)
+    state = entry.state
+    entry.touch(2)
+    assert entry.state == state
