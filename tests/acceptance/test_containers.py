@@ -151,15 +151,15 @@ def test_apps_in_other_containers_share_calls_by_the_mounted_directory(crew: Cre
     assert "Permission denied" in outside.stderr
 
 
-def test_apps_in_other_containers_read_the_view(crew: Crew) -> None:
+@pytest.mark.parametrize("mapping", [(), MAPPING])
+def test_app_in_another_container_reads_the_view(crew: Crew, mapping: tuple[str, ...]) -> None:
     """Its memory is passed over the socket: neither a shared IPC namespace nor a volume of memory is needed."""
-    crew.serve()
-    assert crew.calls(READ_VIEW, "--user=1002:1001").stdout == "view\n"
-    probe = run(*RUN, "--rm", *MAPPING, "--entrypoint=true", crew.image)
-    if probe.returncode == 0:
-        crew.kill()
-        crew.serve(*MAPPING)
-        assert crew.calls(READ_VIEW, *MAPPING, "--user=1002:1001").stdout == "view\n"
+    probe = run(*RUN, "--rm", *mapping, "--entrypoint=true", crew.image)
+    if probe.returncode:
+        pytest.skip(f"this machine makes no user namespaces for containers: {probe.stderr[-300:]}")
+
+    crew.serve(*mapping)
+    assert crew.calls(READ_VIEW, *mapping, "--user=1002:1001").stdout == "view\n"
 
 
 def test_in_user_namespaces_uids_are_those_of_the_same_mapping(crew: Crew) -> None:

@@ -16,6 +16,9 @@ and                   the design (worlds without streams, stores and         bey
                       beside a free backend; every backend recovers          that stays out
 `table_checker`       the engine's own tables: permits, bytes, timers,       a permit, a reservation or a stream's bytes
                       queues, states of flights; nothing is left at the end  that stay taken; a timer of a caller that left
+`view_checker`        views, by effects: what readers find at each step,     slots or space that are reused without being
+                      who receives a file, its places, its bounds; the       withdrawn; files beyond their budget; a view of
+                      event checker and the model compare what is found      another's namespace
 `answer_checker`      what apps receive: whose answer, whole, in order,      a late reader that misses a chunk; a client
                       not removed, in time; each call ends once              that takes a broken stream for a whole one
 ====================  =====================================================  ===============================================

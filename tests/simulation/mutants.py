@@ -13,6 +13,7 @@ from sidecard.core.backends.breaker import Breaker, BreakerPass
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.memory import MemoryCache
+from sidecard.core.cache.view.publisher import Publisher
 from sidecard.core.events import Peer
 from sidecard.core.flights.departures import Departures
 from sidecard.core.flights.election import Election
@@ -30,6 +31,7 @@ from sidecard_client._sync.connector import Connector
 from sidecard_client.call import streams as streaming
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection, ConnectionEnded, ConnectionLost
+from sidecard_client.view import attachment
 from tests.simulation.host.processes import monotonic
 
 Original = Callable[..., Any]
@@ -267,6 +269,10 @@ def _broken_is_whole(follow: Original) -> Original:
     return mutant
 
 
+def _poll_nothing(_: Original) -> Original:
+    return lambda _descriptor: lambda _milliseconds: []
+
+
 MUTANTS: dict[str, Mutant] = {
     "append checks the lease and not its holder": Mutant(
         "streams", 30_000, ((AppendOperation, "append", _append_of_anybody),)
@@ -300,6 +306,8 @@ MUTANTS: dict[str, Mutant] = {
     "the last of several waiters is forgotten": Mutant(
         "calm", 10_000, ((Flights, "finish", _finish_without_the_last),)
     ),
+    "views: a deleted entry stays readable": Mutant("views", 30_000, ((Publisher, "withdraw", nothing),)),
+    "client: a view outlives its daemon": Mutant("views", 30_000, ((attachment, "_new_poll", _poll_nothing),)),
     "client: the reply to a canceled request goes to another": Mutant(
         "impatient", 30_000, ((Connection, "forget", nothing), (AsyncConnection, "_deliver", _deliver_to_the_first))
     ),

@@ -20,7 +20,7 @@ from tests.simulation.schedules import SEED
 
 _FEW = 1_500
 _MANY = 60_000
-"""Happenings. With nine kinds of worlds and two parts of each, 1,080,000."""
+"""Happenings. With ten kinds of worlds and two parts of each, 1,200,000."""
 
 _TRIALS = 300
 

@@ -20,6 +20,7 @@ from sidecard.server.peer_output import PeerOutput, ServerContext
 from sidecard.server.scheduler import FairScheduler
 from tests.simulation.host.processes import LoopProcess, Surroundings, Timer
 from tests.simulation.host.sockets import Ends, Pipe
+from tests.simulation.host.views import Memories, pass_descriptor
 from tests.simulation.reference_store import Line, Server
 
 RECEIVE_BYTES = 64 * 1024
@@ -195,6 +196,10 @@ class SimulatedHangUps:
         self._connections[descriptor] = connected
         return descriptor
 
+    def ends_of(self, descriptor: int) -> Ends:
+        """Return a connection."""
+        return self._connections[descriptor]
+
     def watch(self, peer: Peer, descriptor: int) -> None:
         """Notice when a peer has closed its connection."""
         self._watched[descriptor] = peer
@@ -305,6 +310,7 @@ class Daemon(LoopProcess):
         self.accepting = True
         self.transports: list[Transport] = []
         self._backlog: list[Ends] = []
+        self._memories = Memories(boot_id)
         self.engine = Engine(
             settings,
             boot_id=boot_id,
@@ -328,6 +334,7 @@ class Daemon(LoopProcess):
             on_reload=lambda asked: self.soon(lambda: self.reload(self.settings, (asked.peer_id, asked.request_id))),
             metrics=self.engine.metrics,
             store=None if store is None else store.open(self, boot_id),
+            new_view=self._memories.new,
         )
         self._hang_ups = SimulatedHangUps()
         self.driver._hang_ups = self._hang_ups  # type: ignore[assignment]  # the kernel's part is not there
@@ -347,6 +354,10 @@ class Daemon(LoopProcess):
     def new_connection(self, admission: Peer | AdmissionDenied, ends: Ends) -> PeerConnection:
         """Make the protocol of a connection."""
         return PeerConnection(self._context, LIMITS, admission, self._hang_ups.descriptor_of(ends))
+
+    def pass_descriptor(self, connection: int, data: bytes, descriptor: int) -> int:
+        """Send a frame with a descriptor on a connection."""
+        return pass_descriptor(self._hang_ups.ends_of(connection).outgoing, data, descriptor)
 
     def connect(self, ours: Pipe, theirs: Pipe, credentials: Credentials) -> None:
         """Let a connection wait to be accepted: ``theirs`` is what the peer writes."""
@@ -401,6 +412,7 @@ class Daemon(LoopProcess):
         """End immediately: of what is on its way to each peer so many bytes arrive."""
         self.alive = False
         self.forget_everything()
+        self._memories.close()
         for transport in self.transports:
             transport.die(kept)
 

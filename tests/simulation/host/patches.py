@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from sidecard.core.cache.view import views as daemon_views
 from sidecard.core.flights import streams
 from sidecard.server import buffers, driver, peer_output
 from sidecard.server import connection as daemon_connection
@@ -26,8 +27,10 @@ from sidecard_client.call import conversation, local_flights
 from sidecard_client.call import streams as call_streams
 from sidecard_client.metrics import client_metrics
 from sidecard_client.protocol.errors import SidecardWarning
-from sidecard_client.view import keeper
-from tests.simulation.host.processes import monotonic
+from sidecard_client.view import attachment, keeper
+from sidecard_client.view import views as client_views
+from tests.simulation.host import views
+from tests.simulation.host.processes import Process, monotonic
 from tests.simulation.host.sockets import SOCKET_MODULE, Socket
 from tests.simulation.host.threads import THREADING_MODULE, Doorbell
 
@@ -36,9 +39,11 @@ def _no_impostor(*_: object) -> None:
     """Find no impostor."""
 
 
-def _no_view(_: keeper.ViewKeeper) -> bool:
-    """Start no thread that attaches views: there is no memory that processes share."""
-    return False
+def _pass_descriptor(connection: int, data: bytes, descriptor: int) -> int:
+    """Pass a descriptor on a connection of the daemon whose turn it is."""
+    daemon: Any = Process.current
+    sent: int = daemon.pass_descriptor(connection, data, descriptor)
+    return sent
 
 
 def _even() -> float:
@@ -70,13 +75,23 @@ _PLACES: list[tuple[Any, str, Any]] = [
     *((module, "socket", SOCKET_MODULE) for module in (unix_socket, async_connection, sync_connection)),
     (unix_socket, "UnixSocket", Socket),
     (heartbeat, "Doorbell", Doorbell),
-    (keeper.ViewKeeper, "_start", _no_view),
+    (keeper.ViewKeeper, "_start", views.start_keeper),
+    *((module, "monotonic", monotonic) for module in (attachment, keeper, client_views)),
+    *((module, "threading", THREADING_MODULE) for module in (attachment, keeper)),
+    (keeper, "Doorbell", Doorbell),
+    (attachment, "attach", views.attach),
+    (attachment, "ViewReader", views.CheckedReader),
+    (attachment, "os", views.OS_MODULE),
+    (attachment, "select", views.SELECT_MODULE),
+    (attachment, "socket", SOCKET_MODULE),
+    (daemon_views, "MIN_VIEW_BYTES", views.SMALL_VIEW_BYTES),
     *((module, "impostor", _no_impostor) for module in (unix_socket, sync_connection)),
     (sync_connector, "_jitter", _even),
     # Small, as the pipes are, so that slow readers are frequent.
     (daemon_connection, "HIGH_WATER_BYTES", 1000),
     (daemon_connection, "COUNTED_BYTES", 500),
     (daemon_connection, "LOW_WATER_BYTES", 125),
+    (peer_output, "pass_descriptor", _pass_descriptor),
     (peer_output, "HIGH_WATER_BYTES", 1000),
     (peer_output, "COUNTED_BYTES", 500),
     (buffers, "COUNTED_BYTES", 500),

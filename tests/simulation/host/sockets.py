@@ -1,7 +1,10 @@
 """Unix sockets without a kernel: pipes whose bytes arrive when the world says so, cut anywhere, and both kinds of ends."""
 
+import os
+import select
 import socket
 import struct
+from array import array
 from collections.abc import Callable
 from itertools import count
 from types import SimpleNamespace
@@ -12,7 +15,8 @@ from tests.simulation.host.processes import LoopProcess, Process
 CAPACITY_BYTES = 1500
 """Of one direction. Small, so that writers meet a full one."""
 
-_DESCRIPTORS = count(1_000_000)
+FIRST_DESCRIPTOR = 1_000_000
+_DESCRIPTORS = count(FIRST_DESCRIPTOR)
 """Numbers that no real descriptor has."""
 
 
@@ -40,8 +44,15 @@ class Pipe:
         """Its reader is gone."""
         self.reset = False
         """Its writer went without having read what it was sent."""
+        self.passed: list[int] = []
+        """Descriptors of files, which go with the bytes."""
         self.on_arrival: Callable[[], None] = _nothing
         self.on_room: Callable[[], None] = _nothing
+
+    @property
+    def is_empty(self) -> bool:
+        """Its reader has read everything."""
+        return not self._flying and not self.arrived
 
     @property
     def moving(self) -> bool:
@@ -108,6 +119,9 @@ class Pipe:
         self.broken = True
         self.arrived.clear()
         self._flying.clear()
+        while self.passed:
+            os.close(self.passed.pop())
+
         self.on_room()
 
 
@@ -202,6 +216,13 @@ class Socket:
         buffer[: len(data)] = data
         return len(data)
 
+    def recvmsg(self, size: int, _space: int, _flags: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
+        """Read, with the descriptors that came along."""
+        data = self.recv(size)
+        passed = [] if self._ends is None else self._ends.incoming.passed
+        taken, passed[:] = array("i", passed), []
+        return data, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, taken.tobytes())] if taken else [], 0, None
+
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """Write what there is room for; a blocking one with ``MSG_DONTWAIT`` writes all or nothing, as the kernel does."""
         ends = self._living()
@@ -266,6 +287,14 @@ class Socket:
         """Wake a thread that waits for several things when something may be read here."""
         self._readers.append(waiter)
 
+    def has_event(self, event: int) -> bool:
+        """Return whether ``select.poll`` reports something, without any lag."""
+        ends = self._ends
+        if ends is None or ends.closed or ends.incoming.ended or self._shut:
+            return True
+
+        return self.is_writable if event == select.POLLOUT else not ends.incoming.is_empty
+
     @property
     def is_writable(self) -> bool:
         """Writing takes something, or fails, immediately."""
@@ -309,7 +338,7 @@ SOCKET_MODULE: Any = SimpleNamespace(
     **{
         name: getattr(socket, name)
         for name in dir(socket)
-        if name.startswith(("AF_", "SOCK_", "SO_", "SOL_", "MSG_", "SHUT_"))
+        if name.startswith(("AF_", "SOCK_", "SO_", "SOL_", "MSG_", "SHUT_", "SCM_", "CMSG_"))
     },
 )
 """What stands in place of ``socket`` in modules under simulation."""

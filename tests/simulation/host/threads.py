@@ -14,6 +14,8 @@ from greenlet import getcurrent, greenlet
 from sidecard_client.doorbell import MAX_WAIT_SECONDS
 from tests.simulation.host.processes import Process, Surroundings, Timer
 
+_JOIN_SECONDS = 0.01
+
 
 class Killed(BaseException):
     """The process has ended."""
@@ -271,7 +273,15 @@ class Thread:
         """Start it."""
         process = Process.current
         assert isinstance(process, ThreadedProcess)
-        process.start(self._target)
+        self._process, self._greenlet = process, process.start(self._target)
+
+    def join(self, timeout: float) -> None:
+        """Wait for its end."""
+        until = self._process.clock() + timeout
+        while not self._greenlet.dead and self._process.alive and self._process.clock() < until:
+            self._process.sleep(_JOIN_SECONDS)
 
 
-THREADING_MODULE: Any = SimpleNamespace(Lock=Lock, Event=Event, Condition=Condition, Thread=Thread)
+THREADING_MODULE: Any = SimpleNamespace(
+    Lock=Lock, Event=Event, Condition=Condition, Thread=Thread, current_thread=lambda: None
+)

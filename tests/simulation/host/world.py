@@ -59,6 +59,8 @@ class Setting:
     """For each field of a call, what may be in it."""
     kinds: Sequence[str] = ("blocking", "async", "blocking", "frames", "lines", "async", "blocking")
     uids: Sequence[int] = (1000, 1000, 1000, 1000, 1000, 1001, 0)
+    has_views: bool = False
+    """Clients of processes with threads ask for views."""
     calm: bool = False
     """No fault happens: then no key is ever computed twice at a time."""
 
@@ -74,6 +76,7 @@ class World:
         self.happenings = 0
         stores = setting.settings.store != "none"
         self.answers = AnswerChecker(calm=setting.calm, exact_removals=not stores)
+        self.has_views = setting.has_views
         self.wait_seconds = setting.settings.wait_seconds
         self.slots: list[Any] = [None] * SLOTS
         self.daemon: Daemon | None = None

@@ -159,6 +159,22 @@ SETTINGS: dict[str, Setting] = {
         calls=_CALLS | {"key": ["hot", "hot", "warm", "cold", "cool", "chilly"]},
         reloads=({}, {"max_leases": 1}, {"sharing_window_seconds": 0.0}),
     ),
+    "views": Setting(
+        structs.replace(_PLAIN, cache_max_bytes=200_000, view_bytes=32_768, ttl_seconds=10.0),
+        _ORDERLY | {"call": 120, "get": 60} | {name: weight for name, weight in _FAULTS.items() if name != "say"},
+        calls=_CALLS
+        | {
+            "mode": [None] * 8 + ["only_if_cached"],
+            "ttl": [None] * 8 + [0.7],
+            "leave": [None],
+            "seconds": [0.0, 0.02],
+            "ends": ["ok"] * 8 + ["fatal"],
+            "stream": [None, None, None, True],
+        },
+        reloads=({}, {"ttl_seconds": 5.0}, {"view_bytes": 0}, {"view_bytes": 20_000}, {"shared_namespaces": {}}),
+        kinds=("blocking", "blocking", "blocking", "async", "blocking", "blocking", "blocking"),
+        has_views=True,
+    ),
     "own store": Setting(
         structs.replace(_PLAIN, store="own", ttl_seconds=10.0),
         _ORDERLY | _FAULTS | {"cut store": 3, "slow store": 2, "crash": 2},
