@@ -36,7 +36,7 @@ class Outcome(Struct, Generic[T], frozen=True, dict=True):
     ``source`` is ``upstream`` (this caller made the call), ``cache``, ``stale``, ``shared`` (another caller's call),
     or ``fallback`` (made without the daemon, or shared within the process).
     ``saved_seconds`` and ``saved_dollars`` are the duration and price of the value's own call; 0 for ``upstream``.
-    ``waited_seconds`` is the time from asking to the value, or to the permission to call.
+    ``waited_seconds`` is the time from asking to the value, or to the permission to call; 0 for a hit that was read from a view.
     ``passed_over`` gives the daemon's reason for each backend that the route preferred to this one; it is empty
     without a lease. ``attempts`` counts the leases that this call used, failed ones included.
     ``similarity`` is the cosine of both vectors where the value answers a similar request.
