@@ -67,7 +67,7 @@ def test_view_is_read_in_other_namespaces(daemon: Start, socket_path: str) -> No
     assert read(socket_path, "unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", seconds=20) == "view"
 
 
-@pytest.mark.parametrize("offset_seconds", [100_000, -1])
+@pytest.mark.parametrize("offset_seconds", [100_000, pytest.param(-1, marks=pytest.mark.slow)])
 def test_client_in_another_time_namespace_reads_no_view(daemon: Start, socket_path: str, offset_seconds: int) -> None:
     """Its clock is not the daemon's, so it could not tell what has expired; all its answers come over the socket."""
     daemon()
@@ -75,12 +75,14 @@ def test_client_in_another_time_namespace_reads_no_view(daemon: Start, socket_pa
     assert read(socket_path, *time, seconds=1.0) == "socket"
 
 
+@pytest.mark.slow
 def test_client_in_a_time_namespace_with_the_same_clock_reads_the_view(daemon: Start, socket_path: str) -> None:
     """What counts is the clock, not the namespace."""
     daemon()
     assert read(socket_path, "unshare", "--time", "--fork", seconds=20) == "view"
 
 
+@pytest.mark.slow
 def test_daemon_in_another_time_namespace_shares_no_view(socket_directory: Path) -> None:
     """The other way around."""
     path = str(socket_directory / "s.sock")

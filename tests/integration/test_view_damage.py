@@ -85,6 +85,7 @@ def test_client_that_reads_damaged_views_returns_right_values_alone(path: str, r
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_async_client_that_reads_damaged_views_returns_right_values_alone(path: str, reads: _Reads) -> None:
     """As the blocking client."""
     async with AsyncClient(path, daemon_timeout=10, on_unavailable="raise") as client:
