@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidecard_client import Client
-from tests.acceptance.view_worker import Account, Board, Plan
+from tests.acceptance.view_worker import SHARED, SHARED_KEY, Account, Board, Plan
 from tests.daemons import Daemon, ask, poll
 from tests.workers import Workers
 
@@ -160,3 +160,41 @@ def test_reads_of_views_are_exact_whatever_happens(
     accounts = workers.results()
     record_property("happened", dict(done))
     _judge(accounts)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: peers of several uids are made here")
+def test_view_of_a_namespace_is_not_read_once_access_is_withdrawn(
+    daemon: Start, socket_path: str, board: Board, workers: Workers[Account], tmp_path: Path
+) -> None:
+    """A reload acknowledges that a uid is no member any more: its reads that begin afterwards find nothing."""
+    config = tmp_path / "sidecard.toml"
+
+    def share_with(*uids: int) -> None:
+        write_config(config, 300)
+        with config.open("a") as file:
+            file.write(f"[namespaces.{SHARED}]\nshared_with = {list(uids)}\n")
+
+    share_with(0, *_UIDS)
+    daemon("--config", str(config))
+    with Client(socket_path) as client:
+        client.put(SHARED_KEY, "of the team", namespace=SHARED)
+        path = str(Path(socket_path).parent / "board")
+        for index, uid in enumerate(_UIDS):
+            workers.start(Plan("member", socket_path, path, uid, index, index), 1)
+
+        workers.go()
+        poll(lambda: all(board.from_view[: len(_UIDS)]), "a member reads no view", 40)
+        share_with(0)
+        assert ask(socket_path, {"op": "reload"})["type"] == "reloaded"
+        board.words[1] = 1
+        for _ in range(100):
+            # What is published from now on is published where former members cannot read it.
+            client.put(SHARED_KEY, "of the team", namespace=SHARED)
+            assert [client.get(SHARED_KEY, namespace=SHARED) for _ in range(4)] == ["of the team"] * 4
+            time.sleep(0.002)
+
+        board.words[0] = 1
+        accounts = workers.results()
+        assert [account.wrong for account in accounts] == [[] for _ in _UIDS]
+        assert all(account.reads for account in accounts)
+        assert client.get(SHARED_KEY, namespace=SHARED) == "of the team"

@@ -31,6 +31,7 @@ _READS, _KEYS_AT = 2, 16
 _STOP_EVERY = 64
 """Reads between looks at the board's end."""
 
+SHARED, SHARED_KEY = "team", "secret"
 _AWAY_SECONDS = 0.001
 """Pause of a reader that finds no daemon: others need the processor to start one."""
 
@@ -87,7 +88,7 @@ class Board:
 
 
 class Plan(msgspec.Struct):
-    """What a process does. ``role``: ``writer``, ``blocking`` or ``async``."""
+    """What a process does. ``role`` is one of ``_ROLES``."""
 
     role: str
     socket: str
@@ -294,7 +295,22 @@ def write(plan: Plan) -> Account:
     return account
 
 
-_ROLES = {"writer": write, "blocking": read_blocking, "async": read_async}
+def read_shared(plan: Plan) -> Account:
+    """Read a shared namespace until its view is read, then until access has been withdrawn and long enough afterwards."""
+    reads = Reads(plan)
+    with Client(plan.socket) as client:
+        while not reads.is_over():
+            for _ in range(_STOP_EVERY):
+                withdrawn = reads.board.words[1]
+                value = client.get(SHARED_KEY, namespace=SHARED)
+                reads.account.reads += withdrawn
+                if value is not None and withdrawn:
+                    reads.account.wrong.append(f"read though access had been withdrawn: {value}")
+
+    return reads.account
+
+
+_ROLES = {"writer": write, "blocking": read_blocking, "async": read_async, "member": read_shared}
 
 if __name__ == "__main__":
 
