@@ -12,11 +12,10 @@ from tests.thoroughness import cases
 
 SIZE = 8192 + 4096
 TERMS = Terms("1000:default", 10.0, 0.0, "default")
+LENGTHS = st.sampled_from([1, 60, 500, 700, 900, 1100, 1300, 1500, 1700, 1790])
 STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["publish"] * 12 + ["withdraw"] * 4 + ["clear"]), st.integers(0, 30), st.integers(1, 1900)
-    ),
-    min_size=30,
+    st.tuples(st.sampled_from(["publish"] * 24 + ["withdraw"] * 3 + ["clear"]), st.integers(0, 60), LENGTHS),
+    min_size=60,
     max_size=120,
 )
 

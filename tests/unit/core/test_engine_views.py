@@ -227,7 +227,21 @@ def test_only_plain_small_entries_are_published(fields: dict[str, Any], settings
     assert world.host.stats().hits == 4
 
 
-def test_doubted_and_hidden_entries_are_not_published() -> None:
+def test_hidden_entries_are_not_published() -> None:
+    """A purge in batches has hidden it, and not yet removed it."""
+    world = World()
+    world.stores(tags=("red",))
+    cache, publisher = world.host.engine._cache, world.host.engine._publisher
+    entry = cache.peek("1000:default", "key")
+    assert entry is not None
+    cache.inline_entries = 0
+    world.operator.asks(wire.Purge(id=1, tag="red"))
+    assert entry.alive
+    publisher.publish(entry, "general", world.host.now)
+    assert not publisher.changes.pending
+
+
+def test_doubted_entries_are_not_published() -> None:
     """A store that is down cannot confirm an entry: it is served by the socket, as long as the store is down."""
     world = World(store="shared")
     world.host.engine._store.changed(StoreStateChanged("down"))

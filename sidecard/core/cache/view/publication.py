@@ -57,7 +57,7 @@ class Publication(Struct, gc=False, eq=False):
 
 
 def expiry_of(entry: Entry) -> float:
-    """Return until when an entry is a plain `Hit` for every begin without a bound on its age."""
+    """Return until when an entry is a plain `Hit` for every begin without a bound on its age: never, if it is refreshed early."""
     terms = entry.terms
     return entry.stored_at + min(terms.ttl_seconds, terms.direct_hit_seconds) - _ROUNDING_SECONDS
 

@@ -58,7 +58,6 @@ class Publisher:
         if (
             not view.has_room_for(entry.key, now)
             or entry.state & _NOT_PLAIN
-            or terms.early_refresh
             or terms.trust_epoch != self._policy.trust_epoch
             or not task
             or len(entry.value) > max_bytes
