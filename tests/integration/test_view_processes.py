@@ -27,10 +27,17 @@ READS = 700
 """More than one report."""
 
 
+@pytest.fixture(scope="module")
+def running(module_daemon: Callable[..., Daemon]) -> Daemon:
+    """Start the daemon of all tests."""
+    return module_daemon()
+
+
 @pytest.fixture
-def served(daemon: Callable[..., Daemon]) -> Daemon:
-    """Start a daemon."""
-    return daemon()
+def path(running: Daemon) -> str:
+    """Return the socket of a daemon without answers."""
+    running.purge()
+    return running.socket
 
 
 def read(sidecard: Client, times: int = READS) -> int:
@@ -82,21 +89,19 @@ def sockets() -> list[str]:
     return [name for name in found if "socket:" in name]
 
 
-def test_close_reports_all_hits(served: Daemon, socket_path: str) -> None:
+def test_close_reports_all_hits(path: str) -> None:
     """Also those of the last moment, before the connection ends."""
-    sidecard = attached(socket_path)
-    before = hits(socket_path)
+    sidecard = attached(path)
+    before = hits(path)
     made = read(sidecard)
     sidecard.close()
-    assert hits(socket_path) == before + made
-    assert served.process.poll() is None
+    assert hits(path) == before + made
 
 
-def test_threads_that_read_while_their_client_is_closed_lose_no_hit(served: Daemon, socket_path: str) -> None:
+def test_threads_that_read_while_their_client_is_closed_lose_no_hit(path: str) -> None:
     """Each answer that a thread got is counted; after the end it gets none."""
-    del served
-    sidecard = attached(socket_path)
-    before, made = hits(socket_path), [0] * 4
+    sidecard = attached(path)
+    before, made = hits(path), [0] * 4
     started = threading.Barrier(5)
 
     def read_on(place: int) -> None:
@@ -115,15 +120,14 @@ def test_threads_that_read_while_their_client_is_closed_lose_no_hit(served: Daem
     for thread in threads:
         thread.join()
 
-    poll(lambda: hits(socket_path) >= before + sum(made), "hits are lost")
-    assert hits(socket_path) == before + sum(made)
+    poll(lambda: hits(path) >= before + sum(made), "hits are lost")
+    assert hits(path) == before + sum(made)
 
 
-def test_parent_and_child_of_a_fork_read_views_of_their_own(served: Daemon, socket_path: str) -> None:
+def test_parent_and_child_of_a_fork_read_views_of_their_own(path: str) -> None:
     """While threads read: the child begins without views and without hits to report, and each process reports its own."""
-    del served
-    sidecard = attached(socket_path)
-    before, stop = hits(socket_path), threading.Event()
+    sidecard = attached(path)
+    before, stop = hits(path), threading.Event()
     made = [0] * 3
 
     def read_on(place: int) -> None:
@@ -141,7 +145,7 @@ def test_parent_and_child_of_a_fork_read_views_of_their_own(served: Daemon, sock
         sidecard.close()
 
     mine = 0
-    for _ in range(5):
+    for _ in range(3):
         mine += read(sidecard, 100)
         assert forked(child) == 0
 
@@ -150,20 +154,17 @@ def test_parent_and_child_of_a_fork_read_views_of_their_own(served: Daemon, sock
         thread.join()
 
     # A child's first two hits come by the socket, or three if the view takes its time.
-    poll(lambda: hits(socket_path) >= before + mine + sum(made) + 5 * (READS + 2), "hits are lost")
+    poll(lambda: hits(path) >= before + mine + sum(made) + 3 * (READS + 2), "hits are lost")
     mine += read(sidecard, 1)
     sidecard.close()
-    by_socket = hits(socket_path) - before - mine - sum(made) - 5 * READS
-    assert 10 <= by_socket < 100
-    (view_hits,) = counted(socket_path, "view_hits")
-    assert view_hits <= mine + sum(made) + 5 * (READS + 20)
+    by_socket = hits(path) - before - mine - sum(made) - 3 * READS
+    assert 6 <= by_socket < 100
 
 
-def test_child_keeps_nothing_of_the_parents_view(served: Daemon, socket_path: str) -> None:
+def test_child_keeps_nothing_of_the_parents_view(path: str) -> None:
     """Neither its connection, whose end would not be noticed, nor its memory."""
-    del served
     before = len(sockets())
-    sidecard = attached(socket_path)
+    sidecard = attached(path)
     assert "sidecard-view" in Path("/proc/self/maps").read_text()
 
     assert len(sockets()) == before + 2, "one for calls, and one for the view"
@@ -176,27 +177,26 @@ def test_child_keeps_nothing_of_the_parents_view(served: Daemon, socket_path: st
     sidecard.close()
 
 
-def test_client_that_is_dropped_reports_its_hits(served: Daemon, socket_path: str) -> None:
+def test_client_that_is_dropped_reports_its_hits(path: str) -> None:
     """By its thread, which ends then, as does the connection."""
-    del served
-    sidecard = attached(socket_path)
-    before = hits(socket_path)
+    sidecard = attached(path)
+    before = hits(path)
     made = read(sidecard, 100)
     del sidecard
     gc.collect()
-    poll(lambda: hits(socket_path) == before + made, "hits are lost")
+    poll(lambda: hits(path) == before + made, "hits are lost")
     poll(lambda: "sidecard-view" not in [one.name for one in threading.enumerate()], "the thread goes on")
-    poll(lambda: counted(socket_path, "peers") == (1,), "a connection is left")
+    poll(lambda: counted(path, "peers") == (1,), "a connection is left")
     assert "sidecard-view" not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_one_async_client_reads_in_several_loops(served: Daemon, socket_path: str, backend: str) -> None:
+def test_one_async_client_reads_in_several_loops(path: str, backend: str) -> None:
     """The view belongs to the client, not to an event loop. After `aclose`, it attaches again."""
-    del served
-    attached(socket_path).close()
-    sidecard = AsyncClient(socket_path)
-    before, made = hits(socket_path), 0
+    attached(path).close()
+    sidecard = AsyncClient(path)
+    (read_before,) = counted(path, "view_hits")
+    before, made = hits(path), 0
 
     async def read_some() -> None:
         nonlocal made
@@ -212,21 +212,20 @@ def test_one_async_client_reads_in_several_loops(served: Daemon, socket_path: st
 
     assert view_of(sidecard) is not None
     anyio.run(sidecard.aclose, backend=backend)
-    assert hits(socket_path) == before + made
+    assert hits(path) == before + made
     assert view_of(sidecard) is None
     anyio.run(read_some, backend=backend)
     anyio.run(sidecard.aclose, backend=backend)
-    assert hits(socket_path) == before + made
-    (view_hits,) = counted(socket_path, "view_hits")
-    assert view_hits > 900
+    assert hits(path) == before + made
+    (view_hits,) = counted(path, "view_hits")
+    assert view_hits - read_before > 900
 
 
-def test_two_loops_in_two_threads_share_a_view(served: Daemon, socket_path: str) -> None:
+def test_two_loops_in_two_threads_share_a_view(path: str) -> None:
     """Each yields on its own account, and all hits are counted."""
-    del served
-    attached(socket_path).close()
-    sidecard = AsyncClient(socket_path)
-    before = hits(socket_path)
+    attached(path).close()
+    sidecard = AsyncClient(path)
+    before = hits(path)
 
     async def read_some() -> None:
         for _ in range(READS):
@@ -240,7 +239,7 @@ def test_two_loops_in_two_threads_share_a_view(served: Daemon, socket_path: str)
         thread.join()
 
     asyncio.run(sidecard.aclose())
-    assert hits(socket_path) == before + 2 * READS
+    assert hits(path) == before + 2 * READS
 
 
 WORKER = """
@@ -268,16 +267,15 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["alone", "fork", "spawn", "forkserver"])
-def test_process_reports_its_last_hits_at_its_end(served: Daemon, socket_path: str, tmp_path: Path, how: str) -> None:
+def test_process_reports_its_last_hits_at_its_end(path: str, tmp_path: Path, how: str) -> None:
     """Without a close, also as a child of multiprocessing, whose ``atexit`` functions do not run before Python 3.13."""
-    del served
-    attached(socket_path).close()
-    before, view_hits = counted(socket_path, "hits", "view_hits")
+    attached(path).close()
+    before, view_hits = counted(path, "hits", "view_hits")
     program = tmp_path / "worker.py"
     program.write_text(WORKER)
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-W", "error", program, socket_path, how], env=environ, check=True, timeout=60)
-    counts = counted(socket_path, "hits", "view_hits")
+    subprocess.run([sys.executable, "-W", "error", program, path, how], env=environ, check=True, timeout=60)
+    counts = counted(path, "hits", "view_hits")
     assert counts[1] == view_hits + 100
     assert counts[0] - before < 140
 

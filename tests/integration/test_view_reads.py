@@ -18,20 +18,41 @@ from tests.metrics import samples
 from tests.raw_upstream import RawUpstream, response
 from tests.view_callers import counted, is_armed, is_published, publish, view_of
 
+GETS = "sidecard_requests_total op=get outcome=hit"
+
 Make = Callable[..., Caller]
 
 
+@pytest.fixture(scope="module")
+def running(module_daemon: Callable[..., Daemon]) -> Daemon:
+    """Start the daemon of all tests that do not end it."""
+    return module_daemon()
+
+
+@pytest.fixture
+def served(running: Daemon) -> Daemon:
+    """Return a daemon without answers."""
+    running.purge()
+    return running
+
+
+@pytest.fixture
+def path(served: Daemon) -> str:
+    """Return its socket."""
+    return served.socket
+
+
 @pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest, socket_path: str) -> Iterator[Make]:
+def make(request: pytest.FixtureRequest, path: str) -> Iterator[Make]:
     """Make clients of each kind."""
-    with connecting(request.param, socket_path) as function:
+    with connecting(request.param, path) as function:
         yield function
 
 
 @pytest.fixture
-def blocking(socket_path: str) -> Iterator[Caller]:
+def blocking(path: str) -> Iterator[Caller]:
     """Make a blocking client."""
-    with Client(socket_path, daemon_timeout=0.1) as sidecard:
+    with Client(path, daemon_timeout=0.1) as sidecard:
         yield Caller(sidecard, None)
 
 
@@ -53,17 +74,15 @@ def never(*_: object) -> Any:
     pytest.fail("the function runs")
 
 
-def test_every_kind_of_read_is_answered_from_the_view(
-    daemon: Callable[..., Daemon], make: Make, socket_path: str
-) -> None:
+def test_every_kind_of_read_is_answered_from_the_view(served: Daemon, make: Make, path: str) -> None:
     """As over the socket, while the daemon is stopped; each hit is counted once, with its operation's name, when it goes on."""
-    served = daemon()
     caller = make()
     caller.ask("put", "list", ["a", "b", 3])
     caller.ask("put", "one", "whole")
     publish(caller, "k1", "k2", "list", "one")
     over_socket = make().outcome(never, "k1", name="shout", key="k1")
-    before = counted(socket_path, "hits", "begins", "view_hits")
+    before = counted(path, "hits", "begins", "view_hits")
+    gets = samples(path).get(GETS, 0.0)
     with Frozen(served):
         read = caller.outcome(never, "k1", name="shout", key="k1", mode="only_if_cached")
         assert (read.value, read.source, read.backend) == ("K1", "cache", over_socket.backend)
@@ -78,10 +97,10 @@ def test_every_kind_of_read_is_answered_from_the_view(
             assert (stream.source, stream.backend, stream.not_stored) == ("cache", "default", "")
             assert stream.age_seconds > 0
 
-    poll(lambda: counted(socket_path, "view_hits")[0] == before[2] + 4, "not all hits were reported")
-    hits, begins = counted(socket_path, "hits", "begins")
+    poll(lambda: counted(path, "view_hits")[0] == before[2] + 4, "not all hits were reported")
+    hits, begins = counted(path, "hits", "begins")
     assert (hits - before[0], begins - before[1]) == (4, 4)
-    assert samples(socket_path)["sidecard_requests_total op=get outcome=hit"] == 2
+    assert samples(path)[GETS] - gets == 2
 
 
 def read_stream(caller: Caller, stream: Any) -> list[Any]:
@@ -95,11 +114,8 @@ def read_stream(caller: Caller, stream: Any) -> list[Any]:
     return caller.portal.call(pieces)
 
 
-def test_batches_ask_only_for_inputs_that_the_view_has_not(
-    daemon: Callable[..., Daemon], make: Make, socket_path: str
-) -> None:
+def test_batches_ask_only_for_inputs_that_the_view_has_not(served: Daemon, make: Make, path: str) -> None:
     """All inputs are answered while the daemon is stopped; with one that is new, that one alone is called for."""
-    served = daemon()
     caller = make()
     inputs = [f"text {number}" for number in range(200)]
     called: list[list[str]] = []
@@ -109,10 +125,10 @@ def test_batches_ask_only_for_inputs_that_the_view_has_not(
         return [text.upper() for text in texts]
 
     def all_read() -> bool:
-        before = counted(socket_path, "view_hits")[0]
+        before = counted(path, "view_hits")[0]
         assert caller.ask("call_each", shout, inputs, name="shout") == [text.upper() for text in inputs]
         poll(lambda: not is_armed(caller.sidecard), "hits are not reported")
-        return counted(socket_path, "view_hits") == (before + len(inputs),)
+        return counted(path, "view_hits") == (before + len(inputs),)
 
     poll(all_read, "not all inputs are read from the view")
     with Frozen(served):
@@ -121,15 +137,14 @@ def test_batches_ask_only_for_inputs_that_the_view_has_not(
         assert [outcome.value for outcome in outcomes] == [text.upper() for text in inputs]
 
     assert called == [inputs]
-    before = counted(socket_path, "view_hits")[0]
+    before = counted(path, "view_hits")[0]
     assert caller.ask("call_each", shout, [*inputs, "new"], name="shout")[-1] == "NEW"
     assert called[1:] == [["new"]]
-    poll(lambda: counted(socket_path, "view_hits")[0] >= before + len(inputs), "not all hits were reported")
+    poll(lambda: counted(path, "view_hits")[0] >= before + len(inputs), "not all hits were reported")
 
 
-def test_calls_that_need_the_daemon_ask_it(daemon: Callable[..., Daemon], make: Make, socket_path: str) -> None:
+def test_calls_that_need_the_daemon_ask_it(make: Make, path: str) -> None:
     """A refresh, another task, and a bound that the entry has passed: each makes its call again, or is refused by the daemon."""
-    daemon()
     caller = make()
     publish(caller, "k")
     assert caller.outcome(str.upper, "k", name="shout", key="k", mode="refresh").source == "upstream"
@@ -141,22 +156,18 @@ def test_calls_that_need_the_daemon_ask_it(daemon: Callable[..., Daemon], make: 
         caller.outcome(never, "k", name="shout", key="k", max_age=0.0, mode="only_if_cached")
 
 
-def test_answer_that_the_caller_finds_invalid_is_asked_for_again(
-    daemon: Callable[..., Daemon], make: Make, socket_path: str
-) -> None:
+def test_answer_that_the_caller_finds_invalid_is_asked_for_again(served: Daemon, make: Make, path: str) -> None:
     """A hit that ``valid=`` rejects counts as a hit, and the call is made again, as over the socket."""
-    daemon()
     caller = make()
     publish(caller, "k")
-    before = counted(socket_path, "view_hits")[0]
+    before = counted(path, "view_hits")[0]
     outcome = caller.outcome(lambda text: text + "!", "k", name="shout", key="k", valid=lambda value: value == "k!")
     assert (outcome.value, outcome.source) == ("k!", "upstream")
-    poll(lambda: counted(socket_path, "view_hits")[0] == before + 1, "the hit was not reported")
+    poll(lambda: counted(path, "view_hits")[0] == before + 1, "the hit was not reported")
 
 
-def test_no_read_returns_what_was_changed_before(daemon: Callable[..., Daemon], make: Make) -> None:
+def test_no_read_returns_what_was_changed_before(served: Daemon, make: Make) -> None:
     """After each acknowledged put, delete and purge of another client, the next read has the new state."""
-    served = daemon()
     caller, other = make(), make()
     for number in range(10):
         publish(caller, "k")
@@ -180,28 +191,27 @@ def publish_value(caller: Caller, key: str) -> None:
     )
 
 
-def test_no_view_outlives_its_daemon(daemon: Callable[..., Daemon], make: Make, socket_path: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_view_outlives_its_daemon(daemon: Callable[..., Daemon], socket_path: str, kind: str) -> None:
     """After kill -9 each call is made again; the next daemon's view is attached, and counts its own hits only."""
     served = daemon()
-    caller = make()
-    publish(caller, "k")
-    served.kill()
-    assert caller.outcome(str.upper, "k", name="shout", key="k").source == "fallback"
-    assert caller.ask("get", "k") is None
-    assert view_of(caller.sidecard) is None or not is_published(caller.sidecard, "k")
-    served.start_again()
-    publish(caller, "k")
-    hits, view_hits = counted(socket_path, "hits", "view_hits")
-    assert hits < 40
-    assert caller.ask("call", never, "k", name="shout", key="k") == "K"
-    poll(lambda: counted(socket_path, "view_hits", "hits") == (view_hits + 1, hits + 1), "the hit is not counted")
+    with connecting(kind, socket_path) as make:
+        caller = make()
+        publish(caller, "k")
+        served.kill()
+        assert caller.outcome(str.upper, "k", name="shout", key="k").source == "fallback"
+        assert caller.ask("get", "k") is None
+        assert view_of(caller.sidecard) is None or not is_published(caller.sidecard, "k")
+        served.start_again()
+        publish(caller, "k")
+        hits, view_hits = counted(socket_path, "hits", "view_hits")
+        assert hits < 40
+        assert caller.ask("call", never, "k", name="shout", key="k") == "K"
+        poll(lambda: counted(socket_path, "view_hits", "hits") == (view_hits + 1, hits + 1), "the hit is not counted")
 
 
-def test_view_of_a_stopped_daemon_is_used_until_its_entries_expire(
-    daemon: Callable[..., Daemon], blocking: Caller
-) -> None:
+def test_view_of_a_stopped_daemon_is_used_until_its_entries_expire(served: Daemon, blocking: Caller) -> None:
     """Nothing can change meanwhile. Then the call is made without the daemon."""
-    served = daemon()
     caller = blocking
     publish(caller, "k", ttl=2.0)
     with Frozen(served):
@@ -214,31 +224,29 @@ def source_of(caller: Caller) -> str:
     return caller.outcome(str.upper, "k", name="shout", key="k").source
 
 
-def test_daemon_without_views_serves_as_before(daemon: Callable[..., Daemon], make: Make, socket_path: str) -> None:
+def test_daemon_without_views_serves_as_before(daemon: Callable[..., Daemon], socket_path: str) -> None:
     """With ``cache.view_bytes = 0`` the client asks once, and not again for half a minute."""
     daemon(SIDECARD_CACHE_VIEW_BYTES="0")
-    caller = make()
-    for _ in range(20):
-        assert caller.outcome(str.upper, "k", name="shout", key="k").value == "K"
+    with Client(socket_path) as sidecard:
+        caller = Caller(sidecard, None)
+        for _ in range(20):
+            assert caller.outcome(str.upper, "k", name="shout", key="k").value == "K"
 
-    assert view_of(caller.sidecard) is None
-    assert counted(socket_path, "views", "view_hits", "hits") == (0, 0, 19)
+        assert view_of(caller.sidecard) is None
+        assert counted(socket_path, "views", "view_hits", "hits") == (0, 0, 19)
 
 
-def test_hits_are_reported_without_another_call(
-    daemon: Callable[..., Daemon], blocking: Caller, socket_path: str
-) -> None:
+def test_hits_are_reported_without_another_call(blocking: Caller, path: str) -> None:
     """By the client's thread; and all of very many, however they gather."""
-    daemon()
     caller = blocking
     publish(caller, "k")
-    before = counted(socket_path, "view_hits")[0]
+    before = counted(path, "view_hits")[0]
     source_of(caller)
-    poll(lambda: counted(socket_path, "view_hits")[0] == before + 1, "the hit is not reported")
+    poll(lambda: counted(path, "view_hits")[0] == before + 1, "the hit is not reported")
     for _ in range(1300):
         source_of(caller)
 
-    poll(lambda: counted(socket_path, "view_hits")[0] == before + 1301, "not all hits are reported")
+    poll(lambda: counted(path, "view_hits")[0] == before + 1301, "not all hits are reported")
 
 
 ANSWER = json.dumps(
@@ -266,29 +274,26 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], bytes]] = {
 
 @pytest.mark.parametrize("request_of", REQUESTS)
 @pytest.mark.parametrize("awaits", [False, True])
-def test_transport_answers_from_the_view(
-    daemon: Callable[..., Daemon], socket_path: str, request_of: str, awaits: bool
-) -> None:
+def test_transport_answers_from_the_view(served: Daemon, path: str, request_of: str, awaits: bool) -> None:
     """The response of an SDK's request has the same headers and bytes as over the socket, while the daemon is stopped."""
-    served = daemon()
-    path, body, answer = REQUESTS[request_of]
+    place, body, answer = REQUESTS[request_of]
     with RawUpstream(response(answer)) as upstream, start_blocking_portal() as portal:
-        sidecard: Any = AsyncClient(socket_path) if awaits else Client(socket_path)
+        sidecard: Any = AsyncClient(path) if awaits else Client(path)
         transport = SidecardTransport(sidecard=sidecard, verify=False)
         make = partial(httpx2.AsyncClient if awaits else httpx2.Client, transport=transport, timeout=20)
 
         async def apost(http: Any) -> Any:
-            return await http.post(f"{upstream.url}{path}", json=body)
+            return await http.post(f"{upstream.url}{place}", json=body)
 
         http: Any = make()
-        post = partial(portal.call, apost, http) if awaits else partial(http.post, f"{upstream.url}{path}", json=body)
+        post = partial(portal.call, apost, http) if awaits else partial(http.post, f"{upstream.url}{place}", json=body)
         over_socket = [post(), post()][1]
 
         def is_read() -> bool:
-            before = counted(socket_path, "view_hits")[0]
+            before = counted(path, "view_hits")[0]
             post()
             poll(lambda: not is_armed(sidecard), "hits are not reported")
-            return counted(socket_path, "view_hits") == (before + 1,)
+            return counted(path, "view_hits") == (before + 1,)
 
         poll(is_read, "the answer is not read from the view")
         with Frozen(served):
