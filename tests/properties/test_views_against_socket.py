@@ -386,7 +386,7 @@ STEPS = st.one_of(
 
 
 @pytest.mark.timeout(600)  # shrinking a failure takes its time
-@settings(max_examples=cases(60), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=cases(30), deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(batched=st.booleans(), steps=st.lists(STEPS, min_size=30, max_size=60))
 def test_a_view_never_serves_what_the_socket_would_not_serve(batched: bool, steps: list[Step]) -> None:
     """Whatever happens: purges, other hosts, reloads, sleep, expiry, eviction, and other users."""
