@@ -26,7 +26,7 @@ def new_memory_file(name: str) -> int:
 
 
 def _find_create() -> Callable[[str, int], int]:
-    """Return ``memfd_create``: Python lacks it if it was built for a C library that did, as that of uv before July 2026."""
+    """Return ``memfd_create``; from the C library if Python was built for an older one, as uv's builds before July 2026."""
     create: Callable[[str, int], int] | None = getattr(os, "memfd_create", None)
     if create is not None:
         return create

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what its control group permits (cgroups(7), both versions), and what the host has."""
+"""Find how much memory this process may still take, by its control groups (cgroups(7), both versions) and the host."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -30,7 +30,7 @@ def memory_room(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> int | N
 
 
 def _available(proc: Path) -> Iterator[int]:
-    """Yield what the host has, unless that is hidden (``ProcSubset=pid``)."""
+    """Yield the memory that the host has available, unless it is hidden (``ProcSubset=pid``)."""
     try:
         lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -111,12 +111,12 @@ class Config(Struct, frozen=True):
         most = self.cache.max_bytes // 4
         if self.cache.view_bytes > most and self.cache.view_bytes != schema.CacheSettings().view_bytes:
             sentences.append(
-                f"cache.view_bytes has less effect than it says: views take a quarter of cache.max_bytes at most, here {most} bytes."
+                f"cache.view_bytes is limited to {most} bytes, a quarter of cache.max_bytes. Lower it, or raise cache.max_bytes."
             )
 
         elif 0 < self.cache.view_bytes < MIN_VIEW_BYTES:
             sentences.append(
-                f"cache.view_bytes has no effect: the smallest view takes {MIN_VIEW_BYTES} bytes. 0 disables views."
+                f"cache.view_bytes has no effect: the smallest view takes {MIN_VIEW_BYTES} bytes. Raise it, or set 0 to disable views."
             )
 
         limits, default = self.limits, schema.LimitSettings().max_peers_per_uid

@@ -39,10 +39,10 @@ class CacheSettings(Struct, frozen=True):
     max_bytes: Annotated[int, parsers.byte_size()] = 256 * MIB
     """Memory for keys, values and the measured overhead of each entry. 0 disables caching; calls are still shared."""
     view_bytes: Annotated[int, parsers.byte_size()] = 32 * MIB
-    """Shared memory in which clients read often requested answers without asking the daemon, as part of ``max_bytes`` and at most a
-    quarter of it. 0 disables it."""
+    """Shared memory for views, in which clients read answers without asking the daemon. It is part of ``max_bytes``, and takes at
+    most a quarter of it. 0 disables views."""
     view_max_entry_bytes: Annotated[int, parsers.byte_size()] = 64 * 1024
-    """Maximum size of an answer in that memory. Larger ones are served through the socket."""
+    """Maximum size of an answer in a view, with its facts. Larger ones are served over the socket."""
     compress_min_bytes: Annotated[int, parsers.byte_size()] = 0
     """Minimum size of answers that are compressed; 0 disables compression. They are compressed in memory and in the store, if
     that makes them smaller. Hits on entries that are not hot then take longer; compression is worth that from 4 KiB. A 32nd

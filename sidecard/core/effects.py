@@ -42,7 +42,7 @@ class AwaitRead(Struct, frozen=True):
 
 
 class OpenView(Struct, frozen=True):
-    """Make the file of a view, of ``size`` bytes with ``slot_count`` slots. If it cannot be made, `ViewFailed` follows."""
+    """Make a view's file of ``size`` bytes with ``slot_count`` slots. `ViewFailed` follows if that fails."""
 
     view: int
     size: int
@@ -60,7 +60,7 @@ class SendView(Struct, frozen=True):
 class Publish(Struct, frozen=True):
     """Write an entry into a view: ``record`` at ``offset`` (bytes from the start of the file, a multiple of 8), then its slot.
 
-    An entry that the slot still has from an earlier generation may be overwritten.
+    The slot may still have an entry of an earlier generation, which is overwritten.
     """
 
     view: int
@@ -87,7 +87,7 @@ class WithdrawAll(Struct, frozen=True):
 
 
 class RetireView(Struct, frozen=True):
-    """Withdraw all entries of a view for ever, and erase them. `ViewReleased` follows once no process has the file any more."""
+    """Withdraw all entries of a view for ever, and erase them. `ViewReleased` follows when no process has the file."""
 
     view: int
 
@@ -202,7 +202,7 @@ class CallRecord(Struct, frozen=True, omit_defaults=True):
     """``upstream``, ``failed``: the backend's time. Otherwise the caller's waiting time."""
     age_seconds: float = 0.0
     ago_seconds: float = 0.0
-    """How long ago it ended; 0 if the client did not report it later."""
+    """How long ago the call ended. Only hits from views are reported later; otherwise 0."""
     reason: str = ""
     """``failed``: the kind of failure. ``rejected``: the reason. ``cache``: ``similar 0.9312`` for the answer to a similar
     request, with the cosine."""

@@ -204,7 +204,7 @@ class ViewFailed(Struct, frozen=True):
 
 
 class ViewReleased(Struct, frozen=True):
-    """No process has the file of a retired view any more: its memory is free."""
+    """No process has the file of a retired view any more; its memory is free."""
 
     view: int
 

@@ -146,7 +146,7 @@ class StoreRecovered(Struct, frozen=True):
 
 
 class ViewUnavailable(Struct, frozen=True):
-    """The file of a view cannot be made, for ``reason``; clients read all answers through the socket."""
+    """The file of a view cannot be made, for ``reason``; all hits go over the socket."""
 
     reason: str
 

@@ -47,7 +47,7 @@ class Scopes:
         return scope
 
     def find_own(self, peer: Peer, namespace: str) -> str | None:
-        """Return the scope of a peer's namespace only if the name without an owner means it, too: for operators, no other uid's."""
+        """Return the scope of a namespace that is the peer's own or shared with it; None for another uid's, operators included."""
         scope = self.find(peer, namespace)
         return scope if scope is not None and scope == self.find(peer, namespace_of(scope)) else None
 

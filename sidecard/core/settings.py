@@ -94,7 +94,7 @@ class BackendSettings(Struct, frozen=True):
 
 
 MIN_VIEW_BYTES = 256 * 1024
-"""A smaller view is not worth its descriptor."""
+"""Minimum size of a view: a smaller one is not worth its descriptor."""
 
 LOCAL_MAX_CONCURRENT = 4
 """Default permits of a local backend. Precedent: llama.cpp's server with 4 slots."""
@@ -185,7 +185,7 @@ class EngineSettings(Struct, frozen=True):
     cache_max_bytes: int = 256 * 1024 * 1024
     """0 disables caching; the sharing window then uses `sidecard.core.cache.memory.SHARING_ONLY_BYTES`."""
     view_bytes: int = 32 * 1024 * 1024
-    """Limit of the files in which clients read entries, at most a quarter of ``cache_max_bytes``. 0: there are none."""
+    """Limit of the files of all views, at most a quarter of ``cache_max_bytes``. 0: there are no views."""
     view_max_entry_bytes: int = 64 * 1024
     """Larger records are not published."""
     compress_min_bytes: int = 0

@@ -49,7 +49,7 @@ def read(sidecard: Client, times: int = READS) -> int:
 
 
 def hits(path: str) -> int:
-    """Return how many hits the daemon has counted, from views and by the socket."""
+    """Return how many hits the daemon has counted, from views and over the socket."""
     (count,) = counted(path, "hits")
     return int(count)
 
@@ -153,7 +153,7 @@ def test_parent_and_child_of_a_fork_read_views_of_their_own(path: str) -> None:
     for thread in threads:
         thread.join()
 
-    # A child's first two hits come by the socket, or three if the view takes its time.
+    # A child's first two hits come over the socket, or three if the view takes its time.
     poll(lambda: hits(path) >= before + mine + sum(made) + 3 * (READS + 2), "hits are lost")
     mine += read(sidecard, 1)
     sidecard.close()

@@ -1,4 +1,4 @@
-"""Whatever a client reads from a view, a begin by the socket gets at the same instant; and views stay within their bounds."""
+"""Whatever a client reads from a view, a begin over the socket gets at the same instant; and views stay within their bounds."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
-"""Keep calls that are answered without waiting cancellation points, and let the event loop run between them.
+"""Decide when a call that need not wait enters the event loop.
 
-A hit that is read from a view needs no event loop. So it asks here whether it has to enter the loop all the same: because its
-caller is being canceled, or because the loop has not run for `TURN_SECONDS`::
+A hit from a view needs no event loop, but must stay a cancellation point and let other tasks run. Such a call enters the loop if its caller is being canceled, or if the loop has not run for `TURN_SECONDS`::
 
     if is_due(monotonic()):
         await checkpoint()
@@ -32,11 +31,11 @@ from weakref import ref
 import anyio.lowlevel
 
 TURN_SECONDS: Final = 0.001
-"""How long calls in a row may keep the event loop from running."""
+"""Maximum time that consecutive calls may keep the event loop from running."""
 
 
 class _Turn(threading.local):
-    """The time that the tasks of this thread's event loop have until it runs again."""
+    """When the tasks of this thread's event loop began to run without a pause."""
 
     began_at = -math.inf
     number = 0
@@ -49,12 +48,12 @@ _scopes: Any = None
 
 
 def is_due(now: float) -> bool:
-    """Return whether a call that did not wait has to enter the event loop; ``now`` is the monotonic clock's."""
+    """Return whether a call that need not wait must enter the event loop; ``now`` is an instant of the monotonic clock."""
     turn = _turn
     if now - turn.began_at >= TURN_SECONDS:
         return True
 
-    # Asking asyncio for the running loop takes as long as all the rest. A loop that does not run has no current task.
+    # Asking asyncio for the running loop takes as long as the rest of this function. A loop that does not run has no current task.
     loop = None if turn.loop is None else turn.loop()
     task = None if loop is None else asyncio.current_task(loop)
     if task is None:
@@ -71,8 +70,8 @@ async def checkpoint() -> None:
     turn = _turn
     number = turn.number
     await anyio.lowlevel.checkpoint()
-    # All tasks that are ready share one turn: the loop reads its sockets only between two rounds of them. So the first one that
-    # goes on begins the next turn.
+    # All ready tasks share one turn: the loop reads its sockets only between two rounds. The first task that resumes begins the
+    # next turn.
     if turn.number == number:
         turn.number += 1
         turn.began_at = monotonic()
@@ -88,7 +87,7 @@ def _task_of_asyncio(turn: _Turn) -> "asyncio.Task[Any] | None":
 
 
 def _is_canceled_in_trio() -> bool:
-    """Return whether a task of trio is being canceled; True outside of one, which `checkpoint` will say."""
+    """Return whether a task of trio is being canceled; True outside of a task, for which `checkpoint` raises."""
     trio: Any = sys.modules.get("trio")
     return trio is None or not trio.lowlevel.in_trio_task() or trio.current_effective_deadline() == -math.inf
 
@@ -96,7 +95,7 @@ def _is_canceled_in_trio() -> bool:
 def _is_in_canceled_scope(task: "asyncio.Task[Any]") -> bool:
     """Return whether a task of asyncio is in a canceled scope of anyio.
 
-    anyio's own answer takes 2 us, so its tables are read, unless this version of anyio has others.
+    anyio's own function takes 2 us, so this reads anyio's private tables if they have the known form.
     """
     try:
         state = _scopes._task_states.get(task)  # noqa: SLF001 - as above

@@ -106,9 +106,9 @@ class AsyncConnector:
                 own.end("the client was closed", by="client")
 
     async def ask(self, request: AnyRequest) -> AnyReply:
-        """Send a request outside of calls and return its last reply, unless a view has it. Raises `ConnectionLost`.
+        """Return the reply to a request outside of calls. A view may answer a `Get`.
 
-        If the connection has ended, it is sent once more.
+        The request is sent once more if the connection has ended. Raises `ConnectionLost`.
         """
         if not isinstance(request, Get):
             return await self._ask(request)

@@ -168,7 +168,7 @@ class AsyncStreamExecution(AsyncExecution):
     """How long the stream may stay unread while no other caller waits for it; 0 without a limit."""
     _queue: ReplyQueue | None = None
     _stored: Iterator[wire.Chunk | wire.End] | None = None
-    """What follows of an answer that was read from a view."""
+    """The remaining replies of an answer that was read from a view."""
     _source: Any = None
     _pieces: AsyncIterator[Any]
 

@@ -74,7 +74,7 @@ class BatchExecution(Execution):
         return replies
 
     def _let_others_run(self, _: batch_commands.LetOthersRun) -> None:
-        """Go on: threads share the processor without being asked."""
+        """Do nothing: the interpreter switches threads by itself."""
 
     def _run_each(self, command: batch_commands.RunEach) -> Returned | Raised:
         connection, heartbeat = self.connection, self._connector.heartbeat

@@ -121,7 +121,7 @@ class Connector:
             return connection, reply
 
     def ask(self, request: wire.AnyRequest) -> Any:
-        """Send a request outside of calls and return its reply, unless a view has it. Raises as `first_reply`."""
+        """Return the reply to a request outside of calls. A view may answer a `Get`. Raises as `first_reply`."""
         if isinstance(request, wire.Get) and (stored := self.views.entry(request)) is not None:
             return stored
 
@@ -301,7 +301,7 @@ class Connector:
         connection.end()
 
     def close(self) -> None:
-        """Close idle connections, and report the hits on views. Connections in use are closed when they are given back."""
+        """Close idle connections, and report the hits from views. Connections in use are closed when they are given back."""
         self.closed = True
         self._drop_idle()
         self.heartbeat.close()

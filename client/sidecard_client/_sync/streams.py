@@ -161,7 +161,7 @@ class StreamExecution(Execution):
     """The pieces are the daemon's, and more may come."""
     _watcher: StreamWatcher | None = None
     _stored: Iterator[wire.Chunk | wire.End] | None = None
-    """What follows of an answer that was read from a view."""
+    """The remaining replies of an answer that was read from a view."""
     _request_id = 0
     _wait_seconds: float | None = None
     _pieces: Iterator[Any] = iter(())

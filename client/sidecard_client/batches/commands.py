@@ -35,7 +35,7 @@ class Receive(Struct, frozen=True):
 
 
 class LetOthersRun(Struct, frozen=True):
-    """Let others run: many inputs may be answered from a view, without waiting."""
+    """Let other tasks run: views may answer many inputs without waiting."""
 
 
 class RunEach(Struct, frozen=True):

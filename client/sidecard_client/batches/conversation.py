@@ -67,7 +67,7 @@ class BatchEnded(BaseException):
 class BatchConversation:
     """The conversation of one batch.
 
-    ``find_stored`` looks for an answer in a view; ``saw_hit`` takes the namespace of an answer that the daemon had stored.
+    ``find_stored`` returns the answer that a view has; ``saw_hit`` gets the namespace of each hit over the socket.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class BatchConversation:
         return max(0, min(room, GROUP, len(self._unbegun)))
 
     def _begin_more(self) -> Generator[BatchCommand, Any, None]:
-        """Begin more inputs, as many as the daemon may be asked for together, beside those whose answers a view has."""
+        """Begin more inputs: as many as may be sent to the daemon together, and any number that views answer."""
         while self._failure is None and (room := self._room()):
             for _ in range(room):
                 member = self._unbegun.popleft()

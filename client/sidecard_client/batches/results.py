@@ -1,4 +1,4 @@
-"""What the result of an upstream call means for each of its inputs."""
+"""Divide the result of an upstream call among its inputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a call's function and arguments add to its key. Pure."""
+"""Collect what a call's function and arguments add to its key. Pure."""
 
 import re
 from collections.abc import Callable, Mapping

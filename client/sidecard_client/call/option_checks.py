@@ -17,7 +17,7 @@ _COROUTINE_FLAG = 0x80
 
 MAX_SECONDS = 366 * 86400.0
 
-_NUMBERS = (int, float)  # a union would be made anew for each call with a policy
+_NUMBERS = (int, float)  # a union in the check would be created for each call with a policy
 
 MAX_TIME_LIMIT_SECONDS = 3600.0
 """A daemon that does not answer for an hour hangs."""

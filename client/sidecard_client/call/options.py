@@ -94,7 +94,7 @@ class Options(Struct, frozen=True):
     """Digest of what differs between equal keys. No keyword: transports set it, and the next one too."""
     not_stored: WhyNotStored | None = None
     keys_by_template: bool = False
-    """Whether keys depend on nothing of these options but the task and the model. Computed: every hit asks."""
+    """Whether keys depend on no option but the task and the model. Computed once, since every hit uses it."""
 
     def __post_init__(self) -> None:
         template = (

@@ -85,7 +85,7 @@ def divided(pieces: Iterable[Any]) -> tuple[list[Any], list[Any] | None]:
 
 
 def replayed(hit: wire.Hit) -> Iterator[wire.Chunk | wire.End]:
-    """Return what the daemon sends of a stored answer to a stream's begin: a chunk for each element of a list, and the end."""
+    """Yield a stored answer as the daemon replies to a stream's begin: a chunk for each element of a list, then the end."""
     facts: tuple[Any, ...] = "cache", hit.age_seconds, hit.backend, hit.saved_dollars
     for piece in hit.value if type(hit.value) is list else [hit.value]:
         yield wire.Chunk(hit.id, piece, *facts)

@@ -140,7 +140,7 @@ class KeyTemplate:
         self._start_with_extras = _encode((*parts, None))[:-3]
 
     def fingerprint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], extras: Mapping[str, Any]) -> str | None:
-        """Return what `fingerprint` does for these parts; None if it has to look at one of them more closely."""
+        """Return what `fingerprint` returns for these parts; None if an argument needs its slower checks."""
         try:
             encoded = _encode((args, kwargs))
             for value in (*args, *kwargs.values()) if kwargs else args:

@@ -68,9 +68,9 @@ class Identity:
         self.texts_of = texts_reader(function)
         """Returns those of a method's instance that count, by name; None if none do."""
         self.holds = self.holds_state or self.texts_of is not None
-        """Whether `held_by` must be asked: it has state, or texts."""
+        """Whether the function has state or texts that `held_by` reads."""
         self.template: KeyTemplate | None = None
-        """Made for the task and the model of the latest call that had none."""
+        """For the task and the model of the latest call that used a template."""
 
     def is_of(self, function: FunctionType) -> bool:
         """Return whether nothing was replaced in the function."""

@@ -181,7 +181,7 @@ class Miss(Reply, frozen=True, tag="miss"):
 
 
 class View(Reply, frozen=True, tag="view", omit_defaults=True):
-    """A view; the descriptor of its file accompanies this message (``SCM_RIGHTS``). `sidecard_client.protocol.view` has its layout."""
+    """A view; the descriptor of its file accompanies this message (``SCM_RIGHTS``). Layout: `sidecard_client.protocol.view`."""
 
     view: int
     """Its number, never reused within a run of the daemon."""
@@ -191,11 +191,11 @@ class View(Reply, frozen=True, tag="view", omit_defaults=True):
     now_seconds: float
     """The daemon's ``CLOCK_BOOTTIME`` as it replies: on a client's own clock it lies between request and reply."""
     logs_calls: bool = False
-    """The daemon keeps a call log, whose rows have the trace ids of their callers. Hits on a view have none."""
+    """The daemon keeps a call log, whose rows have the trace ids of their callers. Hits from a view have none."""
     report_seconds: float = REPORT_SECONDS
-    """Report hits (`RecordHits`) at the latest so long after the first one,"""
+    """Report hits (`RecordHits`) within this time of the first one."""
     report_hits: int = REPORT_HITS
-    """and at the latest when there are so many."""
+    """Report hits earlier if there are this many."""
 
 
 class Deleted(Reply, frozen=True, tag="deleted"):

@@ -167,16 +167,16 @@ class Stats(Reply, frozen=True, tag="stats"):
     memory_by_uid: dict[str, int] = {}
     """The same bytes by uid: operators get the uids that hold most, other peers their own."""
     views: int = 0
-    """Files in which clients read published entries: one for each namespace whose clients asked for it."""
+    """Views that clients may read: one for each namespace whose clients asked for it."""
     view_bytes: int = 0
-    """Size of these files, and of retired ones that clients still have. Entries have that much less of ``cache_max_bytes``."""
+    """Size of the files of all views, and of retired ones that clients still have. Entries have that much less of ``cache_max_bytes``."""
     view_entries: int = 0
     """Entries that are published."""
     view_hits: int = 0
     """Of ``hits``, those that clients read from a view."""
     view_publications: int = 0
     view_withdrawals: int = 0
-    """How often entries were published and withdrawn."""
+    """How often entries were published, and withdrawn."""
 
 
 class Ledger(Struct, frozen=True):

@@ -273,7 +273,7 @@ class Purge(Request, frozen=True, tag="purge"):
 
 
 class GetView(Request, frozen=True, tag="view"):
-    """Ask for the view of an own namespace: its most requested entries, in memory that the daemon shares (msgpack connections only).
+    """Ask for the view of an own namespace: memory with its published entries (msgpack connections only).
 
     Reply: `View`, with one file descriptor.
     """
@@ -282,10 +282,10 @@ class GetView(Request, frozen=True, tag="view"):
 
 
 class RecordHits(Request, frozen=True, tag="hits"):
-    """Report hits that were read from a view, on the connection that received it. No reply.
+    """Report hits that were read from a view, on the connection that received it. No reply, unless refused.
 
     Each item is a publication, how often it was read, and when first and last, on ``CLOCK_BOOTTIME``. Together they have at most
-    `MAX_HIT_ITEMS` items and `MAX_REPORTED_HITS` hits. An item whose publication was withdrawn for more than a second is dropped.
+    `MAX_HIT_ITEMS` items and `MAX_REPORTED_HITS` hits. An item whose publication is unknown, or was withdrawn more than a second ago, is dropped.
     """
 
     namespace: Namespace = DEFAULT_NAMESPACE

@@ -46,10 +46,10 @@ MAX_REPORTED_HITS = 65536
 """Limit of the hits in one `RecordHits`."""
 
 REPORT_SECONDS = 0.25
-"""A client that reads a view reports its hits at the latest so long after the first one."""
+"""A client reports hits from a view within this time of the first one."""
 
 REPORT_HITS = 512
-"""So many hits are reported at once."""
+"""A client reports hits from a view as soon as there are this many."""
 
 MAX_SIGNATURE_BYTES = 8192
 """Limit of a text's signature: digests of some 1,000 words."""

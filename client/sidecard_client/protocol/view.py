@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from msgspec import Struct, msgpack
 
 LAYOUT: Final = 1
-"""Number of the layout. A reader uses no view with another one."""
+"""Number of the layout. A reader uses no view with another number."""
 
 HEADER_BYTES: Final = 4096
 SLOT_BYTES: Final = 64
@@ -38,10 +38,10 @@ RETIRED: Final = 0
 """The generation of a view that is never written again."""
 
 GENERATION_MASK: Final = 0xFFFFFFFF
-"""A slot holds the low 32 bits of the generation in which it was published."""
+"""A slot holds the low 32 bits of the generation in which its record was published."""
 
 CHECKED_BYTES: Final = 60
-"""The checksum covers so many bytes of the slot, and then the record."""
+"""The checksum covers this many bytes of the slot, then the record."""
 
 MIN_VIEW_BYTES: Final = 2 * HEADER_BYTES
 MAX_VIEW_BYTES: Final = UNIT_BYTES << 32
@@ -127,7 +127,7 @@ decode_record: Callable[[bytes], ViewRecord] = msgpack.Decoder(ViewRecord).decod
 
 
 class ViewLayoutError(ValueError):
-    """A file that is no view of this layout."""
+    """A file is not a view of this layout."""
 
 
 def digest_of(key: str) -> bytes:

@@ -1,8 +1,8 @@
-"""One view that this process has mapped: the connection that brought it, its memory, and the hits to report.
+"""One view that this process has mapped: its own connection, its memory, and the hits to report.
 
-The descriptor comes with the reply (``SCM_RIGHTS``), on a connection of its own. The view is used only if nothing about it is
-in doubt: one descriptor of a file whose size cannot change and to which no client can write, a layout that is known, and a
-daemon with the same clock (a container may have a time namespace of its own).
+The descriptor accompanies the reply (``SCM_RIGHTS``). The view is used only if all of this holds: there is one descriptor, of a
+file whose size cannot change and that no client can write; the layout is known; and the daemon has the same clock (a container
+may have a time namespace of its own).
 """
 
 import fcntl
@@ -32,11 +32,11 @@ MAX_DESCRIPTORS: Final = 4
 _AT_ONCE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 EARLY: Final = 0.8
-"""Part of `View.report_seconds` after which hits are reported: the thread may be scheduled late."""
+"""Share of `View.report_seconds` after which hits are reported: the thread may be scheduled late."""
 
 
 class ViewConnection(Protocol):
-    """A blocking connection to the daemon. It is passed in, because the clients' connections are above this package."""
+    """A blocking connection to the daemon. The caller provides it: this package may not import the clients."""
 
     @property
     def socket(self) -> socket.socket:
@@ -54,7 +54,7 @@ class ViewConnection(Protocol):
 
 
 class Attachment:
-    """The view of a namespace. Threads read and book; one of them, or the keeper's thread, reports.
+    """The view of a namespace. Threads read and book hits; one of them, or the keeper's thread, reports the hits.
 
     ``armed``: the keeper's thread knows that there are hits to report. ``ended``: no more hits are reported.
     """
@@ -103,21 +103,21 @@ class Attachment:
         return self._connection.socket.fileno()
 
     def arm(self) -> None:
-        """Set when the hits so far must be reported."""
+        """Set the instant at which the hits so far must be reported."""
         self.due = monotonic() + self._report_seconds
         self.armed = True
 
     def take_back(self, booked: Booked) -> bool:
-        """Return whether a hit that was booked after the end was not reported. Then it is forgotten."""
+        """Forget a hit that was booked after the end; return False if it was reported."""
         try:
-            booked.pop()  # this thread's, or another one's of which the same is true
+            booked.pop()  # this thread's, or that of another thread that takes its own back, too
         except IndexError:
             return False
 
         return True
 
     def report_due(self) -> bool:
-        """Do as `report`, in the keeper's thread. The next hit arms again."""
+        """Report in the keeper's thread. The next hit arms again."""
         # Before they are collected: 1. a hit is appended; 2. its thread sees ``armed``, and relies on this report.
         self.armed = False
         return self.report()
@@ -157,14 +157,14 @@ class Attachment:
             return True
 
     def has_input(self) -> bool:
-        """Return whether the daemon has sent something: the refusal of a report, since nothing else is sent here."""
+        """Return whether the daemon has refused a report: it sends nothing else on this connection."""
         try:
             return bool(self._connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except OSError:
             return False
 
     def end(self, seconds: float) -> None:
-        """Report the last hits within ``seconds``, and end the connection. Threads that read now find nothing more.
+        """Report the last hits within ``seconds``, and end the connection. Later reads find nothing.
 
         No hit is lost: 1. a thread has read an answer; 2. the view ends, and all hits are reported; 3. the thread books its hit,
         finds ``ended``, takes the hit back (`take_back`), and asks over the socket.
@@ -176,7 +176,7 @@ class Attachment:
             self._wait(select.POLLOUT, deadline)
 
         if self._has_reported and monotonic() < deadline:
-            # What the daemon has not booked when a connection ends is lost, so it is asked for a sign that it has.
+            # When a connection ends, the daemon drops what it has not booked. Its pong shows that it has booked all.
             with suppress(OSError):
                 self._connection.socket.send(self._connection.protocol.send(Ping())[1], _AT_ONCE)
                 self._wait(select.POLLIN, deadline)
@@ -189,7 +189,7 @@ class Attachment:
         poller.poll(1000 * max(0.0, deadline - monotonic()))
 
     def leave_to_parent(self) -> None:
-        """Drop the child's copy of all this after a fork. The connection is the parent's, too."""
+        """Close the child's copy of the connection after a fork; the parent keeps using it."""
         self.reader.usable = False
         self.ended = True
         self._connection.close()
@@ -204,7 +204,7 @@ def _new_poll(descriptor: int) -> Callable[[int], object]:
 def attach(
     connect: Callable[[], ViewConnection], namespace: str, clock: Callable[[], float] = boot_clock
 ) -> Attachment | None:
-    """Return the view of a namespace over a connection of its own; None if there is none, whatever the reason.
+    """Ask for the view of a namespace on a connection of its own, and map it; return None if that fails.
 
     Raises what ``connect`` raises.
     """
@@ -247,7 +247,7 @@ def _attached(connection: ViewConnection, namespace: str, clock: Callable[[], fl
 
 
 def _ask(connection: ViewConnection, namespace: str) -> tuple[View | None, list[int]]:
-    """Ask for a view; return the reply, or None if it is another one, and the descriptors that came with it."""
+    """Ask for a view; return the reply, or None if it is no `View`, and the descriptors that accompanied it."""
     _, data = connection.protocol.send(GetView(namespace=namespace))
     connection.socket.sendall(data)
     descriptors = array("i")

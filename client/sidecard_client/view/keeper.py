@@ -9,8 +9,8 @@ It starts when a view is first wanted, and waits without a time limit while ther
     `View.report_hits` hits: report             -
     the connection has an event  -- ring -->    report what can be, close     --> out of ``attached``
 
-Only this thread changes ``attached``, so none of this needs a lock. It refers to no client: a client that is dropped without
-being closed ends it.
+Only this thread changes ``attached``, so none of this needs a lock. It refers to no client, so the end of an
+unclosed client ends the thread.
 """
 
 import math
@@ -35,13 +35,13 @@ RETRY_SECONDS: Final = 30.0
 """How long a client waits after it did not get a view, before it asks again."""
 
 LOOK_SECONDS: Final = 60.0
-"""How often the thread checks whether a view that nobody reads was retired: until it is given back, its memory counts for the daemon."""
+"""Interval between checks of unread views for retirement: until a retired view is unmapped, the daemon is charged for its memory."""
 
 CLOSE_SECONDS: Final = 0.5
 """How long the last report may take, if the daemon does not read, and how long a fork waits for a view to be attached."""
 
 MAX_NAMESPACES: Final = 64
-"""Namespaces for which a client asks for views. The daemon has fewer."""
+"""Limit of the namespaces for which a client asks for views. The daemon has fewer views."""
 
 
 class ViewKeeper:
@@ -103,12 +103,12 @@ class ViewKeeper:
         return True
 
     def ring(self) -> None:
-        """Let the thread look at everything. Takes no lock: the garbage collector calls this."""
+        """Wake the thread for a turn. Takes no lock: the garbage collector calls this."""
         if self._bell is not None:
             self._bell.ring()
 
     def stop(self) -> None:
-        """End the thread, which reports all hits before. The garbage collector calls this."""
+        """Let the thread report all hits and end. The garbage collector calls this."""
         self._stopped = True
         self.ring()
 
@@ -119,7 +119,7 @@ class ViewKeeper:
             thread.join(seconds)
 
     def report(self, view: "Attachment") -> None:
-        """Report all hits of a view so far, without waiting. What cannot be sent now is sent by the thread.
+        """Report all hits of a view so far, without waiting. The thread sends what cannot be sent now.
 
         The view stays armed: waking the thread for the next hit would cost more than the report.
         """
@@ -135,7 +135,7 @@ class ViewKeeper:
     def leave_to_parent(self) -> None:
         """Drop the child's copy of all views after a fork."""
         attached = list(self.attached.values())
-        self.attached.clear()  # to which the thread's frame refers for ever
+        self.attached.clear()  # the frame of the parent's thread refers to it for ever
         for view in attached:
             view.leave_to_parent()
 
@@ -151,7 +151,7 @@ class ViewKeeper:
                 continue
 
             if view.armed and view.due <= now and not view.report_due():
-                view.arm()  # the daemon does not read now
+                view.arm()  # the daemon is not reading
 
             if view.armed:
                 earliest = min(earliest, view.due)
@@ -192,7 +192,7 @@ class ViewKeeper:
         self.ask_at[view.namespace] = monotonic() + RETRY_SECONDS if refused else 0.0
 
     def end(self) -> None:
-        """Drop all views, which no thread keeps any more. There are some only if the thread has failed."""
+        """Drop the views that are left if the thread fails."""
         for namespace, view in list(self.attached.items()):
             view.end(0.0)
             self.ask_at[namespace] = monotonic() + RETRY_SECONDS

@@ -1,9 +1,9 @@
 """Read published entries from the memory of a view. Takes no lock, and never waits or tries again.
 
-The daemon may change any byte while it is read, and memory may be damaged. So a read ends in a hit only if nothing is in doubt;
+The daemon may change any byte while it is read, and memory may be damaged. So a read is a hit only if every step succeeds;
 otherwise the caller asks over the socket::
 
-    1  poll            the connection that the view came over shows no event: the daemon has not ended
+    1  poll            the view's connection shows no event: the daemon has not ended
     2  clock           now
     3  copy bucket     find the key's whole digest in it
     4  check slot      stable, not expired, its record within the arena
@@ -59,7 +59,7 @@ _STALE: Final = False
 """Only fresh answers are published."""
 
 Poll = Callable[[int], Any]
-"""``select.poll().poll`` of one connection: returns something true after an event."""
+"""``select.poll().poll`` of one connection: returns a true value after an event."""
 
 Book = Callable[[tuple[int, float]], object]
 """Takes the publication and the time of a hit, to be reported."""
@@ -113,7 +113,7 @@ class ViewReader:
         self._words = words
         self._new_poll = new_poll
         self._places: dict[str, tuple[bytes, int]] = {}
-        """Digests and offsets of the buckets of keys that were found: computing them takes longer than to look here."""
+        """Digests and bucket offsets of keys that were found: a lookup is faster than computing them."""
         self._polls: list[Poll] = []  # not in use; pop and append are atomic
         self._clock = clock
         self.usable = header.generation != RETIRED
@@ -142,7 +142,7 @@ class ViewReader:
         except IndexError:
             poll = self._new_poll()
 
-        # In this order: whoever closes the connection clears ``usable`` first, so this was not another file's descriptor.
+        # In this order: the owner clears ``usable`` before it closes the connection, so poll saw no other file's descriptor.
         if poll(0) or not self.usable:
             self.usable = False
             return None
@@ -202,7 +202,7 @@ class ViewReader:
         return Hit(0, entry.value, age_seconds, _STALE, entry.seconds, entry.dollars, entry.backend, entry.meta or {})
 
     def _place_of(self, key: str) -> tuple[bytes, int] | None:
-        """Return a key's digest and the offset of its bucket; None for what is no text, which fails where it is encoded."""
+        """Return a key's digest and the offset of its bucket; None if the key has a lone surrogate, for which encoding the request raises."""
         try:
             digest = sha256(key.encode()).digest()
         except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""Hits on one view that were not reported to the daemon yet. Pure.
+"""Hits from one view that are not yet reported to the daemon. Pure.
 
-A hit costs its thread one ``append`` to a deque, which is atomic. The thread that reports adds them up::
+A hit costs its thread one ``append`` to a deque, which is atomic. The thread that reports adds up the hits::
 
     threads     calls.append((publication, now))     streams.append(...)     gets.append(...)
     reporter    collect: publication -> count, first and last time;  take: one `RecordHits`
@@ -19,7 +19,7 @@ Booked = deque[tuple[int, float]]
 
 
 class HitSum(Struct, gc=False):
-    """How many hits on one publication, and when the first and the last."""
+    """The number of hits on one publication, and the times of the first and the last."""
 
     count: int
     first_at: float
@@ -44,7 +44,7 @@ class HitReports:
         self._gets: HitSums = {}
 
     def collect(self) -> None:
-        """Add up the hits so far. From then on they take memory for each publication, not for each hit."""
+        """Add up the hits so far: afterwards, they take memory per publication, not per hit."""
         _add_up(self.calls, self._calls)
         _add_up(self.streams, self._streams)
         _add_up(self.gets, self._gets)
@@ -60,7 +60,7 @@ class HitReports:
 
 
 class _Room:
-    """What one message can still hold."""
+    """How many items and hits one message can still hold."""
 
     def __init__(self) -> None:
         self._items = MAX_HIT_ITEMS
@@ -85,9 +85,9 @@ class _Room:
 
 
 def _add_up(booked: Booked, sums: HitSums) -> None:
-    # For each hit, in the thread that reads: without a function, such as min().
-    with suppress(IndexError):  # a thread has taken its hit back meanwhile (`Attachment.take_back`)
-        for _ in range(len(booked)):  # no more than there are now: other threads go on to append
+    # Runs for each hit, so it calls no function such as min().
+    with suppress(IndexError):  # a thread has just taken its hit back (`Attachment.take_back`)
+        for _ in range(len(booked)):  # only those present now: other threads keep appending
             publication, now = booked.popleft()
             known = sums.get(publication)
             if known is None:

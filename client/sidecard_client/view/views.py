@@ -1,7 +1,7 @@
-"""Hits of a client's calls from the views that it holds, for both clients.
+"""Answer the calls of a client from its views; used by both clients.
 
-A call looks for its answer in the view of its namespace before it asks the daemon, and in no view if the daemon would do
-more than answer: a call without a key, one that refreshes, or one whose trace the call log keeps.
+A call reads the view of its namespace before it asks the daemon. It skips the view if the daemon must do more than answer: a call
+without a key, one that refreshes, or one whose trace the call log keeps.
 """
 
 import atexit
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ClientViews:
-    """What a client holds. Thread-safe; ``connect`` opens a blocking connection to the daemon."""
+    """The views of one client. Thread-safe; ``connect`` opens a blocking connection to the daemon."""
 
     def __init__(self, connect: "Callable[[], ViewConnection]") -> None:
         self._connect = connect
@@ -92,7 +92,7 @@ class ClientViews:
     def saw_hit(self, namespace: str) -> None:
         """Note a hit over the socket: the second one in a namespace asks for its view.
 
-        Does nothing before the monotonic instant ``ask_at[namespace]``, which callers in a hurry may check themselves.
+        Does nothing before the monotonic instant ``ask_at[namespace]``; hot paths check it before they call.
         """
         keeper = self._keeper
         at = keeper.ask_at.get(namespace)
@@ -109,30 +109,30 @@ class ClientViews:
         self.stop().join(2 * CLOSE_SECONDS)
 
     def stop(self) -> ViewKeeper:
-        """Begin to close; return what is to be joined."""
+        """Begin to close; return the keeper, to be joined."""
         keeper = self._keeper
         self._start()
         keeper.stop()
         return keeper
 
     def before_fork(self) -> "Callable[[], object] | None":
-        """Report all hits, and attach no view until the returned function is called in the parent, if that can be arranged in time."""
+        """Report all hits, and stop attaching views; return the function that resumes it in the parent, or None."""
         keeper = self._keeper
         keeper.report_all()
         return keeper.quiet.release if keeper.quiet.acquire(timeout=CLOSE_SECONDS) else None
 
     def leave_to_parent(self) -> None:
-        """Start without views in the child of a fork: what this process inherited is the parent's."""
+        """Start without views in the child of a fork: the inherited ones belong to the parent."""
         self._keeper.leave_to_parent()
         self._start()
 
 
 _all_views: WeakSet[ClientViews] = WeakSet()
 _forking: "dict[int, list[Callable[[], object]]]" = {}
-"""By thread that forks now: what releases the locks that it holds."""
+"""By the thread that forks: functions that release the locks that it holds."""
 
 _ends_as_child_of = 0
-"""The process that has arranged for its reports at its end, as a child of multiprocessing."""
+"""Id of the process, a child of multiprocessing, that has registered its last report."""
 
 
 @atexit.register

@@ -1,4 +1,4 @@
-"""One client's hits: from a view, and by the socket, next to other caches that do the same work.
+"""One client's hits: from a view, and over the socket, next to other caches that do the same work.
 
 The same work: take a prompt of 160 bytes, make its key, and return the answer of 1 KiB that is stored under it.
 """
@@ -63,8 +63,8 @@ def hits_on_one_core(hosts: Hosts, effort: Effort) -> list[Row]:
     first = times.row("hit from a view, one core, against redis-py", 0.25, "sidecard", "redis")
     return [
         replace(first, curves=times.curves()),
-        times.row("hit by the socket, one core, against redis-py", 0.65, "socket", "redis"),
-        times.row("hit by the socket, one core, against a bare echo", 2.0, "socket", "echo"),
+        times.row("hit over the socket, one core, against redis-py", 0.65, "socket", "redis"),
+        times.row("hit over the socket, one core, against a bare echo", 2.0, "socket", "echo"),
         times.row("hit from a view, against cachetools.TTLCache with the same key", 3.0, "sidecard", "memory"),
         times.row("hit from a view, one core, against diskcache", 1.0, "sidecard", "disk"),
     ]
@@ -79,7 +79,7 @@ def hits_on_own_cores(hosts: Hosts, effort: Effort) -> list[Row]:
     times = _measure(hosts, effort, ("sidecard", "socket", "redis", "echo"))
     return [
         replace(times.row(what, 0.12, "sidecard", "redis"), curves=times.curves()),
-        times.row("hit by the socket, each on its own core, against redis-py", 0.8, "socket", "redis"),
+        times.row("hit over the socket, each on its own core, against redis-py", 0.8, "socket", "redis"),
     ]
 
 

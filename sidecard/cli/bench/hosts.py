@@ -25,13 +25,13 @@ WORKER = "sidecard.cli.bench.processes.worker"
 ASYNC_WORKER = "sidecard.cli.bench.processes.async_worker"
 
 NO_VIEW = ("--set", "cache.view_bytes=0")
-"""Flags of a daemon that answers every hit by its socket."""
+"""Flags of a daemon that answers every hit over its socket."""
 
 REPORTED_SECONDS = 2 * REPORT_SECONDS
-"""By then, clients have reported their hits on views."""
+"""Time after which clients have reported their hits from views."""
 
 LEAST_READ = 0.95
-"""Share of a worker's hits that have to be read from the view. The others belong to entries that were published again."""
+"""Minimum share of a worker's hits that are read from the view; entries that expire are published again."""
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -41,7 +41,7 @@ Placement = Literal["anywhere", "one cpu", "apart"]
 class Hosts:
     """Context manager: ``sockets`` has each server's path, and a directory for systems without one.
 
-    ``sidecard`` is a daemon with default settings, ``socket`` one without views. ``missing`` says of a side why it is not there.
+    ``sidecard`` is a daemon with default settings, ``socket`` one without views. ``missing`` has the reason why a side is absent.
 
     On ``one cpu``, client and server take turns anyway, and waking the other one on another processor takes 1 to 40 us, depending
     on the host's scheduler: more than the difference to be measured. Placed ``apart``, all servers are on one processor, and all
@@ -86,12 +86,12 @@ class Hosts:
         return len(self._cpus)
 
     def view_hits(self) -> int:
-        """Return how many hits on views clients have reported to ``sidecard``, once all of them have reported."""
+        """Return how many hits from views clients have reported to ``sidecard``, once all of them have reported."""
         sleep(REPORTED_SECONDS)
         return query(self.sockets["sidecard"], wire.GetStats(id=1), wire.Stats).view_hits
 
     def fault_of_views(self, before: int, hits: int) -> str:
-        """Say how many of ``hits`` were not read from a view since `view_hits` was ``before``; nothing if nearly all were."""
+        """Return a fault if too few of ``hits`` were read from a view since `view_hits` was ``before``; else an empty text."""
         read = self.view_hits() - before
         return "" if read >= LEAST_READ * hits else f"only {read:,} of {hits:,} hits were read from a view"
 

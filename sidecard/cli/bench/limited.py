@@ -15,14 +15,14 @@ from sidecard.cli.bench.rows import Effort, Row, ratio_of
 
 CLIENTS = 16
 PERIOD_SECONDS = 0.1
-"""Of Linux' scheduler: a process that has used its half of it waits for the next one."""
+"""Period of the limit: a process that has used its half of a period waits for the next one."""
 
 _MICROSECONDS: Final = 1_000_000
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def half_a_core(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare hits per second from a view with those by the socket, with both daemons limited alike."""
+    """Compare hits per second from a view with those over the socket, with both daemons limited alike."""
     per_second: dict[str, list[float]] = {"sidecard": [], "socket": []}
     workers = {side: hosts.workers(CLIENTS, WORKER, side) for side in per_second}
     hits, before = 0, hosts.view_hits()
@@ -49,7 +49,7 @@ def half_a_core(hosts: Hosts, effort: Effort) -> list[Row]:
 
 @contextmanager
 def limited(pid: int) -> Iterator[str]:
-    """Give a process half a processor; yield by what means: a control group, or stops where none can be made."""
+    """Limit a process to half a processor; yield how: by a control group, or by stops if there can be none."""
     group = _group_of(pid)
     if group is not None:
         try:

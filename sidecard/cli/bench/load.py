@@ -22,7 +22,7 @@ PROMPTS = tuple(
 
 
 class Answers:
-    """A model that answers immediately and counts its calls, by plain functions."""
+    """The number of calls of `answer` and `answer_async`, a model that answers immediately."""
 
     def __init__(self) -> None:
         self.calls = 0

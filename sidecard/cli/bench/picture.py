@@ -18,9 +18,9 @@ Curve = Mapping[str, float]
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Return one panel for each row with curves. Across: how large a share of the hits took at most so long, down to the slowest.
+    """Return one panel for each row with curves: quantiles of hits on the horizontal axis, their times on the vertical one.
 
-    Both axes are logarithmic: a straight line is a tail that gets ten times as long for each ten times as rare a hit.
+    Both axes are logarithmic; the horizontal one shows the share of slower hits.
     """
     panels = [(row.what.partition(", against")[0], row.curves) for row in rows if row.curves]
     times = [time for _, curves in panels for curve in curves.values() for time in curve.values()]

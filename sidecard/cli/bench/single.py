@@ -1,6 +1,6 @@
 """One client: the time of a miss, and of the daemon's start.
 
-Where the 26 us of a hit by the socket go, warm: 11 us kernel (two wake-ups, four system calls), 2 us event loop, 4 us daemon (decode 0.4, engine 1.3,
+Where the 26 us of a hit over the socket go, warm: 11 us kernel (two wake-ups, four system calls), 2 us event loop, 4 us daemon (decode 0.4, engine 1.3,
 encode 0.3, the rest moves bytes), 8 us client (key 1.7, request and reply 1.2, the rest is policy and bookkeeping). After sleep,
 caches are cold and the Python parts take up to twice that. A miss is two such round trips plus 20 us of engine for lease, flight,
 backend, ledger and entry, spread over some ninety small functions: a third of it for breakers, limits and ledgers.
@@ -17,7 +17,7 @@ from sidecard.cli.processes import end
 
 
 def misses(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare a miss with a hit by the socket."""
+    """Compare a miss with a hit over the socket."""
     (worker,) = hosts.workers(1, WORKER, "socket")
     hits, missed = [], []
     unexpected = 0
@@ -29,7 +29,7 @@ def misses(hosts: Hosts, effort: Effort) -> list[Row]:
         unexpected += hit.upstream_calls + abs(miss.upstream_calls - effort.calls)
 
     fault = f"{unexpected} calls were a miss instead of a hit, or the reverse" if unexpected else ""
-    what = "miss (begin, complete) against a hit by the socket"
+    what = "miss (begin, complete) against a hit over the socket"
     return [compare(what, 3.0, missed, hits, ("miss", "hit"), fault)]
 
 

@@ -18,7 +18,7 @@ _COUNTERS = {
         ("hits", "answered from the cache"),
         ("stale_hits", "  with a stale answer"),
         ("similar_hits", "  with the answer to a similar request"),
-        ("view_hits", "  read by their callers from a view"),
+        ("view_hits", "  read from a view"),
         ("shared", "answered by another caller's call"),
         ("leases_first", "made by their caller"),
         ("failed", "failed with the call they waited for"),

@@ -43,7 +43,7 @@ class Rates(Struct, frozen=True):
     shared: float = 0.0
     upstream: float = 0.0
     view_hits: float = 0.0
-    """Of ``hits``, those that callers read from a view. They are reported in batches, a quarter of a second late at most."""
+    """Of ``hits``, those that callers read from a view; at most a quarter of a second late."""
 
 
 def rates_between(before: Snapshot | None, now: Snapshot) -> Rates:

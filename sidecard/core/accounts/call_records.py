@@ -58,7 +58,7 @@ class CallRecorder:
         )
 
     def record_read(self, peer: Peer, namespace: str, publication: Publication, at: float, now: float) -> None:
-        """Record a hit that a client has read from a view, ``at`` an instant that has passed."""
+        """Record a hit that a client read from a view at the earlier instant ``at``."""
         entry = publication.entry
         request = wire.Begin(publication.key, namespace=namespace, task=publication.task)
         self._record(

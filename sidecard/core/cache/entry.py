@@ -58,7 +58,7 @@ AFTER_HIT = tuple(chain.from_iterable(zip(_STATES[1::4], _STATES[2::4], _STATES[
 
 
 HITS_AND_PUBLISHED = (1 << _LEVEL_SHIFT) - 1 | PUBLISHED
-"""Mask of `Entry.state`. After a hit, ``1 < state & HITS_AND_PUBLISHED < PUBLISHED`` means: not the first one, and not published."""
+"""Mask of `Entry.state`. ``1 < state & HITS_AND_PUBLISHED < PUBLISHED``: at least two hits, and not published."""
 
 
 class Insertion(Struct, frozen=True):
@@ -71,7 +71,7 @@ class Insertion(Struct, frozen=True):
 
 
 class PublishedEntries(Protocol):
-    """The entries that clients read without asking the daemon (`sidecard.core.cache.view`)."""
+    """The entries that are in views (`sidecard.core.cache.view`)."""
 
     def withdraw(self, entry: "Entry") -> None:
         """Withdraw an entry that leaves the cache, before it is emptied."""
@@ -219,7 +219,7 @@ class Entry(Struct, gc=False):
         return self.state & MAX_RECENT_HITS
 
     def touch(self, hits: int = 1) -> None:
-        """Count hits, unless the entry is dead: clients report those of a view later."""
+        """Count hits, unless the entry is dead: hits from a view are reported later."""
         more = min(hits, MAX_RECENT_HITS - (self.state & MAX_RECENT_HITS))
         if more and self.state < DEAD:
             self.state = _STATES[self.state + more]

@@ -61,9 +61,9 @@ class MemoryCache:
         self._policy = GreedyDual(self.is_hidden)
         self.wheel = ExpiryWheel()
         self.published: PublishedEntries | None = None
-        """What clients read in views."""
+        """The entries that are in views."""
         self.reserved_bytes = 0
-        """What views take of ``max_bytes``, in files and tables."""
+        """Bytes of ``max_bytes`` that views take, in files and tables."""
         self._limits: dict[str, int] = {}
         """Bytes by namespace. Usually empty, which costs an insertion one check."""
         self._scope_bytes: dict[str, int] = {}

@@ -165,7 +165,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         )
         yield _counter(
             "view_hits",
-            "Of `sidecard_cache_hits_total`, those that clients have read from a view and reported.",
+            "Of `sidecard_cache_hits_total`, those that clients read from a view.",
             stats.view_hits,
         )
         yield _counter("view_publications", "Entries published in a view.", stats.view_publications)
@@ -289,9 +289,9 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             ("cache_uncompressed_bytes", "Bytes of compressed answers, uncompressed."),
             ("streams", "Begins that are being sent a stream."),
             ("stream_bytes", "Bytes of streams in flight or still being read."),
-            ("views", "Files with published entries."),
-            ("view_bytes", "Bytes of these files, and of retired ones that clients still have."),
-            ("view_entries", "Entries that are published."),
+            ("views", "Views: memory files in which clients read published entries."),
+            ("view_bytes", "Bytes of the files of all views, and of retired ones that clients still have."),
+            ("view_entries", "Entries that are published in a view."),
         ):
             yield _gauge(name, text, getattr(stats, name))
 

@@ -1,4 +1,4 @@
-"""The `hits` operation: account for what clients have read from views, as for hits by the socket."""
+"""The `hits` operation: account for what clients have read from views, as for hits over the socket."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
 
 PART_ITEMS = 1024
-"""A report is booked in parts of so many items, which take about 1 ms,"""
+"""A report is booked in parts of at most this many items, which takes about 1 ms."""
 
 PART_ROWS = 256
-"""or of so many rows of the call log: one for each hit."""
+"""With a call log, a part also ends after this many rows: one for each hit."""
 
 _DROPPED = "view_hits"
 
@@ -43,7 +43,7 @@ class ViewHits(Struct, frozen=True, eq=False):
     metrics: DaemonMetrics
     recorder: CallRecorder
     unfinished: dict[int, tuple[wire.RecordHits, Iterator[None]]] = {}
-    """By peer, the report that is booked in parts, and the rest of it."""
+    """By peer, the report that is being booked in parts, and its remaining parts."""
 
     def hits(self, peer: Peer, request: wire.RecordHits, now: float) -> list[Effect]:
         """Book a report, or its next part."""
@@ -70,7 +70,7 @@ class ViewHits(Struct, frozen=True, eq=False):
         self.unfinished.pop(peer.id, None)
 
     def _book_all(self, peer: Peer, request: wire.RecordHits, scope: str, now: float) -> Iterator[None]:
-        """Book a report; yield where a part of it ends."""
+        """Book a report; yield at the end of each part."""
         view = self.publisher.scopes.get(scope)
         if view is not None:
             view.used_at = now
@@ -129,7 +129,7 @@ class ViewHits(Struct, frozen=True, eq=False):
         return hits, chunks
 
     def _touch(self, items: Sequence[wire.HitItem], scope: str, now: float) -> int:
-        """Count the hits of gets on their entries, as a get by the socket does; return how many."""
+        """Count the hits of gets on their entries, as a get over the socket does; return how many."""
         hits = 0
         for number, count, _, _ in items:
             publication = self.publisher.publications.find(number, scope, now)

@@ -1,4 +1,4 @@
-"""View operations: `view`, which shares the view of a namespace, and what ends views."""
+"""The `view` operation, and the events that withdraw or retire views."""
 
 from msgspec import Struct
 
@@ -29,7 +29,7 @@ class ViewOperations(Struct, frozen=True, eq=False):
     """Why the daemon can make no views; empty if it can."""
 
     def view(self, peer: Peer, request: wire.GetView, now: float) -> list[Effect]:
-        """Share the view of an own namespace: its file, and so all entries that are in it now or later."""
+        """Share the view of an own namespace: the peer can read all entries that are in it, now or later."""
         scope = self.scopes.find_own(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
@@ -43,7 +43,7 @@ class ViewOperations(Struct, frozen=True, eq=False):
 
             view = self.publisher.views.open(scope, peer, now)
         except NoViewError as obstacle:
-            text = f"no view of namespace {request.namespace!r}: {obstacle}; its answers come through the socket"
+            text = f"no view of namespace {request.namespace!r}: {obstacle}; its answers come over the socket"
             return [error(peer, request, "unavailable", text)]
 
         reply = wire.View(request.id, view.number, LAYOUT, view.size, now, self.recorder.enabled)
@@ -67,13 +67,13 @@ class ViewOperations(Struct, frozen=True, eq=False):
         return []
 
     def settings_changed(self, before: EngineSettings, settings: EngineSettings) -> None:
-        """Withdraw all entries: other answers may be served now. Views end if other peers may read them, or with their memory."""
+        """Withdraw all entries: other answers may be served now. Retire all views if their readers or sizes change."""
         if before.shared_namespaces != settings.shared_namespaces or budget_of(before) != budget_of(settings):
             self.publisher.views.retire_all()
         elif before != settings:
             self.publisher.withdraw_covered(None)
 
     def clocks_stepped(self, event: ClocksStepped) -> None:
-        """Withdraw all entries if the host slept: a client's clock may not have counted that."""
+        """Withdraw all entries if the host slept: a client's clock may not count sleep."""
         if event.slept_seconds:
             self.publisher.withdraw_covered(None)

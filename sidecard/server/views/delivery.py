@@ -1,7 +1,7 @@
 """Send views to peers: each is a reply with the descriptor of a file.
 
 A delivery waits while the file is allocated, and while its peer has not read what was sent before (see `passing`). It is tried again
-after `FIRST_WAIT_SECONDS`, then after twice as long, and so on. Nothing else waits for it.
+after `FIRST_WAIT_SECONDS`, then after twice as long, and so on. No other reply waits for it.
 """
 
 import os
@@ -19,18 +19,18 @@ FIRST_WAIT_SECONDS: Final = 0.001
 MAX_WAIT_SECONDS: Final = 0.128
 
 GIVE_UP_SECONDS: Final = 5.0
-"""A delivery that cannot be made for so long ends in an error."""
+"""A delivery that cannot be made for this long ends in an error."""
 
 MAX_WAITING: Final = 4
 """Deliveries that may wait for one peer."""
 
 NEEDS_FRAMES: Final = "JSON lines carry no descriptor: connect with msgpack frames"
-NO_FILE: Final = "its memory file cannot be made, or is gone: the daemon's log has the reason"
+NO_FILE: Final = "its memory file could not be made, or was retired; ask again later"
 UNREAD: Final = "earlier replies on this connection are unread: read them first"
 
 
 class _PeerDeliveries:
-    """What waits for one peer."""
+    """The deliveries that wait for one peer."""
 
     def __init__(self) -> None:
         self.effects: list[SendView] = []
@@ -96,7 +96,7 @@ class ViewDeliveries:
         del self._waiting[peer_id]
 
     def _send(self, effect: SendView) -> bool:
-        """Send a view, or an error instead. Return False if that must wait."""
+        """Send a view, or an error instead. Return False if the delivery must wait."""
         writer = self._writers(effect.peer_id)
         if writer is None:
             return True
@@ -127,7 +127,7 @@ class ViewDeliveries:
     def _refuse(self, effect: SendView, reason: str) -> None:
         writer = self._writers(effect.peer_id)
         if writer is not None:
-            message = f"no view: {reason}; its answers come through the socket"
+            message = f"no view: {reason}; its answers come over the socket"
             writer.queue(wire.Error(effect.reply.id, "unavailable", message))
             writer.flush()
             self._count(wire.Error)

@@ -22,7 +22,7 @@ _OTHER_ADVICE: Final = "views need Linux 5.3 and memfd_create(2), which a system
 
 
 class ViewFile:
-    """A view's memory, and what is to be done with it. ``on_failed`` is called if it cannot be had, ``on_erased`` at the end."""
+    """A view's memory and its pending work. Calls ``on_failed`` if there is no memory, ``on_erased`` at the end."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ViewFile:
         self._on_erased = on_erased
         self._work: Iterator[None] = memory.allocate()
         self._changes: list[ViewChange] = []
-        """Those that came before the memory was allocated."""
+        """The changes that were made before the memory was allocated."""
         self._ready = False
         self._retired = False
 
@@ -50,7 +50,7 @@ class ViewFile:
             self._changes.append(change)
 
     def open_reader(self) -> int | None:
-        """Return a new descriptor to be passed to a peer and then closed; None while the memory is allocated. Raises `OSError`."""
+        """Return a new descriptor for a peer, to be closed once it is passed; None during allocation. Raises `OSError`."""
         return self._memory.open_reader() if self._ready else None
 
     def retire(self) -> None:
@@ -60,7 +60,7 @@ class ViewFile:
             self._memory.store(((view.GENERATION_AT, view.RETIRED),))
             self._work = self._memory.erase()
         else:
-            # Nobody has received it.
+            # No peer has received it.
             self._work = iter(())
 
     def close_if_released(self) -> bool:
@@ -118,5 +118,5 @@ class ViewFile:
 
 
 def reason_of(error: OSError) -> str:
-    """Return why a view's memory cannot be had, and what to change."""
+    """Return why a view's memory cannot be allocated, and what to change."""
     return f"the memory file cannot be made: {error.strerror or error}: {_ADVICE.get(error.errno or 0, _OTHER_ADVICE)}"

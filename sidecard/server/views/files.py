@@ -28,14 +28,15 @@ def new_view_memory(boot_id: str, effect: OpenView) -> ViewMemory:
 
 
 def no_memory(_: OpenView) -> ViewMemory:
-    """Stand in for memory in a server that shares none."""
+    """Raise `OSError`: the memory of views in a server that shares none."""
     raise OSError("this server shares no memory")
 
 
 class ViewFiles:
-    """The files of all views. ``new_memory`` makes that of one, and may raise `OSError`; ``writers`` returns a peer's writer.
+    """The files of all views.
 
-    ``enqueue`` requests turns, ``handle`` gets what becomes of files, ``count`` the class of each reply.
+    ``new_memory`` makes the memory of one view, and may raise `OSError`. ``writers`` returns a peer's writer. ``enqueue`` requests
+    turns. ``handle`` gets the events of files, ``count`` the class of each reply.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class ViewFiles:
         self._handle = handle
         self._files: dict[int, ViewFile] = {}
         self._erased: dict[int, ViewFile] = {}
-        """Those that a process may still have."""
+        """Retired and erased files that a process may still have, by number."""
         self._poll: asyncio.TimerHandle | None = None
         self._deliveries = ViewDeliveries(
             loop, writers=writers, open_file=lambda view: self._files[view].open_reader(), count=count
         )
 
     def perform(self, effect: ViewEffect) -> None:
-        """Perform an effect. If a view's file could not be made, the engine learns of that next, and its effects end."""
+        """Perform an effect. Effects of a view without a file are ignored: `ViewFailed` is on its way."""
         if isinstance(effect, SendView):
             self._deliveries.send(effect)
         elif isinstance(effect, OpenView):
@@ -83,7 +84,7 @@ class ViewFiles:
 
         def fail(error: OSError) -> None:
             self._files.pop(number, None)
-            # Not within the event that opens the view.
+            # After the event that opens the view, not within it.
             self._loop.call_soon(self._handle, ViewFailed(number, reason_of(error)))
 
         def await_release() -> None:
@@ -99,7 +100,7 @@ class ViewFiles:
             self._enqueue(file)
 
     def _release(self) -> None:
-        """Close the erased files that no process has any more, and look again later for the others."""
+        """Close the erased files that no process has any more; check the others again later."""
         if self._poll is not None:
             self._poll.cancel()
 

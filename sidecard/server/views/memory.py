@@ -26,10 +26,10 @@ from sidecard_client.protocol import view
 from sidecard_client.protocol.view import ViewHeader
 
 PIECE_BYTES: Final = 1 << 20
-"""Allocated or erased at a time, which takes 0.3 ms. A multiple of the page size."""
+"""Bytes that are allocated or erased at a time, which takes 0.3 ms. A multiple of the page size."""
 
 ROOM_FACTOR: Final = 2
-"""At least as much memory must be left after the allocation as it takes: at its limit, the kernel kills the daemon."""
+"""The host and the control group must permit this multiple of the size: at its limit, the kernel kills the daemon."""
 
 _WORD_BYTES: Final = 8
 _ZEROS: Final = bytes(PIECE_BYTES)
@@ -73,7 +73,7 @@ class ViewMemory:
 
     def open_reader(self) -> int:
         """Return a new descriptor for one peer, to be closed once it is passed. Raises `OSError`."""
-        # Not blocking: another process of this user may hold a lease on the file, for whose end an open would wait.
+        # Not blocking: otherwise an open waits for the end of a lease that another process of this user holds on the file.
         return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def is_held(self) -> bool:
@@ -84,13 +84,13 @@ class ViewMemory:
             return True
 
         try:
-            # If a process of this user opens the file meanwhile, the kernel sends this signal, and by default one that kills.
+            # If a process of this user opens the file meanwhile, the kernel sends a signal: this one, instead of one that kills.
             fcntl.fcntl(reader, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(reader, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         except OSError:
             return True
         finally:
-            # Which ends the lease.
+            # This ends the lease.
             os.close(reader)
 
         return False

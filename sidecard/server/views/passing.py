@@ -1,7 +1,7 @@
 """Pass a descriptor to a peer, with the reply that announces it.
 
-Transports of asyncio and uvloop send no ancillary data. So the whole frame is sent on the peer's socket itself, at a moment when the
-transport has nothing left to send. Interleavings that would be wrong:
+Transports of asyncio and uvloop send no ancillary data. So the whole frame is sent on the peer's socket itself, when the transport
+has nothing left to send. Two interleavings are prevented:
 
 1. The transport has sent half of an earlier reply. 2. The frame is sent. 3. The transport sends the other half.
 The frame would be within the reply, so it waits until the transport's buffer is empty.
@@ -40,5 +40,5 @@ def pass_descriptor(peer: int, frame: bytes, descriptor: int) -> int:
 
 
 def _unread_bytes(peer: int) -> int:
-    """Return the size of what the reader of a Unix socket has not read yet, with the kernel's own share."""
+    """Return how many bytes the reader of a Unix socket has not read yet, with the kernel's overhead."""
     return int.from_bytes(fcntl.ioctl(peer, termios.TIOCOUTQ, bytes(4)), "little")

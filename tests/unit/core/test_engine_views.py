@@ -190,7 +190,7 @@ def test_the_second_hit_publishes() -> None:
 
 
 def test_a_published_entry_is_not_published_again() -> None:
-    """Further hits by the socket cost one check."""
+    """Further hits over the socket cost one check."""
     world = World()
     world.publishes()
     world.hits(times=5)
@@ -242,7 +242,7 @@ def test_hidden_entries_are_not_published() -> None:
 
 
 def test_doubted_entries_are_not_published() -> None:
-    """A store that is down cannot confirm an entry: it is served by the socket, as long as the store is down."""
+    """A store that is down cannot confirm an entry: it is served over the socket, as long as the store is down."""
     world = World(store="shared")
     world.host.engine._store.changed(StoreStateChanged("down"))
     world.stores()
@@ -411,7 +411,7 @@ def test_views_take_their_memory_from_the_entries() -> None:
 
 
 def test_a_full_view_keeps_what_is_new() -> None:
-    """With more hot entries than room, not every hit by the socket publishes: what is there stays for ten seconds."""
+    """With more hot entries than room, not every hit over the socket publishes: what is there stays for ten seconds."""
     world = World(cache_max_bytes=64 * 1024 * 1024, view_bytes=520 * 1024)
     for number in range(40):
         world.stores(f"key-{number}", value=[number, "x" * 20_000])

@@ -20,10 +20,10 @@ TTL_SECONDS = 86400
 PUBLISHED_SECONDS = 5.0
 """How long the daemon may take to publish all answers."""
 PATIENCE_SECONDS = 30.0
-"""A daemon on a busy machine, or on half a core, is slow and not away."""
+"""Time limit for the daemon: on a busy machine, or on half a core, it is slow."""
 PAUSE_SECONDS = 0.01
 WARM_UP_SECONDS = 0.3
-"""By then, each client has received the view, and the memory that it maps is in its page table."""
+"""Time after which each client has received the view, and has its memory in the page table."""
 
 Hit = Callable[[str], Any]
 """Returns the stored answer to a prompt."""
@@ -104,7 +104,7 @@ def echo_hit(path: str) -> Hit:
 
 
 def memory_hit(_: str) -> Hit:
-    """Look into a dict of this process, by the key that sidecard makes: nothing is shared, and no one is asked."""
+    """Read a dict of this process, by sidecard's own key: nothing is shared, and no process is asked."""
     import cachetools  # noqa: PLC0415 - optional
 
     cache: Any = cachetools.TTLCache(10_000, TTL_SECONDS)
@@ -140,7 +140,7 @@ SIDES: dict[str, Callable[[str], Hit]] = {
     "memory": memory_hit,
     "disk": disk_hit,
 }
-"""Take the path of their server, or of a directory, store the answers to `PROMPTS`, and return how one is fetched."""
+"""By side: takes the path of its server or directory, stores the answers to `PROMPTS`, and returns a `Hit`."""
 
 
 def redis_key(prompt: str) -> str:

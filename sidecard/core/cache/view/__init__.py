@@ -1,1 +1,1 @@
-"""Views: memory files in which clients read published entries without asking the daemon. ViewSpace and bounds; the server writes."""
+"""Views: which entries are published, and where. Pure; `sidecard.server.views` writes the files."""

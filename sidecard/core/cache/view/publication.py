@@ -1,4 +1,4 @@
-"""Publications: entries as they are in a view, and what their hits need for a while after they left it."""
+"""Publications: entries as they are in a view, kept for late hits after their withdrawal."""
 
 from collections import OrderedDict, deque
 from math import inf
@@ -10,7 +10,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect
 
 LATE_SECONDS = 1.0
-"""Hits on a publication are accepted for so long after it was withdrawn: clients report them within a quarter of that."""
+"""Time after a withdrawal in which hits are still booked: clients report them within a quarter of it."""
 
 MAX_LATE = 65536
 """Withdrawn publications that are kept for late hits."""
@@ -20,13 +20,13 @@ PUBLICATION_BYTES = 500
 again when a table has just grown."""
 
 _FORGOTTEN_AT_ONCE = 128
-"""Publications that one event forgets, which takes 20 us."""
+"""Limit of the publications that one event forgets, which takes 20 us."""
 
 _RELEASED_AT_ONCE = 512
 """Publications of a withdrawn view whose entries are unmarked in one batch, which takes 0.3 ms."""
 
 _ROUNDING_SECONDS = 1e-6
-"""A view lets go of an entry so much earlier, so that the rounding of two sums never makes it outlive its hits by the socket."""
+"""Publications expire this much earlier, so that rounding never lets one outlive its hits over the socket."""
 
 
 class Publication(Struct, gc=False, eq=False):
@@ -52,7 +52,7 @@ class Publication(Struct, gc=False, eq=False):
 
     @property
     def expires_at(self) -> float:
-        """The instant from which clients ask the daemon: it is then shared, stale or gone, or about to be."""
+        """The instant from which clients ask the daemon: the entry is then shared, stale or gone, or about to be."""
         return expiry_of(self.entry)
 
 
@@ -74,7 +74,7 @@ class Publications:
         self._ended: list[Publication] = []
         """Those that the event in progress has withdrawn; `settle` notes when."""
         self._leaving: deque[OrderedDict[str, Publication]] = deque()
-        """Those that were withdrawn with a whole view, as far as their entries are still marked as published."""
+        """Those withdrawn with a whole view whose entries are still marked as published."""
         self._late: deque[Publication] = deque()
         """The other withdrawn ones, oldest first."""
 
@@ -98,7 +98,7 @@ class Publications:
             publication.entry.set_published(False)
 
     def end_all(self, publications: OrderedDict[str, Publication]) -> None:
-        """Note that all publications of a view left it. Their entries may be published again, beyond the first ones after some batches."""
+        """Note that all publications of a view left it. Batches let their entries be published again."""
         self._count_ended(len(publications))
         self._leaving.append(publications)
         self._release(_RELEASED_AT_ONCE)
@@ -109,7 +109,7 @@ class Publications:
         return bool(self._leaving)
 
     def do_batch(self, now: float) -> list[Effect]:
-        """Let some more of them be published again. Until then, they are served by the socket."""
+        """Let some more of these entries be published again. Until then, the socket serves them."""
         self._release(_RELEASED_AT_ONCE)
         self.settle(now)
         return []

@@ -1,4 +1,4 @@
-"""Publish entries that are requested often, and withdraw them before anything that must not be read any more is acknowledged.
+"""Publish entries that are requested again; withdraw them before their change is acknowledged.
 
 An entry is published while every begin of its task that sets no bound on its age would get it as a plain `Hit`. These events end
 that, and withdraw it:
@@ -41,14 +41,14 @@ class Publisher:
         self._settings = policy.settings
         self.publications = Publications(counters)
         self.changes = ViewChanges()
-        """Made by the event in progress; if any are pending, `settle` is to be called at its end."""
+        """The changes of the event in progress; if any are pending, `settle` must be called at its end."""
         self.views = Views(policy.settings, self.publications, self.changes)
         self.scopes = self.views.by_scope
-        """The same object: each hit by the socket checks whether it is empty."""
+        """The same object: each hit over the socket checks whether it is empty."""
         policy.cache.published = self
 
     def publish(self, entry: Entry, task: str, now: float) -> None:
-        """Publish an entry that was requested again, for calls of a task, if it can be."""
+        """Publish an entry for the calls of a task, if it is plain, fresh and small enough, and has room."""
         terms = entry.terms
         view = self.scopes.get(terms.scope)
         if view is None:
@@ -105,7 +105,7 @@ class Publisher:
         """Withdraw an entry that leaves the cache, before it is emptied."""
         view = self.scopes.get(entry.terms.scope)
         publication = None if view is None else view.space.by_key.get(entry.key)
-        # Otherwise it left with the whole view, and is still marked (`Publications.end_all`).
+        # Otherwise the whole view was withdrawn, and the entry is still marked (`Publications.end_all`).
         if view is not None and publication is not None and publication.entry is entry:
             self._withdraw(view, publication)
 
@@ -118,13 +118,13 @@ class Publisher:
                 self.changes.add(WithdrawAll(view.number, view.generation))
 
     def settle(self, now: float) -> list[Effect]:
-        """After an event with changes: return their effects."""
+        """Return the effects of the event's changes."""
         self.publications.settle(now)
         self.reserve()
         return self.changes.drain()
 
     def seconds_passed(self, now: float) -> None:
-        """Forget what late hits needed."""
+        """Forget publications that are too old for late hits."""
         self.publications.forget(now, _FORGOTTEN_LATER)
         self.reserve()
 

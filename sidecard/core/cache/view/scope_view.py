@@ -6,12 +6,11 @@ from sidecard.core.cache.view.publication import Publication
 from sidecard.core.cache.view.space import RecordPlace, ViewSpace
 
 STAY_SECONDS = 10.0
-"""A publication makes room for another one only after this time. Otherwise every hit by the socket would publish its entry, if
-more entries are requested than fit into the view."""
-
+"""Only after this time may another publication replace one. Otherwise every hit over the socket would publish its entry, if more
+entries are requested than fit into the view."""
 
 MAX_WAITING = 1024
-"""Keys that are known to wait for a slot."""
+"""Limit of the keys that are known to wait for a slot."""
 
 
 class ScopeView:
@@ -28,16 +27,16 @@ class ScopeView:
         self.peers: set[int] = set()
         """Connections that received it and have not ended."""
         self.full_until = -inf
-        """Until then nothing is published: what would be overwritten stays."""
+        """The instant until which nothing is published: the record that would be overwritten stays."""
         self._waiting: dict[str, float] = {}
-        """By key, until when what has its slot stays."""
+        """By key, the instant until which the oldest publication of its bucket stays."""
 
     def has_room_for(self, key: str, now: float) -> bool:
-        """Return whether `place_for` may find a place: a cheap check, which most hits on entries that have to wait fail."""
+        """Return whether `place_for` may find a place: a cheap check for most entries that must wait."""
         return now >= self.full_until and now >= self._waiting.get(key, -inf)
 
     def place_for(self, key: str, digest: bytes, length: int, now: float) -> RecordPlace | None:
-        """Return where to publish a record of at most ``space.max_record_bytes``; None if others have to stay longer."""
+        """Return where to publish a record of at most ``space.max_record_bytes``; None while others must stay."""
         place = self.space.find(digest, length)
         self.full_until = max((_stays_until(other, now) for other in place.overwritten), default=-inf)
         if now < self.full_until:

@@ -4,8 +4,8 @@ The *ring* overwrites the oldest records: a new one follows the latest, and a ga
 fit there. So records never move, and space is reused as late as possible.
 
 The *index* consists of buckets of four slots, chosen by the key's digest. A publication gets the lowest free slot of its bucket,
-or that of the bucket's oldest publication. After `ViewSpace.clear` the file still has the old slots; the lowest free one
-always precedes such a rest of the same key, so that a reader finds the new one first.
+or that of the bucket's oldest publication. After `ViewSpace.clear` the file still has the old slots. The lowest free slot
+precedes any old slot of the same key, so a reader finds the new one first.
 """
 
 from collections import OrderedDict
@@ -21,18 +21,18 @@ MAX_ARENA_SHARE = 1 / 4
 
 
 class RecordPlace(Struct, frozen=True):
-    """Where a record goes, and the publications that must leave before."""
+    """Where a record goes, and the publications that must be withdrawn before."""
 
     slot: int
     offset: int
     overwritten: Sequence[Publication] = ()
-    """Those whose bytes it takes, or the gap before it; oldest first."""
+    """Publications whose bytes it takes, or in the gap before it; oldest first."""
     replaced: Publication | None = None
-    """One whose slot it takes."""
+    """The publication whose slot it takes."""
 
     @property
     def victims(self) -> Sequence[Publication]:
-        """All that must leave."""
+        """All publications that must be withdrawn."""
         return self.overwritten if self.replaced is None else [*self.overwritten, self.replaced]
 
 
@@ -67,7 +67,7 @@ class ViewSpace:
         return RecordPlace(oldest.slot, offset, overwritten, oldest)
 
     def _overwritten(self, size: int) -> tuple[int, list[Publication]]:
-        """Return where the next ``size`` bytes begin, and the publications that are there, or in the gap that precedes them."""
+        """Return where the next ``size`` bytes begin, and the publications there or in the gap before them."""
         head = begin = self._head
         wraps = head + size > self._end
         if wraps:

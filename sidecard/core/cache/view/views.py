@@ -1,4 +1,4 @@
-"""Which scopes have a view, and how much memory their files take.
+"""Open, drop and retire the views of scopes, within bounds on files and memory.
 
 A file cannot shrink, and its memory is charged to the daemon for as long as any process has it. So each file counts until the server
 reports that none has it any more (`sidecard.core.events.ViewReleased`), whether or not the connections that received it have ended.
@@ -25,13 +25,13 @@ MAX_PRIVATE_VIEWS = 4
 """Files of one uid's private namespaces, retired ones included."""
 
 DROP_SECONDS = 1.0
-"""At most one view in so long is dropped to make room. Its memory is free a little later, when the client asks again."""
+"""At most one view is dropped to make room in this time. Its memory is free when the client asks again."""
 
 CACHE_SHARE = 1 / 4
 """Maximum share of the cache's limit that all files take."""
 
 RETRY_SECONDS = 60.0
-"""After a file could not be made, no other is tried for so long."""
+"""After a file could not be made, the next one is tried after this time."""
 
 
 class NoViewError(Exception):
@@ -74,7 +74,7 @@ class Views:
             view.peers.discard(peer.id)
 
     def released(self, number: int) -> None:
-        """Stop counting a retired view: no process has its file any more."""
+        """Stop counting a retired view whose file no process has any more."""
         view = self._retired.pop(number, None)
         if view is not None:
             self.file_bytes -= view.size
@@ -92,7 +92,7 @@ class Views:
             self.retire(view)
 
     def failed(self, number: int, reason: str, now: float) -> bool:
-        """Forget a view whose file could not be made, and try no other for a while; return whether the reason is a new one."""
+        """Forget a view whose file could not be made; return whether the reason is a new one."""
         is_new, self._failure, self._retry_at = reason != self._failure, reason, now + RETRY_SECONDS
         for view in list(self.by_scope.values()):
             if view.number == number:
@@ -104,7 +104,7 @@ class Views:
         return is_new
 
     def _add(self, scope: str, now: float) -> ScopeView:
-        """Open the view of a scope. If there is no room, drop an unused one, so that there is some when the client asks again."""
+        """Open the view of a scope. If there is no room, drop an unused view: the client asks again later."""
         if now < self._retry_at:
             raise NoViewError(self._failure)
 
@@ -134,15 +134,17 @@ class Views:
         """Return why there is no room for one more view; empty if there is."""
         owner = owner_of(scope)
         if owner != EVERYONE and len(self._files_of(owner)) >= MAX_PRIVATE_VIEWS:
-            return f"processes of uid {owner} have {MAX_PRIVATE_VIEWS} views of private namespaces"
+            return (
+                f"processes of uid {owner} have {MAX_PRIVATE_VIEWS} files of private namespaces, retired ones included"
+            )
 
         if len(self.by_scope) + len(self._retired) >= MAX_FILES or not self._next_size(budget):
-            return "the memory for views (cache.view_bytes), or their number, is used up"
+            return f"all {MAX_FILES} files, or all memory for views (cache.view_bytes), are in use"
 
         return ""
 
     def _drop_unused(self, scope: str, now: float) -> None:
-        """Retire the view that no connection has and that was not used for longest, one of the owner's own if it has its share."""
+        """Retire the least recently used view without connections; one of the owner's, if it is at its bound."""
         owner = owner_of(scope)
         own = self._files_of(owner) if owner != EVERYONE else []
         views = own if len(own) >= MAX_PRIVATE_VIEWS else list(self.by_scope.values())

@@ -1,4 +1,4 @@
-"""Hits on views are accounted for as hits by the socket are."""
+"""Hits from views are accounted for as hits over the socket are."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def world(**settings: Any) -> tuple[Host, Reader]:
 
 
 def socket_hits(app: Actor, count: int, kind: str, key: str, task: str) -> None:
-    """Hit an entry by the socket."""
+    """Hit an entry over the socket."""
     for number in range(count):
         request = (
             wire.Get(id=number, key=key)

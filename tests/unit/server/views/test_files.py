@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_made_is_reported_after_the_event() -> None:
     (error,) = shared.peers[1].replies
     assert isinstance(error, wire.Error)
     assert (error.id, error.code) == (7, "unavailable")
-    assert error.message == f"no view: {delivery.NO_FILE}; its answers come through the socket"
+    assert error.message == f"no view: {delivery.NO_FILE}; its answers come over the socket"
     assert shared.counted == {wire.Error: 1}
     assert shared.peers[1].flushed
 

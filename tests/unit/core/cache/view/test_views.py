@@ -73,7 +73,7 @@ def test_the_number_of_files_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         room.asks(f"*:team-{number}")
 
     room.views.retire(room.views.by_scope["*:team-0"])
-    with pytest.raises(NoViewError, match="number"):
+    with pytest.raises(NoViewError, match="all 3 files"):
         room.asks("*:another")
 
     room.views.released(1)
