@@ -147,7 +147,7 @@ class ViewChecker:
         scope = own_scope_of(settings, asker, request.namespace)
         assert scope is not None, "a peer receives the view of a namespace that is not its own"
         assert view.scope in {None, scope}, "a peer receives the view of another namespace"
-        view.scope, view.namespace = scope, request.namespace
+        view.scope, view.namespace = scope, request.namespace.rpartition(":")[2]
         view.peers.add(asker.id)
 
     def _publish(self, view: ViewModel, effect: Publish, now: float) -> None:

@@ -55,10 +55,12 @@ class Schedule(EngineSchedule[ModelTrial]):
             self.release_view: 3,
         }
         self.touches = ["get", "get", "put", "delete"]
+        self.sizes = [0, 300, 1000]
         if world == "small views":
             # So many publications that they make room for one another.
-            self.moves[self.touch] = 300
-            self.touches += ["get"] * 16
+            self.moves |= {self.touch: 300, self.purge: 12, self.view: 8, self.wait: 25}
+            self.touches += ["get"] * 16 + ["put"] * 3
+            self.sizes = [200, 500, 650]
 
     def run(self, steps: int) -> None:
         """Live with views that have room for a few entries."""
@@ -159,7 +161,7 @@ class Schedule(EngineSchedule[ModelTrial]):
         if kind == "put":
             ttl_seconds = chance.choice([None, None, 0.0, 1.5, 30.0])
             tags = chance.choice([(), ("red",)])
-            value = trial.next_value(chance.choice([0, 300, 1000]))
+            value = trial.next_value(chance.choice(self.sizes))
             request: wire.AnyRequest = wire.Put(
                 place[0], value, place[1], id=request_id, ttl_seconds=ttl_seconds, tags=tags
             )
