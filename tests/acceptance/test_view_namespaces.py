@@ -84,7 +84,7 @@ def test_client_in_a_time_namespace_with_the_same_clock_reads_the_view(daemon: S
 
 @pytest.mark.slow
 def test_daemon_in_another_time_namespace_shares_no_view(socket_directory: Path) -> None:
-    """The other way around."""
+    """Its clock is not its clients' clock, so they attach nothing."""
     path = str(socket_directory / "s.sock")
     command = ["unshare", "--time", "--boottime=5000", "--fork", "--kill-child"]
     serve = [sys.executable, "-m", "sidecard", "serve", "--socket", path, "--no-state"]

@@ -29,7 +29,7 @@ def state_of(pid: int) -> str:
 
 @pytest.mark.parametrize("grouped", [True, False])
 def test_a_limited_process_gets_half_a_processor(busy: int, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And afterwards runs on, as before."""
+    """It is stopped for half of each period, and runs without a limit afterwards."""
     if not grouped:
         monkeypatch.setattr(limits, "_group_of", lambda _: None)
 

@@ -113,7 +113,7 @@ def settled(daemon: ViewDaemon) -> None:
 
 
 def test_second_hit_asks_for_a_view(daemon: ViewDaemon) -> None:
-    """Not the first one; and while one is asked for or attached, no other."""
+    """The first hit asks for none, nor do later ones while a view is attached or asked for."""
     daemon.views.saw_hit("default")
     assert not daemon.views.in_use
     for _ in range(20):
@@ -131,7 +131,7 @@ def test_second_hit_asks_for_a_view(daemon: ViewDaemon) -> None:
 
 @pytest.mark.parametrize("cause", ["refused", "away", "frozen"])
 def test_client_that_got_no_view_asks_again_later(daemon: ViewDaemon, cause: str) -> None:
-    """Half a minute later: not with the next hit."""
+    """It asks half a minute later, not with the next hit."""
     if cause == "refused":
         daemon.refusal = wire.Error(id=1, code="unavailable", message="no view: off")
     elif cause == "away":
@@ -173,7 +173,7 @@ def test_view_that_ended_is_replaced_after_the_next_hit(daemon: ViewDaemon, caus
 
 
 def test_client_whose_report_is_refused_waits_before_it_asks_again(daemon: ViewDaemon) -> None:
-    """Else both would repeat it for ever."""
+    """Without a pause, client and daemon would repeat the refusal for ever."""
     connection = daemon.attach()
     connection.reply(wire.Error(id=2, code="bad_request", message="hits: no"), [])
     poll(lambda: not daemon.views.attached, "the view stays attached")
@@ -260,7 +260,7 @@ def test_answer_whose_hit_cannot_be_reported_is_asked_for(daemon: ViewDaemon) ->
 
 
 def test_report_that_could_not_be_sent_is_sent_later(daemon: ViewDaemon) -> None:
-    """As soon as the daemon reads again, without another hit."""
+    """The thread sends it once the daemon reads again, without another hit."""
     daemon.announce(report_seconds=0.05, report_hits=1)
     connection = daemon.attach()
     connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
@@ -283,7 +283,7 @@ def test_report_that_could_not_be_sent_is_sent_later(daemon: ViewDaemon) -> None
 
 
 def test_very_many_hits_are_reported_at_once(daemon: ViewDaemon) -> None:
-    """However long the thread would wait."""
+    """The reading thread reports them once there are `report_hits`."""
     daemon.announce(report_seconds=1000.0, report_hits=10)
     daemon.attach()
     for _ in range(25):
@@ -336,7 +336,7 @@ def test_traced_calls_ask_a_daemon_that_logs_calls(daemon: ViewDaemon) -> None:
 
 
 def test_gets_are_bounded_by_age_and_by_no_task(daemon: ViewDaemon) -> None:
-    """As by the daemon."""
+    """The reader applies ``max_age`` as the daemon does, and ignores the entry's task."""
     daemon.attach()
     assert daemon.views.entry(wire.Get(key=KEY)) is not None
     assert daemon.views.entry(wire.Get(key=KEY, max_age_seconds=1000.0)) is not None

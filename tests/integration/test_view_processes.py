@@ -90,7 +90,7 @@ def sockets() -> list[str]:
 
 
 def test_close_reports_all_hits(path: str) -> None:
-    """Also those of the last moment, before the connection ends."""
+    """`close` reports hits that were read just before it, and then ends the connection."""
     sidecard = attached(path)
     before = hits(path)
     made = read(sidecard)
@@ -178,7 +178,7 @@ def test_child_keeps_nothing_of_the_parents_view(path: str) -> None:
 
 
 def test_client_that_is_dropped_reports_its_hits(path: str) -> None:
-    """By its thread, which ends then, as does the connection."""
+    """The garbage collector ends its thread, which reports the hits and ends the connection."""
     sidecard = attached(path)
     before = hits(path)
     made = read(sidecard, 100)
@@ -283,7 +283,7 @@ def test_process_reports_its_last_hits_at_its_end(path: str, tmp_path: Path, how
 def test_idle_process_gives_a_retired_view_back(
     daemon: Callable[..., Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although it reads nothing. It gets another one once it has hits again."""
+    """A process that reads nothing unmaps a retired view, and attaches another one once it has hits again."""
     monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.02)
     config = tmp_path / "sidecard.toml"
     config.write_text("")

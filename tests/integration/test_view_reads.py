@@ -237,7 +237,7 @@ def test_daemon_without_views_serves_as_before(daemon: Callable[..., Daemon], so
 
 
 def test_hits_are_reported_without_another_call(blocking: Caller, path: str) -> None:
-    """By the client's thread; and all of very many, however they gather."""
+    """The client's thread reports a few hits in time; the reading thread reports very many at once."""
     caller = blocking
     publish(caller, "k")
     before = counted(path, "view_hits")[0]

@@ -88,7 +88,7 @@ def test_published_entries_are_readable_until_they_are_withdrawn(path: str) -> N
 
 
 def test_an_entry_is_not_readable_once_it_expires(path: str) -> None:
-    """Even if the daemon does nothing at that instant."""
+    """The file has the expiry, so the daemon need do nothing at that instant."""
     peer, reader = Wire(path), ViewPeer(path)
     view = reader.maps()
     put(peer, "short", "value", ttl_seconds=0.4)
@@ -212,7 +212,7 @@ def test_attaching_a_thousand_times_leaks_nothing(daemon: Start) -> None:
 
 
 def test_without_memory_there_is_no_view_and_one_log_line(daemon: Start) -> None:
-    """Everything else is served."""
+    """The daemon logs `view unavailable` once, and serves all calls over the socket."""
     running = daemon()
     resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     for _ in range(3):

@@ -334,7 +334,7 @@ def test_each_uid_has_its_own_view_of_a_private_namespace() -> None:
 
 
 def test_a_change_of_shared_namespaces_retires_all_views() -> None:
-    """Whoever may not read the namespace any more has the old file, which is erased and never written again."""
+    """A peer that lost its access keeps only the old file, which is erased and never written again."""
     world = World("team")
     world.publishes()
     world.host.reads(**(SETTINGS | {"shared_namespaces": {"team": SharedWith(uids=frozenset({1001}))}}))
@@ -384,7 +384,7 @@ def test_a_file_that_cannot_be_made_is_noted_once_and_tried_again_after_a_minute
 
 
 def test_a_connection_receives_a_view_once() -> None:
-    """Descriptors that wait to be received are limited by the kernel, for all peers together."""
+    """A second request on the connection is refused: the kernel limits descriptors in flight for all peers together."""
     world = World()
     world.reader.actor.asks(wire.GetView(id=5))
     assert "already received it" in world.reader.actor.gets(wire.Error).message

@@ -48,7 +48,7 @@ def test_report_without_costs_says_how_to_report_them() -> None:
 
 
 def test_stats_show_what_is_published() -> None:
-    """In words; a daemon without a view has none."""
+    """`sidecard stats` shows entries, namespaces and bytes, or that there is no view."""
     stats = Host().stats()
     assert ["views", "none"] in [line.split() for line in stats_text(stats).split("\n")]
     published = msgspec.structs.replace(stats, views=1, view_bytes=2 * 1024**2, view_entries=1200)

@@ -140,7 +140,7 @@ def test_loops_follow_one_another_in_a_thread() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_another_version_of_anyio_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If its tables are not those that are known."""
+    """`is_due` calls anyio's own function if anyio's private tables have another form."""
     due = await in_time()
     monkeypatch.setattr("sidecard_client._async.checkpoints._scopes", object())
     with anyio.CancelScope() as scope:  # noqa: ASYNC100 - as above

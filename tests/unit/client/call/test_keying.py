@@ -114,7 +114,7 @@ def by_all_parts(options: Options, function: Any, args: tuple[Any, ...], kwargs:
 @pytest.mark.parametrize("function", [ask, ask_with_defaults, ask_with_named_default, count])
 @pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
 def test_a_template_makes_the_keys_of_all_parts(function: Any, value: Any) -> None:
-    """Whatever is asked, and whether defaults are left out."""
+    """A template and all parts yield one key, whatever the arguments, and whether defaults are left out."""
     assert prepare(DEFAULTS, function, (value,), {}).key == by_all_parts(DEFAULTS, function, (value,))
     if function is ask:
         assert prepare(DEFAULTS, ask, (value, "x"), {}).key == by_all_parts(DEFAULTS, ask, (value, "x"))
@@ -134,7 +134,7 @@ def test_a_template_makes_the_keys_of_named_arguments(function: Any, value: Any)
 
 @pytest.mark.parametrize("value", UNKEYABLE, ids=lambda value: type(value).__name__)
 def test_a_template_refuses_what_has_no_stable_form(value: Any) -> None:
-    """And the error names the parameter."""
+    """The general path raises the error, which names the parameter."""
     prepare(DEFAULTS, ask, ("text",), {})
     with pytest.raises(UnkeyableRequest, match=r"ask: question"):
         prepare(DEFAULTS, ask, (value,), {})

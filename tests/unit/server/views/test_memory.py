@@ -195,7 +195,7 @@ def test_memory_that_the_host_refuses_raises() -> None:
 
 
 def test_an_erased_file_has_only_its_header(memory: ViewMemory) -> None:
-    """Whoever still maps it finds nothing."""
+    """A process that still maps the file finds nothing in it."""
     with mmap.mmap(memory._descriptor, SIZE, prot=mmap.PROT_READ) as reader:
         memory.store(((view.HEADER_BYTES, b"x" * (SIZE - view.HEADER_BYTES)),))
         assert len(list(memory.erase())) == 3, "in pieces"

@@ -125,7 +125,7 @@ def test_a_view_in_use_is_not_dropped() -> None:
 
 
 def test_a_file_that_failed_takes_no_memory() -> None:
-    """It never was."""
+    """Its bytes leave the budget of views at once."""
     room = Room()
     room.asks("1000:default")
     assert room.views.failed(1, "no memory", 0.0)
