@@ -252,6 +252,18 @@ def test_doubted_entries_are_not_published() -> None:
     assert world.finds() == "absent"
 
 
+def test_a_get_publishes_no_entry_of_a_task_that_is_not_cached_any_more() -> None:
+    """The entry is from before the reload: a `get` is served it, a begin of its task is not."""
+    world = World()
+    world.stores(task="rag")
+    world.host.reads(**(SETTINGS | {"tasks": {"rag": TaskSettings(cache="never")}}))
+    for number in range(3):
+        world.app.asks(wire.Get(id=number, key="key"))
+
+    assert {type(reply) for reply in world.app.receives()} == {wire.Hit}
+    assert world.finds("key", None) == "absent"
+
+
 def test_after_a_purge_of_others_an_entry_returns_with_its_next_hit() -> None:
     """A purge by a tag withdraws the whole view, because the view does not know tags."""
     world = World()

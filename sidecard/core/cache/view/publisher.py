@@ -60,6 +60,8 @@ class Publisher:
             or entry.state & _NOT_PLAIN
             or terms.trust_epoch != self._policy.trust_epoch
             or not task
+            or task
+            in self._settings.now.uncached_tasks  # a `get` serves entries of before the reload, a begin does not
             or len(entry.value) > max_bytes
             or expiry_of(entry) <= now
             or self._cache.is_hidden(entry)
