@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import anyio
 
 from sidecard_client._async.calls import AsyncExecution, AsyncInterpreter, perform
-from sidecard_client._async.checkpoints import checkpoint, is_due
+from sidecard_client._async.checkpoints import checkpoint_if_due
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.reply_futures import Inbox
 from sidecard_client.batches import commands as batch_commands
@@ -90,8 +90,7 @@ class AsyncBatchExecution(AsyncExecution):
         return lost.with_traceback(None)
 
     async def _let_others_run(self, _: batch_commands.LetOthersRun) -> None:
-        if is_due(monotonic()):
-            await checkpoint()
+        await checkpoint_if_due()
 
     async def _run_each(self, command: batch_commands.RunEach) -> Returned | Raised:
         held = [] if self.connection is None else [(self.connection, lease) for lease in command.leases]

@@ -1,9 +1,7 @@
 """Decide when a call that need not wait enters the event loop.
 
-A hit from a view needs no event loop, but must stay a cancellation point and let other tasks run. Such a call enters the loop if its caller is being canceled, or if the loop has not run for `TURN_SECONDS`::
-
-    if is_due(monotonic()):
-        await checkpoint()
+A hit from a view needs no event loop, but must stay a cancellation point and let other tasks run. Such a call enters the loop if
+its caller is being canceled, or if the loop has not run for `TURN_SECONDS`: `checkpoint_if_due`.
 
 Nanoseconds (Python 3.11, two cores, a busy machine; a hit takes some 4,000):
 
@@ -78,6 +76,12 @@ async def checkpoint() -> None:
 
     if _scopes is None:
         _scopes = sys.modules.get("anyio._backends._asyncio")
+
+
+async def checkpoint_if_due() -> None:
+    """Let the event loop run if a call that did not wait has to. Raises as `checkpoint`."""
+    if is_due(monotonic()):
+        await checkpoint()
 
 
 def _task_of_asyncio(turn: _Turn) -> "asyncio.Task[Any] | None":

@@ -10,14 +10,9 @@ from weakref import WeakMethod, finalize, ref
 import anyio
 from msgspec.structs import replace
 
-from sidecard_client._async.checkpoints import checkpoint, is_due
+from sidecard_client._async.checkpoints import checkpoint_if_due
 from sidecard_client._async.connection import AsyncConnection
-from sidecard_client._async.event_loops import (
-    Work,
-    event_loop_of,
-    running,
-    runs_here,
-)
+from sidecard_client._async.event_loops import Work, event_loop_of, running, runs_here
 from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.call.availability import Availability
 from sidecard_client.keys.normal_form import NormalForm
@@ -114,9 +109,7 @@ class AsyncConnector:
             return await self._ask(request)
 
         if self.views.attached:
-            if is_due(monotonic()):
-                await checkpoint()
-
+            await checkpoint_if_due()
             stored = self.views.entry(request)
             if stored is not None:
                 return stored

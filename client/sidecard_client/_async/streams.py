@@ -21,7 +21,7 @@ import anyio
 from anyio import to_thread
 
 from sidecard_client._async.calls import AsyncExecution
-from sidecard_client._async.checkpoints import checkpoint, is_due
+from sidecard_client._async.checkpoints import checkpoint_if_due
 from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.held_streams import AsyncHeldStream, RunningCall
@@ -206,7 +206,7 @@ class AsyncStreamExecution(AsyncExecution):
         self._stored = None
         views = self._connector.views
         if views.attached:
-            await self._take_turns()
+            await checkpoint_if_due()
             stored = views.hit(command.call)
             if stored is not None:
                 self.unfollow()  # a stream of another type
@@ -219,11 +219,6 @@ class AsyncStreamExecution(AsyncExecution):
 
         return reply
 
-    @staticmethod
-    async def _take_turns() -> None:
-        if is_due(monotonic()):
-            await checkpoint()
-
     async def ask(self, connection: AsyncConnection, request: wire.Begin) -> AnyReply:
         """Begin, and follow the stream if the reply is its first chunk."""
         self.unfollow()  # a stream of another type
@@ -233,7 +228,7 @@ class AsyncStreamExecution(AsyncExecution):
 
     async def _next_reply(self, _: NextReply) -> FinalReply:
         if self._stored is not None:
-            await self._take_turns()
+            await checkpoint_if_due()
             return next(self._stored)
 
         connection, queue = self.connection, self._queue

@@ -72,7 +72,7 @@ def extras_of(
 ) -> Mapping[str, Any]:
     """Return the extras of a key, without its normal forms. Raises `UnkeyableRequest`."""
     captured: Mapping[str, Any] | None = None
-    if options.name is None and (identity.holds_state or identity.texts_of is not None):
+    if options.name is None and identity.holds:
         captured = held_by(function, identity, options)
 
     if captured is None and codec is None and not options.sample:
