@@ -245,18 +245,23 @@ def test_hit_that_is_booked_after_the_end_is_taken_back() -> None:
 
 
 def test_descriptor_that_the_app_has_closed_is_noticed_at_the_next_report(connection: PairedConnection) -> None:
-    """Its number may be another file's: nothing is sent to that, and the view is not used again."""
+    """Its number may be another file's: that is neither written to nor closed, and the view is not used again."""
     view_held, _ = view_of(connection)
     assert read(view_held) is not None
+    assert view_held.report()
+    assert read(view_held) is not None
     ours, theirs = socket.socketpair()
-    os.dup2(ours.fileno(), connection.socket.fileno())
+    reused = connection.socket.fileno()
+    os.dup2(ours.fileno(), reused)
     assert read(view_held) is not None, "no event: it cannot be told by poll() alone"
     view_held.report()
     assert not view_held.reader.usable
     theirs.setblocking(False)
+    view_held.end(1.0)
     with pytest.raises(BlockingIOError):
         theirs.recv(1)
 
+    os.close(reused)
     ours.close()
     theirs.close()
 

@@ -134,10 +134,11 @@ class Attachment:
             self._lock.release()
 
     def _send(self) -> bool:
-        try:
-            if os.fstat(self.descriptor).st_ino != self._inode:
-                raise OSError("the descriptor is another file's: the app has closed it")
+        if not self._owns_descriptor():
+            self.reader.usable = False
+            return True
 
+        try:
             while True:
                 if not self._unsent:
                     request = self.reports.take(self.namespace)
@@ -155,6 +156,13 @@ class Attachment:
         except OSError:
             self.reader.usable = False
             return True
+
+    def _owns_descriptor(self) -> bool:
+        """Return whether the app has left the connection's descriptor alone. Once closed, its number may be another file's."""
+        try:
+            return os.fstat(self.descriptor).st_ino == self._inode
+        except OSError:
+            return False
 
     def has_input(self) -> bool:
         """Return whether the daemon has refused a report: it sends nothing else on this connection."""
@@ -175,6 +183,7 @@ class Attachment:
         while not self.report() and monotonic() < deadline:
             self._wait(select.POLLOUT, deadline)
 
+        self._leave_others_descriptor()
         if self._has_reported and monotonic() < deadline:
             # When a connection ends, the daemon drops what it has not booked. Its pong shows that it has booked all.
             with suppress(OSError):
@@ -192,7 +201,12 @@ class Attachment:
         """Close the child's copy of the connection after a fork; the parent keeps using it."""
         self.reader.usable = False
         self.ended = True
+        self._leave_others_descriptor()
         self._connection.close()
+
+    def _leave_others_descriptor(self) -> None:
+        if not self._owns_descriptor():
+            self._connection.socket.detach()
 
 
 def _new_poll(descriptor: int) -> Callable[[int], object]:
