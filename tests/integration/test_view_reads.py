@@ -213,7 +213,8 @@ def test_no_view_outlives_its_daemon(daemon: Callable[..., Daemon], socket_path:
 def test_view_of_a_stopped_daemon_is_used_until_its_entries_expire(served: Daemon, blocking: Caller) -> None:
     """Nothing can change meanwhile. Then the call is made without the daemon."""
     caller = blocking
-    publish(caller, "k", ttl=2.0)
+    publish(caller, "first")  # so that the view is attached, and the next entry does not expire meanwhile
+    publish(caller, "k", ttl=0.6)
     with Frozen(served):
         assert source_of(caller) == "cache"
         poll(lambda: source_of(caller) == "fallback", "the entry does not expire")
