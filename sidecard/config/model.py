@@ -162,6 +162,8 @@ _PARSERS = {
     "retries.share": parsers.number(0.0, 1.0),
     "retries.window_seconds": parsers.seconds(least=1.0),
     "backends.weight": parsers.number(above=True),
+    "backends.prefix_lifetime_seconds": parsers.seconds(least=1.0),
+    "backends.slots": parsers.count(1, 1024),
     "backends.breaker.window_seconds": parsers.seconds(least=0.01),
     "backends.breaker.window_calls": parsers.count(1, 100_000),
     "backends.breaker.min_calls": parsers.count(1),

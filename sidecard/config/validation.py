@@ -169,6 +169,21 @@ def _of_backend(values: Values, name: str) -> Iterator[str]:
             f"set backends.{name}.max_concurrent"
         )
 
+    yield from _of_prefixes(values, name, settings)
+
+
+def _of_prefixes(values: Values, name: str, settings: BackendSettings) -> Iterator[str]:
+    def path(key: str) -> SettingPath:
+        return ("backends", name, key)
+
+    if settings.prefix_affinity == "slots" and not settings.max_concurrent and settings.slots is None:
+        unknown = {path("max_concurrent"), path("slots")}
+        if not unknown.intersection(values.invalid):
+            yield (
+                f"{values.where(path('prefix_affinity'))}: backends.{name}.prefix_affinity is slots, but the number of slots is "
+                f"unknown; set backends.{name}.slots, or backends.{name}.max_concurrent to the same number"
+            )
+
 
 def _order(values: Values, lower: SettingPath, least: float, upper: SettingPath, most: float) -> Iterator[str]:
     """Check that ``least`` is not above ``most``. The error names the configured one, or the lower one if both are."""

@@ -43,6 +43,7 @@ from sidecard.core.flights.requests.disconnect import DisconnectOperation
 from sidecard.core.flights.requests.drain import DrainOperation
 from sidecard.core.flights.requests.fail import FailOperation, FurtherAttempts
 from sidecard.core.flights.requests.renew import RenewOperation
+from sidecard.core.flights.requests.started import StartedOperation
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
 from sidecard.core.flights.store.lookups import Lookups
@@ -162,6 +163,7 @@ class Engine:
         self._complete = CompleteOperation(flights, leases, queues, streams, serving, storage).complete
         attempts = FurtherAttempts(flights, grants, admission, retries, endings, counters)
         self._fail = FailOperation(flights, streams, leases, election, queues, attempts, failures)
+        self._started = StartedOperation(flights, leases)
         self._renew = RenewOperation(flights, leases)
         self._cancel = CancelOperation(flights, streams, departures, counters)
         self._disconnect = DisconnectOperation(flights, streams, departures, lookups, writes, counters, hung_calls)
@@ -214,6 +216,8 @@ class Engine:
                 return self._complete(peer, request, now)
             case wire.Append():
                 return self._append.append(peer, request, now)
+            case wire.Started():
+                return self._started.started(peer, request, now)
             case wire.Renew():
                 return self._renew.renew(peer, request, now)
             case wire.Fail():

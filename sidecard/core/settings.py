@@ -8,10 +8,11 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from sidecard_client.keys.normal_form import NormalForm
-from sidecard_client.protocol.wire import Locality, Route, is_local
+from sidecard_client.protocol.wire import Locality, PrefixAffinity, Route, is_local
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
 StoreKind = Literal["none", "own", "shared"]
+PrefixFamily = Literal["llama.cpp", "anthropic", "openai", "gemini"]
 Cacheability = Literal["always", "deterministic", "never"]
 """Which answers of a task are stored: all, only those of requests that their callers declare deterministic, or none.
 Calls in flight are shared in any case."""
@@ -90,6 +91,24 @@ class BackendSettings(Struct, frozen=True):
     """Relative share of calls under the route ``weighted``."""
     timeouts: TimeoutsCount = "failure"
     """How a caller's own timeout is scored: failure, slow, or nothing."""
+    prefix_affinity: PrefixAffinity = "off"
+    """Whether calls are scheduled so that a beginning that prompts share is processed once: ``slots`` for a model server that
+    keeps the last prompt of each slot, as llama.cpp's does; ``provider`` for a provider with a prompt cache."""
+    prefix_family: PrefixFamily | None = None
+    """Whose published minimum and lifetime apply, unless ``prefix_min_tokens`` and ``prefix_lifetime_seconds`` are set."""
+    prefix_min_tokens: int | None = None
+    """Shorter beginnings of prompts are ignored, at 4 bytes per token; unset: those of the family, else 64 for slots and 1,024
+    for a provider."""
+    prefix_lifetime_seconds: float | None = None
+    """How long a processed beginning is kept after its last use; unset: that of the family, else without end for slots and
+    300 s for a provider."""
+    prefix_hold_seconds: float | None = None
+    """How long callers wait for the first output of a call that processes the same beginning; unset: 30 s for slots, 10 s for a
+    provider. 0: they do not wait."""
+    prefix_pass_seconds: float = 10.0
+    """How long others may overtake a caller because the beginnings of their prompts are processed already."""
+    slots: int | None = None
+    """Prompts that a model server keeps, one in each slot, with ``prefix_affinity = "slots"``; unset: ``max_concurrent``."""
     breaker: BreakerSettings = BreakerSettings()
 
 

@@ -111,6 +111,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Ping: _answered_by(wire.Pong),
     wire.Begin: _answered_by(Pending, wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Append: _answered_by(wire.StaleLease),
+    wire.Started: _answered_by(wire.StaleLease),
     wire.Complete: _answered_by(wire.Stored, wire.StaleLease),
     wire.Fail: _answered_by(wire.Ok, wire.StaleLease, Pending, wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Renew: _answered_by(wire.Ok, wire.StaleLease),

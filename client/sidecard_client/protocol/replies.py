@@ -10,6 +10,8 @@ from sidecard_client.protocol.values import (
     REPORT_SECONDS,
     ErrorCode,
     FailureKind,
+    PrefixAffinity,
+    PrefixState,
     RejectionReason,
     Route,
     StoreState,
@@ -116,6 +118,9 @@ class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     """How many callers wait for the lease's answer already, if its begin had ``wanted``. Then no `Wanted` follows."""
     idle_seconds: float = 0.0
     """If its begin had ``wanted``: how long its stream may stay unread while no caller waits for it; 0 is not known."""
+    prefix: bool = False
+    """The backend processes a beginning of the prompt for the first time: send `Started` at the first output, if that is known
+    before the end."""
 
 
 class Wanted(Reply, frozen=True, tag="wanted"):
@@ -246,6 +251,16 @@ class EntryState(Struct, frozen=True):
     usage: Usage
 
 
+class BackendPrefixes(Struct, frozen=True):
+    """What a backend knows of a request's prefixes."""
+
+    affinity: PrefixAffinity
+    min_tokens: int
+    """Shorter beginnings are ignored."""
+    states: tuple[PrefixState, ...]
+    """One for each of `Explain.prefix`."""
+
+
 class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
     """A task's policy, and the state of a key."""
 
@@ -261,6 +276,8 @@ class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
     failure: str | None = None
     """The remembered failure of the key, as the next caller would receive it."""
     store: StoreState = "none"
+    prefixes: dict[str, BackendPrefixes] = {}
+    """By backend with ``prefix_affinity``; empty without `Explain.prefix`."""
 
 
 class Error(Reply, frozen=True, tag="error"):

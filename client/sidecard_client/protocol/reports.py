@@ -6,8 +6,15 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from sidecard_client.protocol.metrics import Metrics
 from sidecard_client.protocol.replies import Reply
-from sidecard_client.protocol.values import BreakerState, Locality, MetricKind, RejectionReason, StoreState
+from sidecard_client.protocol.values import (
+    BreakerState,
+    Locality,
+    PrefixAffinity,
+    RejectionReason,
+    StoreState,
+)
 
 
 class Stats(Reply, frozen=True, tag="stats"):
@@ -309,6 +316,14 @@ class BackendState(Struct, frozen=True):
     latency_seconds: float | None
     """Exponential moving average; None before the first answer."""
     dollars_per_call: float | None
+    prefix_affinity: PrefixAffinity = "off"
+    warm_prefixes: int = 0
+    """Beginnings of prompts that it has processed and still keeps, as far as the daemon knows."""
+    held: int = 0
+    """Of ``queued``, callers that wait because another call processes a beginning of their prompt."""
+    cached_prompt_share: float | None = None
+    """Share of the prompt tokens since the daemon started that it read from its own cache, in answers that report them; None
+    without such an answer."""
 
 
 class Breakers(Reply, frozen=True, tag="breakers"):
@@ -370,39 +385,6 @@ class Note(Reply, frozen=True, tag="note"):
     at_seconds: float
     """Unix time."""
     fields: dict[str, Any]
-
-
-class Exemplar(Struct, frozen=True):
-    """One traced observation of a histogram bucket."""
-
-    labels: dict[str, str]
-    value: float
-    at_seconds: float
-    """Unix time."""
-
-
-class Sample(Struct, frozen=True, omit_defaults=True):
-    """One number of a metric, by its exposed name (including ``_total``, ``_bucket``, ``_sum``, ``_count``)."""
-
-    name: str
-    value: float
-    labels: dict[str, str] = {}
-    exemplar: Exemplar | None = None
-
-
-class Family(Struct, frozen=True):
-    """One metric with all its samples. ``name`` lacks the ``_total`` of counters, as in OpenMetrics."""
-
-    name: str
-    kind: MetricKind
-    help: str
-    samples: list[Sample]
-
-
-class Metrics(Reply, frozen=True, tag="metrics"):
-    """All metrics, the daemon's and the apps'."""
-
-    families: list[Family]
 
 
 StateReply = (

@@ -27,6 +27,8 @@ from sidecard_client.protocol.values import (
     Mode,
     Name,
     Namespace,
+    PrefixBytes,
+    Prefixes,
     RequestId,
     Route,
     SampleNumber,
@@ -159,6 +161,10 @@ class Begin(Request, frozen=True, tag="begin"):
     """Digest of the parts of the request that are outside ``key``. A ``fatal`` failure is shared only between equal contexts."""
     wanted: bool = False
     """If this caller becomes the holder, it is to be sent `Wanted`."""
+    prefix: Prefixes = ()
+    """Digests of the prompt's beginnings, for backends with ``prefix_affinity``; others ignore them."""
+    prefix_bytes: PrefixBytes = ()
+    """Lengths of these beginnings, never descending; empty if unknown: then each counts as long enough."""
 
 
 class Transcript(Struct, frozen=True):
@@ -223,6 +229,12 @@ class Fail(Request, frozen=True, tag="fail"):
     """HTTP status of the failure. With ``retry_after_seconds``, callers get it as `Rejected.status` while the backend is closed."""
     not_stored: Word = ""
     """With ``answered``: why the answer can be neither stored nor shared, as `Complete.not_stored`."""
+
+
+class Started(Request, frozen=True, tag="started"):
+    """Report the first output of a lease's call; for a stream, the first `Append` does. Replies: none, `StaleLease`."""
+
+    lease: Name
 
 
 class Renew(Request, frozen=True, tag="renew"):
@@ -305,6 +317,8 @@ class Explain(Request, frozen=True, tag="explain"):
     key: Key | None = None
     context: Context | None = None
     """Whose remembered failure is shown, as `Begin.context`; None is the latest of any."""
+    prefix: Prefixes = ()
+    """As `Begin.prefix`: show which of these each backend with ``prefix_affinity`` has processed."""
 
 
 class Watch(Request, frozen=True, tag="watch"):
@@ -397,7 +411,7 @@ class SetBreaker(Request, frozen=True, tag="breaker"):
 
 
 AnyRequest = (
-    Ping | Begin | Append | Complete | Fail | Renew | Cancel
+    Ping | Begin | Append | Started | Complete | Fail | Renew | Cancel
     | Get | Put | Delete | Purge | Explain | GetView | RecordHits
     | Watch | GetStats | GetReport | GetHealth | GetConfig | GetBreakers | SetBreaker
     | RecordMetrics | GetMetrics | SetLog | Reload

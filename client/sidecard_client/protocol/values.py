@@ -54,6 +54,15 @@ REPORT_HITS = 512
 MAX_SIGNATURE_BYTES = 8192
 """Limit of a text's signature: digests of some 1,000 words."""
 
+MAX_PREFIXES = 16
+"""Limit of a begin's prefixes."""
+
+PREFIX_CHARACTERS = 32
+"""Length of the digest of a prompt's beginning: 16 bytes in hexadecimal digits."""
+
+BYTES_PER_TOKEN = 4
+"""Bytes of a prompt that count as one token, wherever only its length is known."""
+
 DEFAULT_NAMESPACE = "default"
 DEFAULT_TASK = "general"
 DEFAULT_BACKEND = "default"
@@ -124,6 +133,12 @@ HitItem = tuple[Count, Annotated[int, Meta(ge=1, le=MAX_REPORTED_HITS)], float, 
 """Hits on one publication of a view: its number, how many, and the instants of the first and the last."""
 HitItems = Annotated[tuple[HitItem, ...], Meta(max_length=MAX_HIT_ITEMS)]
 SignatureBytes = Annotated[bytes, Meta(min_length=1, max_length=MAX_SIGNATURE_BYTES)]
+PrefixDigest = Annotated[str, Meta(min_length=PREFIX_CHARACTERS, max_length=PREFIX_CHARACTERS)]
+"""Digest of a prompt's beginning, in lower-case hexadecimal digits."""
+Prefixes = Annotated[tuple[PrefixDigest, ...], Meta(max_length=MAX_PREFIXES)]
+"""Digests of successively longer beginnings of a prompt, the shortest first."""
+PrefixBytes = Annotated[tuple[Count, ...], Meta(max_length=MAX_PREFIXES)]
+"""For each of `Prefixes`, the number of the prompt's bytes up to its end."""
 VectorNumbers = Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_DIMENSIONS)]
 
 NO_VALUE = Raw(b"")
@@ -166,6 +181,11 @@ BreakerAction = Literal["open", "close", "auto", "disable"]
 BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled"]
 Locality = Literal["local", "remote"]
 StoreState = Literal["none", "up", "read_only", "down"]
+PrefixAffinity = Literal["off", "slots", "provider"]
+"""Where a backend keeps the prompts that it has processed: in the slots of a model server, or in a provider's cache."""
+PrefixState = Literal["cold", "processing", "warm"]
+"""``processing``: a call in progress has sent the backend this beginning of a prompt for the first time, and no output has
+come yet."""
 MetricKind = Literal["counter", "gauge", "histogram"]
 Aggregate = Literal["sum", "max", "min", "last", "each"]
 LogLevel = Literal["debug", "info", "warning", "error"]

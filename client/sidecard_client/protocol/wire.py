@@ -6,7 +6,7 @@ Both sides import these Structs; there is no second definition.
 `values`                   limits, defaults and field types
 `requests`                 what a client sends
 `replies`                  replies to calls and entry operations
-`reports`                  replies about the daemon's state
+`reports`, `metrics`       replies about the daemon's state
 `frames`                   framing: msgpack with a length prefix, or JSON lines
 ``sidecard docs protocol``   how they are used (`sidecard/docs/protocol.md`)
 =========================  ===========================================================
@@ -17,6 +17,9 @@ All fields with a default are optional, and a peer that does not know a field ig
 - An older client would close its connection for a message of an unknown type. So a `Wanted`, the only message that answers no
   request, is sent only to a holder whose `Begin` had ``wanted``. `Lease.waiters` and `Ok.waiters` report the same state.
 - `Fail.status` and `Fail.detail` never change what a failure means: ``kind`` and ``retry_after_seconds`` decide.
+- A holder sends `Started` only if its `Lease` had ``prefix``: older daemons set it never, and do not know the message. A holder
+  that never sends it only delays callers with the same beginning of their prompt.
+- ``prefix`` and ``prefix_bytes`` never decide what is shared or stored, so older daemons ignore them.
 - `RecordMetrics.passed` is a field and no operation of its own, so that an older daemon ignores it, and a repeated message
   (``session``, ``sequence``) is counted once.
 """
@@ -25,7 +28,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecard_client.protocol.replies import *  # noqa: F403 - this module is their common namespace
+from sidecard_client.protocol.metrics import *  # noqa: F403 - this module is their common namespace
+from sidecard_client.protocol.replies import *  # noqa: F403
 from sidecard_client.protocol.replies import CallReply, Reply
 from sidecard_client.protocol.reports import *  # noqa: F403
 from sidecard_client.protocol.reports import StateReply

@@ -26,6 +26,9 @@ QUESTION_BYTES: Final = 450
 FAILURE_BYTES: Final = 400
 """A remembered failure without its texts."""
 
+PREFIX_BYTES: Final = 130
+"""A prefix of a begin: its digest, its length, and their places in the request."""
+
 TEXT_BYTES: Final = 57
 """Header of a text, and its place in a tuple."""
 
@@ -49,6 +52,9 @@ def begin_bytes(request: Begin) -> int:
 
     if request.batch:
         size += BATCH_BYTES
+
+    if request.prefix:
+        size += PREFIX_BYTES * len(request.prefix)
 
     for name in request.backends:
         size += text_bytes(name) + TEXT_BYTES

@@ -24,7 +24,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.values import NotStoredReason
 
 LeaseOutcome = Literal["done"] | notes.Outcome
-LeaseRequest = wire.Append | wire.Complete | wire.Fail | wire.Renew
+LeaseRequest = wire.Append | wire.Started | wire.Complete | wire.Fail | wire.Renew
 
 
 MAX_REMEMBERED = 64

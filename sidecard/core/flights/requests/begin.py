@@ -1,5 +1,8 @@
 """`begin`: answer the question "must I make this call?"."""
 
+import re
+from operator import gt
+
 from msgspec import Struct, structs
 
 from sidecard.core.accounts.charges import begin_bytes
@@ -23,8 +26,9 @@ from sidecard.core.flights.table import Flights
 from sidecard.core.replies import error, id_in_use, not_yours
 from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.values import MAX_KEY_CHARACTERS, sampled
+from sidecard_client.protocol.values import MAX_KEY_CHARACTERS, PREFIX_CHARACTERS, sampled
 
+_HEXADECIMAL = re.compile("[0-9a-f]*")
 _TOO_LONG = f"it has more than {MAX_KEY_CHARACTERS} characters; send a digest of it"
 
 
@@ -39,7 +43,7 @@ class BeginOperation(Struct, frozen=True, eq=False):
     counters: Counters
     misses: "Misses"
 
-    def begin(self, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
+    def begin(self, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:  # noqa: C901 - as few functions as possible
         """Answer a begin. This is the hot path: a hit passes as few functions as possible."""
         scope = self.scopes.find(peer, request.namespace)
         if scope is None:
@@ -58,6 +62,11 @@ class BeginOperation(Struct, frozen=True, eq=False):
         if request.vector is not None:
             request = self.serving.similar_answers.compact(request)
             problem = self.serving.similar_answers.validate(scope, request)
+            if problem is not None:
+                return [error(peer, request, "bad_request", problem)]
+
+        if request.prefix or request.prefix_bytes:
+            problem = prefix_problem(request)
             if problem is not None:
                 return [error(peer, request, "bad_request", problem)]
 
@@ -81,6 +90,26 @@ class BeginOperation(Struct, frozen=True, eq=False):
                 return self.serving.entry(peer, request, entry, now)
 
         return self.misses.begin(scope, peer, request, entry, now)
+
+
+def prefix_problem(request: wire.Begin) -> str | None:
+    """Return what is wrong with the prefixes of a begin; None if nothing is."""
+    if not _HEXADECIMAL.fullmatch("".join(request.prefix)):
+        return f"prefix: each digest must be {PREFIX_CHARACTERS} hexadecimal digits in lower case"
+
+    lengths = request.prefix_bytes
+    if not lengths:
+        return None
+
+    if len(lengths) != len(request.prefix):
+        return (
+            f"prefix_bytes: it has {len(lengths)} numbers for {len(request.prefix)} digests; send one for each, or none"
+        )
+
+    if any(map(gt, lengths, lengths[1:])):
+        return "prefix_bytes: the numbers must not descend: each prefix is longer than the one before"
+
+    return None
 
 
 def one_sample(request: wire.Begin) -> wire.Begin:

@@ -1,0 +1,23 @@
+"""`started`: receive the news that the call of a lease has produced its first output."""
+
+from msgspec import Struct
+
+from sidecard.core.effects import Effect
+from sidecard.core.events import Peer
+from sidecard.core.flights.leases import Leases
+from sidecard.core.flights.table import Flights
+from sidecard_client.protocol import wire
+
+
+class StartedOperation(Struct, frozen=True, eq=False):
+    """Ends the waits for first outputs."""
+
+    flights: Flights
+    leases: Leases
+
+    def started(self, peer: Peer, request: wire.Started, now: float) -> list[Effect]:  # noqa: ARG002 - as all operations
+        """Record the first output of a lease's call."""
+        if self.flights.held(request.lease, peer) is None:
+            return self.leases.reject_stale(peer, request)
+
+        return []
