@@ -11,13 +11,14 @@ these three methods itself. JSON families derive from `request_bodies.json_famil
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from sidecard_client.keys.prefixes.recipe import PromptPart
 from sidecard_client.protocol.wire import FailureKind, Usage
 
 SideEffect = Literal["", "state", "tool"]
@@ -274,6 +275,13 @@ class ApiFamily(ABC):
     @abstractmethod
     def reader(self, asked: ApiRequest, *, content_type: str, headers: Mapping[str, str] = NO_HEADERS) -> AnswerReader:
         """Return a reader for the answer of status 2xx. ``headers`` are those of the answer, with names in lower case."""
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - for families that have one
+        """Return the parts of the prompt, in the order in which the backend's own cache sees them.
+
+        Empty if the backend caches no prompts of this API, or not this one.
+        """
+        return ()
 
     def question(self, asked: ApiRequest) -> VaryingText | None:  # noqa: ARG002 - for families that have one
         """Return the text that may differ in similar requests; None if there is none."""

@@ -1,12 +1,15 @@
 """Anthropic's Messages API."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
-from sidecard_client.http.family import SideEffect
+from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.json_family import JsonFamily
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
 from sidecard_client.http.request_bodies.shapes import are_messages
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _ROLES: Final = frozenset({"user", "assistant", "system"})
 
@@ -16,6 +19,12 @@ _HARMLESS_TOOLS: Final = re.compile(
     r"|(web_search|web_fetch)_\d{8}|tool_search_tool_(bm25|regex)(_\d{8})?"
     r"|advisor_\d{8}"
 )
+
+_WRITTEN_BEFORE: Final = ("container", "mcp_servers", "output_config", "output_format", "speed", "thread")
+"""Fields that change what is before the tools and the system text."""
+
+_OF_MESSAGES: Final = ("thinking", "tool_choice", "context_management")
+"""Fields whose change invalidates what Anthropic has cached of the messages, but not of tools and system text."""
 
 _EVENTS: Final = (
     "message_start",
@@ -87,6 +96,10 @@ class AnthropicMessages(JsonFamily):
         """Return whether it has messages and the limit of tokens that the API requires."""
         return are_messages(fields.get("messages"), _ROLES) and type(fields.get("max_tokens")) is int
 
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:
+        """As `ApiFamily.prompt`. Anthropic caches nothing without marks; other servers of its API may."""
+        return anthropic_prompt(asked, only_marked=target.is_at(self.hosts))
+
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Containers and threads are the server's state; MCP servers and unknown tools may act."""
         tools = fields.get("tools")
@@ -99,6 +112,27 @@ class AnthropicMessages(JsonFamily):
 
         keeps = fields.get("container") is not None or fields.get("thread") is not None
         return "state" if keeps or "state" in effects else ""
+
+
+def anthropic_prompt(asked: ApiRequest, *, only_marked: bool) -> Sequence[PromptPart]:
+    """Return the parts of a request's prompt: tools, system text, messages.
+
+    ``only_marked``: the server caches nothing unless the app marks it. A ``cache_control`` of the whole request is a mark at
+    its end.
+    """
+    fields = asked.body
+    builder = PromptBuilder(asked.outside)
+    builder.settings(fields, *_WRITTEN_BEFORE)
+    builder.items("tool", fields.get("tools"), "tools")
+    system = fields.get("system")
+    builder.items("system", {"type": "text", "text": system} if isinstance(system, str) else system, "system")
+    builder.cut()
+    builder.settings(fields, *_OF_MESSAGES)
+    builder.messages(fields.get("messages") or (), "messages")
+    if asked.outside.get("cache_control") is not None:
+        builder.mark()
+
+    return builder.parts() if builder.is_marked or not only_marked else ()
 
 
 def _effect_of_tool(tool: Any) -> SideEffect:

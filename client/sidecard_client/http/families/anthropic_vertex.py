@@ -1,11 +1,13 @@
 """Anthropic's models on Vertex AI: ``publishers/anthropic/models/NAME:rawPredict`` and ``:streamRawPredict``."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.families import anthropic_messages
-from sidecard_client.http.family import RequestTarget, SideEffect
+from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.google import GoogleFamily
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _PUBLISHER: Final = "/publishers/anthropic/models/"
 
@@ -26,6 +28,10 @@ class AnthropicVertex(GoogleFamily):
     def fits(self, fields: dict[str, Any]) -> bool:
         """Return whether it has a version, messages and the limit of tokens."""
         return isinstance(fields.get("anthropic_version"), str) and anthropic_messages.FAMILY.fits(fields)
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - as in `ApiFamily`
+        """As `ApiFamily.prompt`. Nothing is cached without marks."""
+        return anthropic_messages.anthropic_prompt(asked, only_marked=True)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Return what the request changes, as Anthropic's own API would."""

@@ -1,6 +1,6 @@
 """Amazon Bedrock's ``converse``: one form of requests and answers for all models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from msgspec import structs
@@ -10,10 +10,14 @@ from sidecard_client.http.answers.bedrock import ConverseAnswer, bedrock_reader
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.family import NO_HEADERS, AnswerReader, ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.bedrock import BedrockFamily
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
 from sidecard_client.http.request_bodies.shapes import are_messages
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _STREAMED: Final = "/converse-stream"
 _HINT: Final = "cachePoint"
+_ONLY_AT_POINTS: Final = "anthropic."
+"""Part of the names of the models whose prompts are cached at cache points alone."""
 _READING_TOOLS: Final = ("nova_grounding",)
 
 
@@ -53,6 +57,17 @@ class BedrockConverse(BedrockFamily):
         extra = fields.get("additionalModelRequestFields")
         acts = isinstance(extra, dict) and "mcp_servers" in extra
         return "tool" if acts or not all(map(_is_harmless, tools if isinstance(tools, list) else ())) else ""
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - as in `ApiFamily`
+        """As `ApiFamily.prompt`: tools, system text, messages. Of Anthropic's models, nothing is cached without cache points."""
+        fields, settings = asked.body, asked.body.get("toolConfig")
+        builder = PromptBuilder(asked.outside)
+        builder.settings(fields, "additionalModelRequestFields", "outputConfig", "promptVariables")
+        builder.items("tool", settings.get("tools") if isinstance(settings, dict) else None, "toolConfig.tools")
+        builder.items("system", fields.get("system"), "system")
+        builder.cut()
+        builder.messages(fields.get("messages") or (), "messages")
+        return builder.parts() if builder.is_marked or _ONLY_AT_POINTS not in asked.model else ()
 
     def reader(self, asked: ApiRequest, *, content_type: str, headers: Mapping[str, str] = NO_HEADERS) -> AnswerReader:  # noqa: ARG002 - as in `ApiFamily`
         """As `ApiFamily.reader`."""

@@ -1,6 +1,6 @@
 """Amazon Bedrock's ``invoke``: a model's own request and answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from msgspec import structs
@@ -11,6 +11,7 @@ from sidecard_client.http.families import anthropic_messages
 from sidecard_client.http.family import NO_HEADERS, AnswerReader, ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.bedrock import BedrockFamily
 from sidecard_client.http.request_bodies.outside import Places
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _STREAMED: Final = "/invoke-with-response-stream"
 
@@ -40,6 +41,11 @@ class BedrockInvoke(BedrockFamily):
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Return what a request of Anthropic's models changes; others have no tools of the server."""
         return anthropic_messages.FAMILY.effect(fields) if "anthropic_version" in fields else ""
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - as in `ApiFamily`
+        """As `ApiFamily.prompt`, of Anthropic's models. Nothing is cached without marks."""
+        is_message = "anthropic_version" in asked.body
+        return anthropic_messages.anthropic_prompt(asked, only_marked=True) if is_message else ()
 
     def reader(self, asked: ApiRequest, *, content_type: str, headers: Mapping[str, str] = NO_HEADERS) -> AnswerReader:  # noqa: ARG002 - as in `ApiFamily`
         """As `ApiFamily.reader`. Anthropic's models answer as its own API does."""

@@ -1,14 +1,16 @@
 """Cohere's chat: version 2, in server-sent events if it is streamed, and version 1, in lines of JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.answers.readers import StreamForm, json_reader
-from sidecard_client.http.family import NO_HEADERS, AnswerReader, ApiRequest, SideEffect, media_type_of
+from sidecard_client.http.family import NO_HEADERS, AnswerReader, ApiRequest, RequestTarget, SideEffect, media_type_of
 from sidecard_client.http.request_bodies.cohere import HOSTS, usage_of
 from sidecard_client.http.request_bodies.json_family import JsonFamily
+from sidecard_client.http.request_bodies.prompts import PromptBuilder, begins_with_system
 from sidecard_client.http.request_bodies.shapes import are_messages
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _FAILED: Final = ("ERROR", "TIMEOUT")
 """Finish reasons of answers that the server could not end. A tuple, because a hostile one may be unhashable."""
@@ -61,6 +63,23 @@ class CohereChat(JsonFamily):
     def fits(self, fields: dict[str, Any]) -> bool:
         """Return whether it has the messages of version 2 or the message of version 1."""
         return are_messages(fields.get("messages")) or isinstance(fields.get("message"), str)
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - as in `ApiFamily`
+        """As `ApiFamily.prompt`, of version 2: settings, tools, messages."""
+        messages = asked.body.get("messages")
+        if messages is None:
+            return ()
+
+        builder = PromptBuilder(asked.outside)
+        builder.settings(
+            asked.body, "citation_options", "documents", "response_format", "safety_mode", "strict_tools", "thinking"
+        )
+        builder.items("tool", asked.body.get("tools"), "tools")
+        if not begins_with_system(messages):
+            builder.cut()
+
+        builder.messages(messages, "messages")
+        return builder.parts()
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """In version 1, conversations are the server's state, and connectors other than the search of the web may act."""

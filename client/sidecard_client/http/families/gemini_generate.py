@@ -1,5 +1,6 @@
 """Google's Gemini API, of Google AI and of Vertex AI: ``models/NAME:generateContent`` and ``:streamGenerateContent``."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from msgspec import structs
@@ -8,6 +9,8 @@ from sidecard_client.call.determinism import is_deterministic
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.family import ApiRequest, NotStored, RequestTarget, SideEffect, VaryingText
 from sidecard_client.http.request_bodies.google import GoogleFamily, are_contents, either
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _STREAMED: Final = ":streamGenerateContent"
 
@@ -18,6 +21,8 @@ _READING_TOOLS: Final = frozenset(
     }
 )  # fmt: skip
 """They search or compute, or the app carries them out. The sandbox of ``codeExecution`` does not outlive its request."""
+
+_WRITTEN_BEFORE: Final = ("cachedContent",)
 
 _BLOCKED: Final = "blocked prompt: "
 
@@ -93,6 +98,18 @@ class GeminiGenerate(GoogleFamily):
             return "tool"
 
         return "state" if fields.get("store") is True else ""
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - as in `ApiFamily`
+        """As `ApiFamily.prompt`: what the server keeps, system instruction, tools, contents."""
+        fields, contents = asked.body, asked.body["contents"]
+        builder = PromptBuilder(asked.outside)
+        builder.settings({name: either(fields, name) for name in _WRITTEN_BEFORE}, *_WRITTEN_BEFORE)
+        system = either(fields, "systemInstruction")
+        builder.items("system", system.get("parts") if isinstance(system, dict) else system, "system")
+        builder.items("tool", fields.get("tools"), "tools")
+        builder.cut()
+        builder.messages(contents if isinstance(contents, list) else [contents], "contents", "parts")
+        return builder.parts()
 
     def question(self, asked: ApiRequest) -> VaryingText | None:
         """Return the last text of the last message, if that is the user's."""

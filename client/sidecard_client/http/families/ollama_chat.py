@@ -1,13 +1,16 @@
 """Ollama's chat."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.answers.ollama import OllamaAnswer
 from sidecard_client.http.answers.readers import StreamForm
-from sidecard_client.http.family import SideEffect
+from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.json_family import JsonFamily
+from sidecard_client.http.request_bodies.prompts import PromptBuilder, begins_with_system
 from sidecard_client.http.request_bodies.shapes import are_messages, has_only
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 
 class OllamaChat(JsonFamily):
@@ -26,6 +29,18 @@ class OllamaChat(JsonFamily):
         messages = fields.get("messages")
         typed = has_only(fields, tools=list, options=dict, stream=bool)
         return typed and (messages is None or are_messages(messages))
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - as in `ApiFamily`
+        """As `ApiFamily.prompt`: settings of the template, tools, messages."""
+        messages = asked.body.get("messages") or []
+        builder = PromptBuilder(asked.outside)
+        builder.settings(asked.body, "template", "think")
+        builder.items("tool", asked.body.get("tools"), "tools")
+        if not begins_with_system(messages):
+            builder.cut()
+
+        builder.messages(messages, "messages")
+        return builder.parts()
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Without messages, it loads or unloads the model."""

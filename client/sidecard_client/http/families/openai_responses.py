@@ -1,5 +1,6 @@
 """OpenAI's Responses API."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from msgspec import structs
@@ -7,11 +8,22 @@ from msgspec import structs
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.json_family import JsonFamily
-from sidecard_client.http.request_bodies.openai import CACHE_HINTS, HOSTS, effect_of_tools
+from sidecard_client.http.request_bodies.openai import (
+    CACHE_HINTS,
+    HOSTS,
+    ROUTING_HINTS,
+    effect_of_tools,
+    marked_prompt,
+)
+from sidecard_client.http.request_bodies.prompts import PromptBuilder, begins_with_system
 from sidecard_client.http.request_bodies.shapes import has_only
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _FINAL_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 """A tuple, because a hostile ``type`` may be unhashable."""
+
+_WRITTEN_BEFORE: Final = ("conversation", "previous_response_id", "prompt", "reasoning", "text")
+"""Fields that change what is before the instructions, or that name it."""
 
 _ITEMS_WITH_TOOLS: Final = ("additional_tools", "tool_search_output")
 
@@ -92,6 +104,20 @@ class OpenAIResponses(JsonFamily):
             return asked
 
         return structs.replace(asked, body=asked.body | {"prompt_cache_options": {"prewarm": True}}, passes="state")
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - as in `ApiFamily`
+        """As `ApiFamily.prompt`: settings and what the server keeps, instructions, tools, items of the input."""
+        fields, given = asked.body, asked.body.get("input")
+        builder = PromptBuilder(asked.outside)
+        builder.settings(fields | asked.outside, *ROUTING_HINTS, *_WRITTEN_BEFORE)
+        builder.items("instructions", fields.get("instructions"), "instructions")
+        builder.items("tool", fields.get("tools"), "tools")
+        if not begins_with_system(given):
+            builder.cut()
+
+        items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
+        builder.messages(items, "input", text="input_text")
+        return marked_prompt(builder, asked.outside)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Conversations, background and stored responses, containers are the server's state; its own tools may act.

@@ -1,8 +1,11 @@
 """What the families of OpenAI share about requests: hosts, hints, tools. Pure."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sidecard_client.http.family import SideEffect
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 HOSTS: Final = (
     "api.openai.com",
@@ -15,6 +18,9 @@ HOSTS: Final = (
 
 CACHE_HINTS: Final = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
 """For the provider's own cache, which changes costs and no answer."""
+
+ROUTING_HINTS: Final = ("prompt_cache_key", "prompt_cache_isolation_key")
+"""Those of the hints that separate caches: equal prompts under different keys need not meet."""
 
 FIREWORKS_HINTS: Final = ("prompt_cache_isolation_key", "prompt_cache_max_len")
 """The same for a server that speaks OpenAI's API."""
@@ -65,6 +71,23 @@ def asks_for_usage(fields: dict[str, Any]) -> bool:
     """Return whether a stream is to have its usage at the end."""
     options = fields.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def marked_prompt(builder: PromptBuilder, outside: Mapping[str, Any]) -> Sequence[PromptPart]:
+    """Return the parts of a prompt with the app's marks, by OpenAI's rules and those of servers that accept Anthropic's.
+
+    OpenAI also caches up to the end of the last message, unless ``prompt_cache_options.mode`` is ``explicit``; then it caches
+    nothing but what is marked. A ``cache_control`` of the whole request is a mark at its end.
+    """
+    options = outside.get("prompt_cache_options")
+    if isinstance(options, dict) and options.get("mode") == "explicit":
+        return builder.parts() if builder.is_marked else ()
+
+    marks_breakpoints = any(place.endswith(".prompt_cache_breakpoint") for place in outside)
+    if outside.get("cache_control") is not None or (builder.is_marked and marks_breakpoints):
+        builder.mark()
+
+    return builder.parts()
 
 
 def number_of_choices(fields: dict[str, Any]) -> int:

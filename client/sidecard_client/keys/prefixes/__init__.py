@@ -1,0 +1,1 @@
+"""Digests of the beginnings of prompts."""

@@ -1,0 +1,87 @@
+"""Digests of successively longer beginnings of a prompt: what `Begin.prefix` has. Pure.
+
+Two prompts share exactly the digests of their common beginning, so the daemon finds calls whose prompts begin alike, and
+which beginning a backend has processed already. The daemon never sees the prompt.
+
+Recipe, for other languages
+===========================
+::
+
+    d(0) = SHA-256(msgpack [1, kind, model, account])
+    d(i) = SHA-256(d(i-1) + SHA-256(msgpack part(i)))
+
+1. ``1`` is the version of the recipe. ``kind`` is the name of the API's family, or ``"function"``; ``model`` the model's name,
+   or ``""``; ``account`` the digits of the caller's account in the backend's name, or ``""``. All three are strings.
+2. Each part is a value that msgpack can express, in the canonical spelling of keys (`sidecard_client.keys.fingerprint`):
+   shortest integers, floats as float 64, the entries of a map ordered by key.
+3. The prompt can be cut after some of its parts: a *boundary*. A prefix is the digest at a boundary: the first 16 bytes of d(i)
+   as 32 lower-case hex digits. Its length in bytes is the sum of the lengths of the parts' msgpack up to there.
+4. Of more than 16 boundaries, the first 4 and the last 12 count.
+
+The parts and boundaries of an API's requests are listed in ``sidecard docs protocol``. Those of a function are the texts of
+its ``prefix=``, in order, each with a boundary after it. ``tests/unit/client/keys/prefixes/prefix_vectors.json`` has examples.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+RECIPE_VERSION: Final = 1
+
+MAX_PREFIXES: Final = 16
+"""Limit of the wire's ``Begin.prefix``."""
+
+_FIRST: Final = 4
+"""Of too many boundaries, those from the beginning that count; the rest are the last ones."""
+
+_DIGEST_BYTES: Final = 16
+
+FUNCTION_KIND: Final = "function"
+
+_encode = msgspec.msgpack.Encoder(order="sorted").encode
+_sha256 = hashlib.sha256
+
+
+class PromptPart(NamedTuple):
+    """A part of a prompt."""
+
+    value: Any
+    """What the backend sees: plain values that msgpack can express."""
+    is_boundary: bool = False
+    """Whether the prompt can be cut after this part."""
+
+
+class PromptPrefixes(NamedTuple):
+    """The beginnings of a prompt, the shortest first."""
+
+    digests: tuple[str, ...]
+    lengths: tuple[int, ...]
+    """In bytes."""
+
+
+NO_PREFIXES: Final = PromptPrefixes((), ())
+
+
+def prefixes_of(kind: str, model: str, account: str, parts: Iterable[PromptPart]) -> PromptPrefixes:
+    """Return the digests and lengths of a prompt's beginnings."""
+    digest = _sha256(_encode((RECIPE_VERSION, kind, model, account))).digest()
+    length = 0
+    found: list[tuple[str, int]] = []
+    for value, is_boundary in parts:
+        encoded = _encode(value)
+        digest = _sha256(digest + _sha256(encoded).digest()).digest()
+        length += len(encoded)
+        if is_boundary:
+            found.append((digest[:_DIGEST_BYTES].hex(), length))
+
+    if len(found) > MAX_PREFIXES:
+        found[_FIRST : _FIRST + len(found) - MAX_PREFIXES] = []
+
+    return PromptPrefixes(tuple(digest for digest, _ in found), tuple(length for _, length in found))
+
+
+def prefixes_of_texts(model: str, texts: Iterable[str | bytes]) -> PromptPrefixes:
+    """Return those of a function's ``prefix=``."""
+    return prefixes_of(FUNCTION_KIND, model, "", (PromptPart(text, True) for text in texts))  # noqa: FBT003 - named above
