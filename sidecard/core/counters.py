@@ -27,6 +27,7 @@ class Counters:
         self.next_backends = 0
         self.reelections = 0
         self.refused_too_large = 0
+        self.prefixes_wanted = 0
         self.rejected = 0
         self.rejected_breaker_open = 0
         self.rejected_budget = 0

@@ -261,11 +261,15 @@ class EngineSettings(Struct, frozen=True):
     """Ask holders to send prompts and answers for the call log."""
     uncached_tasks: frozenset[str] = frozenset()
     """Derived, because every begin needs it: tasks whose answers are never stored."""
+    prefix_backends: frozenset[str] = frozenset()
+    """Derived, because every miss needs it: backends with ``prefix_affinity``."""
 
     def __post_init__(self) -> None:
-        """Derive ``uncached_tasks``."""
+        """Derive ``uncached_tasks`` and ``prefix_backends``."""
         uncached = frozenset(name for name, task in self.tasks.items() if task.cache == "never")
         structs.force_setattr(self, "uncached_tasks", uncached)
+        prefixed = frozenset(name for name, backend in self.backends.items() if backend.prefix_affinity != "off")
+        structs.force_setattr(self, "prefix_backends", prefixed)
 
     def task(self, name: str) -> TaskSettings:
         """Return the policy of a task."""

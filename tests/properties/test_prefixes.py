@@ -7,14 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecard_client.http.request import LlmRequest, parse_request
-from sidecard_client.keys.prefixes.recipe import MAX_PREFIXES, PromptPart, PromptPrefixes, prefixes_of
+from sidecard_client.keys.prefixes.recipe import PromptPart, PromptPrefixes, prefixes_of
+from sidecard_client.protocol.values import MAX_PREFIXES
 
 VALUES = st.text("ab", max_size=3) | st.integers(0, 3) | st.lists(st.text("ab", max_size=2), max_size=2)
 PARTS = st.lists(st.builds(PromptPart, VALUES, st.just(value=True)), max_size=MAX_PREFIXES)
 
 
 @given(PARTS, PARTS, PARTS)
-def test_the_common_beginning_decides(beginning: list[PromptPart], one: list[PromptPart], other: list[PromptPart]) -> None:
+def test_the_common_beginning_decides(
+    beginning: list[PromptPart], one: list[PromptPart], other: list[PromptPart]
+) -> None:
     """Prompts share as many prefixes as they share parts at their beginnings."""
     first, second = (beginning + one)[:MAX_PREFIXES], (beginning + other)[:MAX_PREFIXES]
     common = 0
@@ -47,9 +50,7 @@ TOOLS = st.lists(WORDS, max_size=2)
 def chat(system: str, tools: list[str], turns: list[str]) -> dict[str, Any]:
     """Return the body of a chat: the roles of ``turns`` alternate."""
     messages = [{"role": "system", "content": system}]
-    messages += [
-        {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(turns)
-    ]
+    messages += [{"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(turns)]
     return {"model": "m", "messages": messages, "tools": [{"type": "function", "function": {"name": t}} for t in tools]}
 
 
@@ -105,7 +106,13 @@ def prefixes(url: str, body: dict[str, Any]) -> PromptPrefixes:
 
 @given(st.sampled_from(DIALECTS), WORDS, TOOLS, TURNS, WORDS, TOOLS, TURNS)
 def test_chats_share_what_they_have_in_common(
-    dialect: tuple[str, Any], system: str, tools: list[str], turns: list[str], system2: str, tools2: list[str], turns2: list[str]
+    dialect: tuple[str, Any],
+    system: str,
+    tools: list[str],
+    turns: list[str],
+    system2: str,
+    tools2: list[str],
+    turns2: list[str],
 ) -> None:
     """Of two chats in any API: nothing if tools or system text differ, else as many messages as are equal."""
     url, body = dialect
@@ -131,7 +138,11 @@ def test_the_next_turn_begins_with_the_whole_last_one(
     assert prefixes(url, body(system, tools, turns + more)).digests[: len(whole)] == whole
 
 
-@given(WORDS, TURNS, st.sampled_from([{"temperature": 0.5}, {"max_tokens": 9}, {"stream": True}, {"seed": 3}, {"user": "u"}]))
+@given(
+    WORDS,
+    TURNS,
+    st.sampled_from([{"temperature": 0.5}, {"max_tokens": 9}, {"stream": True}, {"seed": 3}, {"user": "u"}]),
+)
 def test_what_the_cache_does_not_see_does_not_count(system: str, turns: list[str], settings: dict[str, Any]) -> None:
     """Parameters of the answer change no prefix."""
     body = chat(system, [], turns)

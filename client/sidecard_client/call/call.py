@@ -11,11 +11,13 @@ from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call import options as policies
 from sidecard_client.call.keying import check_identity, extras_of, key_parts, located, template_of
+from sidecard_client.call.option_checks import functions_of_backends
 from sidecard_client.call.options import Options
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS, fingerprint
 from sidecard_client.keys.identity import identity_of
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
+from sidecard_client.keys.prefixes.recipe import PromptPrefixes
 from sidecard_client.keys.vectors import CAN_EMBED, CanEmbed, QueryVector
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, DaemonUnavailable, UnkeyableRequest
@@ -42,8 +44,6 @@ Functions = Callable[..., T] | Backends[T]
 UNKEYED: Final = ""
 """Key of a call whose normal forms are the task's, until the daemon has named them. No real key is empty."""
 
-MAX_BACKENDS = 16
-"""Limit of the wire's ``Begin.backends``."""
 
 
 class Call(Struct):
@@ -76,6 +76,8 @@ class Call(Struct):
     """How often its caller has refused an answer."""
     similar: CanEmbed | QueryVector | None = None
     """Whether the call can compute a vector, or the vector that it sends."""
+    prefixes: PromptPrefixes | None = None
+    """The beginnings of its prompt, once the daemon has asked for them."""
 
     def backend_of(self, lease_backend: str) -> str:
         """Return the backend that a lease names. A name that is not among several means the preferred one."""
@@ -117,7 +119,11 @@ class Call(Struct):
             wanted=self.stream,
             trace=self.trace,
             context=options.context,
+            has_prefix=options.prefix is not None and self.prefixes is None,
         )
+        if self.prefixes is not None:
+            begin = msgspec.structs.replace(begin, prefix=self.prefixes.digests, prefix_bytes=self.prefixes.lengths)
+
         asked = self.similar
         if asked is None:
             return begin
@@ -145,7 +151,7 @@ def prepare(  # noqa: C901, PLR0912 - every hit passes it, and each further func
     without a stable form, and `TypeError` for something that is not callable, or for ``backend=`` beside a dict.
     """
     if keywords and not policy_is_bound:
-        given = (function,) if callable(function) else _functions_of(function)
+        given = (function,) if callable(function) else functions_of_backends(function)
         options, keywords = policies.split(options, given, keywords)
 
     backend = options.backend
@@ -291,26 +297,8 @@ def remaining_seconds(call: Call, waited_seconds: float) -> float | None:
 
 def _of_backends(functions: Any, backend: str | None) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
     """Return the functions of several backends, and the backends' names."""
-    checked = _functions_of(functions)
+    checked = functions_of_backends(functions)
     if backend is not None:
         raise TypeError(f"backend={backend!r} is for a single function; the dict names the backends of its functions.")
 
     return checked, tuple(functions)
-
-
-def _functions_of(functions: Any) -> tuple[Callable[..., Any], ...]:
-    if not isinstance(functions, Mapping) or not all(map(callable, functions.values())):
-        raise TypeError(
-            "The first argument must be a function, or a dict of backend names and functions, "
-            f"not {type(functions).__name__}: write call(f, x), not call(f(x))."
-        )
-
-    if not 1 <= len(functions) <= MAX_BACKENDS:
-        raise ValueError(f"A call has 1 to {MAX_BACKENDS} backends, not {len(functions)}.")
-
-    for name in functions:
-        if not isinstance(name, str) or not 1 <= len(name) <= policies.MAX_NAME_CHARACTERS:
-            longest = policies.MAX_NAME_CHARACTERS
-            raise TypeError(f"A backend's name is a str of 1 to {longest} characters, not {name!r}.")
-
-    return tuple(functions.values())

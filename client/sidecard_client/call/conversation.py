@@ -52,7 +52,16 @@ from sidecard_client.call.local_flights import (
     LocalFlights,
     Released,
 )
-from sidecard_client.call.outcome import MAX_REFRESHES, NextStep, Outcome, Source, after_refused_hit, resolve, value_of
+from sidecard_client.call.outcome import (
+    MAX_REFRESHES,
+    NextStep,
+    Outcome,
+    Source,
+    after_refused_hit,
+    prefixed,
+    resolve,
+    value_of,
+)
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout, UnreadableAnswer
@@ -93,7 +102,7 @@ def converse(
     return _converse(call, flights, place, started, reply, refused=refused)
 
 
-def _converse(
+def _converse(  # noqa: C901 - one case for each next step
     call: Call,
     flights: LocalFlights,
     place: Callable[[], str],
@@ -127,6 +136,8 @@ def _converse(
             return (yield from converse(call, flights, place, started, reply))
         case NextStep.SEND_VECTOR:
             call = yield Embed(call)
+        case NextStep.SEND_PREFIX:
+            call = prefixed(call)
         case NextStep.OWN_CALL if call.key is None:
             return (yield from _make(Attempts(call), flights, None, "upstream", waited_seconds))
         case NextStep.OWN_CALL:

@@ -3,7 +3,7 @@
 They raise `TypeError` for a wrong type and `ValueError` for a value out of range, with the keyword and what it takes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -21,6 +21,51 @@ _NUMBERS = (int, float)  # a union in the check would be created for each call w
 
 MAX_TIME_LIMIT_SECONDS = 3600.0
 """A daemon that does not answer for an hour hangs."""
+
+
+MAX_BACKENDS = 16
+"""Limit of the wire's ``Begin.backends``."""
+
+MAX_NAME_CHARACTERS = 128
+
+MAX_PREFIX_TEXTS = 1000
+"""Limit of ``prefix=``; of the beginnings that they make, the wire takes 16."""
+
+
+def functions_of_backends(functions: Any) -> tuple[Callable[..., Any], ...]:
+    """Check a dict of backend names and functions; return the functions."""
+    if not isinstance(functions, Mapping) or not all(map(callable, functions.values())):
+        raise TypeError(
+            "The first argument must be a function, or a dict of backend names and functions, "
+            f"not {type(functions).__name__}: write call(f, x), not call(f(x))."
+        )
+
+    if not 1 <= len(functions) <= MAX_BACKENDS:
+        raise ValueError(f"A call has 1 to {MAX_BACKENDS} backends, not {len(functions)}.")
+
+    for name in functions:
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+            raise TypeError(f"A backend's name is a str of 1 to {MAX_NAME_CHARACTERS} characters, not {name!r}.")
+
+    return tuple(functions.values())
+
+
+def prefix_texts(keyword: str, value: Any) -> tuple[str | bytes, ...]:
+    """Check the beginning of a prompt: a text or bytes, or several of them, one after another."""
+    texts = (value,) if isinstance(value, str | bytes) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(part, str | bytes) for part in texts):
+        raise TypeError(
+            f"{keyword}= must be a str or bytes, or a list of them that follow one another, not {type(value).__name__}."
+        )
+
+    if not 1 <= len(texts) <= MAX_PREFIX_TEXTS:
+        raise ValueError(f"{keyword}= takes 1 to {MAX_PREFIX_TEXTS} texts, not {len(texts)}.")
+
+    for part in texts:
+        if isinstance(part, str) and not part.isascii():
+            part.encode()  # as in `text`
+
+    return tuple(texts)
 
 
 def text(max_characters: int) -> Callable[[str, Any], str]:

@@ -18,6 +18,7 @@ from msgspec.structs import force_setattr
 
 from sidecard_client.call.failures import Classify, default_classify
 from sidecard_client.call.option_checks import (
+    MAX_NAME_CHARACTERS,
     answer_type,
     embedder,
     flag,
@@ -27,12 +28,14 @@ from sidecard_client.call.option_checks import (
     one_of,
     or_none,
     predicate,
+    prefix_texts,
     seconds,
     text,
     vector,
     whole,
 )
 from sidecard_client.keys.normal_form import Normalize
+from sidecard_client.keys.prefixes.recipe import PromptPrefixes, prefixes_of_texts
 from sidecard_client.keys.vectors import Embedding
 from sidecard_client.protocol.values import MAX_KEY_CHARACTERS
 from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
@@ -45,11 +48,11 @@ WhyNotStored = Callable[[], str]
 """Returns why ``store`` did not agree, as one of the daemon's words."""
 IsValid = Callable[[Any], Any]
 """Takes a value, or the list of a stream's pieces; the answer is valid if the result is true."""
+FindPrefixes = Callable[[], PromptPrefixes]
 Redact = Callable[[Any, Any], tuple[Any, Any] | None]
 """Takes the prompt, ``{"args": [...], "kwargs": {...}}``, and the value. Both are the call's own: copy, do not change them."""
 
 MAX_TAGS = 16
-MAX_NAME_CHARACTERS = 128
 MAX_NAMESPACE_CHARACTERS = 160
 MAX_SAMPLE = 2**31 - 1
 MAX_RETRIES = 10
@@ -90,6 +93,8 @@ class Options(Struct, frozen=True):
     route: Route | None = None
     retries: int = 0
     sovereign: bool = False
+    prefix: tuple[str | bytes, ...] | FindPrefixes | None = None
+    """The beginning of the prompt, or, set by transports, what computes its prefixes."""
     context: str = ""
     """Digest of what differs between equal keys. No keyword: transports set it, and the next one too."""
     not_stored: WhyNotStored | None = None
@@ -127,6 +132,15 @@ class Options(Struct, frozen=True):
             fields[field] = check(keyword, value)
 
         return msgspec.structs.replace(self, **fields)
+
+
+def prefixes_of_prompt(options: Options) -> PromptPrefixes:
+    """Return the prefixes of a call's prompt; none without ``prefix``."""
+    prefix = options.prefix
+    if prefix is None or isinstance(prefix, tuple):
+        return prefixes_of_texts(options.model or "", prefix or ())
+
+    return prefix()
 
 
 def split(
@@ -257,6 +271,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "sample": whole(MAX_SAMPLE),
     "returns": answer_type,
     "sovereign": flag,
+    "prefix": or_none(prefix_texts),
 }
 
 _FIELDS = {keyword: (_RENAMED.get(keyword, keyword), check) for keyword, check in _CHECKS.items()}

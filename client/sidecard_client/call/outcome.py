@@ -4,10 +4,11 @@ from collections.abc import Callable, Generator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from sidecard_client.call.acceptance import accepts, newer, refreshed, renewed
 from sidecard_client.call.call import Call, T, unshared
+from sidecard_client.call.options import prefixes_of_prompt
 from sidecard_client.call.warn import name_of_function, warn
 from sidecard_client.keys.vectors import CAN_EMBED
 from sidecard_client.protocol import wire
@@ -99,6 +100,8 @@ class NextStep(Enum):
     """The caller does not accept the answer: begin again, for a newer one, which another caller may have made since."""
     REFRESH = "refresh"
     """The caller does not accept the answer (too old, invalid, or of another type): begin again, for a new one."""
+    SEND_PREFIX = "send the prefixes"
+    """A backend schedules calls by the beginnings of their prompts: begin again, with them (`prefixed`)."""
     SEND_VECTOR = "send the vector"
     """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
 
@@ -165,8 +168,15 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             return NextStep.WITHOUT_DAEMON
         case wire.VectorWanted() if call.similar is CAN_EMBED:
             return NextStep.SEND_VECTOR
+        case wire.PrefixWanted() if call.options.prefix is not None and call.prefixes is None:
+            return NextStep.SEND_PREFIX
         case _:
             raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
+
+
+def prefixed(call: Call) -> Call:
+    """Return the call with the prefixes of its prompt."""
+    return structs.replace(call, prefixes=prefixes_of_prompt(call.options))
 
 
 def call_failed(reply: wire.Failed, happened: str = "") -> CallFailed:

@@ -23,7 +23,16 @@ from sidecard_client.call.attempts import Attempts
 from sidecard_client.call.call import Call, check_fallback, remaining_seconds, unshared
 from sidecard_client.call.commands import BeginCall, Command, Embed, FinalReply, Give, NextReply
 from sidecard_client.call.conversation import TURNED_AWAY
-from sidecard_client.call.outcome import NextStep, Outcome, Source, another_call, call_failed, resolve, value_of
+from sidecard_client.call.outcome import (
+    NextStep,
+    Outcome,
+    Source,
+    another_call,
+    call_failed,
+    prefixed,
+    resolve,
+    value_of,
+)
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnreadableAnswer
@@ -229,6 +238,8 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
                 call = refreshed(call)
             case NextStep.SEND_VECTOR:
                 call = yield Embed(call)
+            case NextStep.SEND_PREFIX:
+                call = prefixed(call)
             case NextStep.OWN_CALL if call.key is None:
                 return Leading(call)
             case NextStep.OWN_CALL:

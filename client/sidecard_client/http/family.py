@@ -12,6 +12,7 @@ these three methods itself. JSON families derive from `request_bodies.json_famil
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -254,6 +255,11 @@ class ApiFamily(ABC):
 
     layout: ClassVar[EmbeddingLayout | None] = None
     """How its requests are divided by text; None if they are not."""
+
+    @cached_property
+    def has_prompts(self) -> bool:
+        """Whether backends may cache the prompts of this API (`prompt`)."""
+        return type(self).prompt is not ApiFamily.prompt
 
     def ending(self, target: RequestTarget) -> str:
         """Return the longest of the family's endings that the path has; empty if it has none."""

@@ -1,5 +1,6 @@
 """One intercepted request as a call: policy, hooks, upstream answer, and the app's response."""
 
+import logging
 from collections.abc import Callable, Mapping
 from time import time  # noqa: TID251 - tokens expire by the wall clock
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from sidecard_client.http.messages.responses import (
 from sidecard_client.http.messages.upstream_answer import MAX_ANSWER_BYTES, UpstreamAnswer, faulty_reader
 from sidecard_client.http.question import question_of
 from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.prefixes.recipe import NO_PREFIXES, PromptPrefixes, prefixes_of
 
 if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from sidecard_client.keys.normal_form import NormalForm
     from sidecard_client.keys.vectors import Embedding
     from sidecard_client.protocol.wire import Usage
+
+_log = logging.getLogger("sidecard_client")
 
 _UNAUTHORIZED = frozenset({401, 403})
 
@@ -193,8 +197,19 @@ class InterceptedCall:
             "store": self.may_be_stored,
             "usage": self.usage,
             "redact": self.transcript,
+            "prefix": self.prefixes if asked.family.has_prompts else None,
             "embed": None if embed is None else structs.replace(embed, find=lambda: question_of(asked)),
         }
+
+    def prefixes(self) -> PromptPrefixes:
+        """Return the prefixes of the request's prompt; none if finding them fails, which is no reason for a request to fail."""
+        asked = self.asked
+        try:
+            parts = asked.family.prompt(asked.asked, asked.target)
+            return prefixes_of(asked.family.name, asked.asked.model, asked.caller.account, parts)
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("finding the beginnings of a prompt failed; the call is made without them")
+            return NO_PREFIXES
 
     def keeps(self, _answer: Any) -> bool:
         """Return whether the transport's policy stores answers of the task."""

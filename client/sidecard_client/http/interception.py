@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from msgspec import Struct
 
 from sidecard_client.call.call import UNKEYED
-from sidecard_client.call.option_checks import MAX_SECONDS
-from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options
+from sidecard_client.call.option_checks import MAX_NAME_CHARACTERS, MAX_SECONDS
+from sidecard_client.call.options import Options
 from sidecard_client.http.clients import Clients
 from sidecard_client.http.family import ApiFamily, RequestTarget
 from sidecard_client.http.headers import ATTEMPT_HEADERS

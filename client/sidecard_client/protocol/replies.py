@@ -42,6 +42,13 @@ class VectorWanted(Reply, frozen=True, tag="vector_wanted"):
     """No stored answer, but a similar one may exist: repeat the begin with a vector, or without ``embeds``."""
 
 
+class PrefixWanted(Reply, frozen=True, tag="prefix_wanted"):
+    """No stored answer, and a backend may be called that needs ``prefix``: repeat the begin with it, or without ``has_prefix``.
+
+    So a caller computes no digests for a hit, nor for backends that have no use for them.
+    """
+
+
 class ValueReply(Reply, frozen=True, omit_defaults=True):
     """Base of the replies with an answer. ``saved_*``: duration and price of the call that produced it."""
 
@@ -288,8 +295,8 @@ class Error(Reply, frozen=True, tag="error"):
 
 
 CallReply = (
-    Pong | Pending | VectorWanted | Hit | Shared | Chunk | End | Lease | Wanted | Rejected | Failed | Timeout
-    | Stored | StaleLease | Ok | Miss | Deleted | Recorded | Explained | View | Error
+    Pong | Pending | VectorWanted | PrefixWanted | Hit | Shared | Chunk | End | Lease | Wanted | Rejected | Failed
+    | Timeout | Stored | StaleLease | Ok | Miss | Deleted | Recorded | Explained | View | Error
 )  # fmt: skip
 
-FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, Error)
+FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, PrefixWanted, Error)

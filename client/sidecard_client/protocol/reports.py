@@ -21,7 +21,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Gauges of this moment and counters since the daemon started.
 
     Every `Begin` ends in exactly one of the counters, so at any moment
-    ``begins = hits + shared + leases_first + failed + rejected + timeouts + left + waiters + vectors_wanted``.
+    ``begins = hits + shared + leases_first + failed + rejected + timeouts + left + waiters + vectors_wanted
+    + prefixes_wanted``.
     A caller that gets a further lease after a failure ended its begin with the first lease.
     """
 
@@ -173,6 +174,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     ``streams``, ``app_metrics``, ``buffers`` (unread replies and incomplete messages)."""
     memory_by_uid: dict[str, int] = {}
     """The same bytes by uid: operators get the uids that hold most, other peers their own."""
+    prefixes_wanted: int = 0
+    """Begins that ended in `PrefixWanted`; each is followed by another one."""
     views: int = 0
     """Views that clients may read: one for each namespace whose clients asked for it."""
     view_bytes: int = 0

@@ -163,6 +163,8 @@ class Begin(Request, frozen=True, tag="begin"):
     """If this caller becomes the holder, it is to be sent `Wanted`."""
     prefix: Prefixes = ()
     """Digests of the prompt's beginnings, for backends with ``prefix_affinity``; others ignore them."""
+    has_prefix: bool = False
+    """The caller can send ``prefix`` if the daemon replies `PrefixWanted`."""
     prefix_bytes: PrefixBytes = ()
     """Lengths of these beginnings, never descending; empty if unknown: then each counts as long enough."""
 

@@ -19,6 +19,8 @@ All fields with a default are optional, and a peer that does not know a field ig
 - `Fail.status` and `Fail.detail` never change what a failure means: ``kind`` and ``retry_after_seconds`` decide.
 - A holder sends `Started` only if its `Lease` had ``prefix``: older daemons set it never, and do not know the message. A holder
   that never sends it only delays callers with the same beginning of their prompt.
+- The daemon replies `PrefixWanted` only to a begin with ``has_prefix`` and without ``prefix``; a caller that gets it begins again.
+  Older clients never set it and older daemons ignore it: their calls are scheduled without prefixes.
 - ``prefix`` and ``prefix_bytes`` never decide what is shared or stored, so older daemons ignore them.
 - `RecordMetrics.passed` is a field and no operation of its own, so that an older daemon ignores it, and a repeated message
   (``session``, ``sequence``) is counted once.

@@ -20,7 +20,7 @@ from sidecard.cli.processes import END_SECONDS, Processes
 from sidecard.cli.query import query
 from sidecard.errors import SidecardError
 from sidecard.printable import printable
-from sidecard_client.call.options import MAX_NAME_CHARACTERS
+from sidecard_client.call.option_checks import MAX_NAME_CHARACTERS
 from sidecard_client.protocol import wire
 
 LOADING_SECONDS = 300.0

@@ -33,6 +33,7 @@ _COUNTERS = {
         ("rejected_sovereign", "  because they would have left the host"),
         ("timeouts", "timed out while waiting"),
         ("vectors_wanted", "asked to begin again with the vector of their text"),
+        ("prefixes_wanted", "asked to begin again with the prefixes of their prompt"),
         ("left", "canceled or disconnected while waiting"),
     ),
     "Leases": (

@@ -57,7 +57,7 @@ def rates_between(before: Snapshot | None, now: Snapshot) -> Rates:
         return float((getattr(now.stats, name) - getattr(before.stats, name)) / passed_seconds)
 
     # A caller that is asked for a vector begins the same call twice.
-    calls = rate("begins") - rate("vectors_wanted")
+    calls = rate("begins") - rate("vectors_wanted") - rate("prefixes_wanted")
     return Rates(calls, rate("hits"), rate("shared"), rate("leases_first"), rate("view_hits"))
 
 

@@ -94,6 +94,11 @@ class Admission:
 
         return names if len(names) == 1 else tuple(dict.fromkeys(names))
 
+    def wants_prefix(self, request: Begin) -> bool:
+        """Return whether a backend that may answer a begin schedules calls by the beginnings of their prompts."""
+        scheduled = self._settings.now.prefix_backends
+        return bool(scheduled) and not scheduled.isdisjoint(self.names(request))
+
     def route(self, request: Begin) -> Route:
         """Return how a begin's backends are ordered."""
         return request.route or self._settings.now.tasks.get(request.task, ANY_TASK).route or "order"

@@ -28,15 +28,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-RECIPE_VERSION: Final = 1
+from sidecard_client.protocol.values import MAX_PREFIXES, PREFIX_CHARACTERS
 
-MAX_PREFIXES: Final = 16
-"""Limit of the wire's ``Begin.prefix``."""
+RECIPE_VERSION: Final = 1
 
 _FIRST: Final = 4
 """Of too many boundaries, those from the beginning that count; the rest are the last ones."""
 
-_DIGEST_BYTES: Final = 16
+_DIGEST_BYTES: Final = PREFIX_CHARACTERS // 2
 
 FUNCTION_KIND: Final = "function"
 

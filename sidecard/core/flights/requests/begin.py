@@ -148,6 +148,10 @@ class Misses(Struct, frozen=True, eq=False):
                 if effects is not None:
                     return effects
 
+        if request.has_prefix and self.callers.wants_prefix(request):
+            return [self.callers.ask_for_prefix(peer, request)]
+
+        if request.key is not None:
             if self.lookups.concerns(flight, request):
                 return self.lookups.begin(scope, flight, peer, request, now)
 
@@ -233,6 +237,20 @@ class NewCallers(Struct, frozen=True, eq=False):
     limits: TableLimits
     endings: Endings
     serving: Serving
+
+    def wants_prefix(self, request: wire.Begin) -> bool:
+        """Return whether a begin that memory cannot answer is to be repeated with the prefixes that its caller offers."""
+        return (
+            not request.prefix
+            and request.mode != "only_if_cached"
+            and not self.flights.draining
+            and self.grants.admission.wants_prefix(request)
+        )
+
+    def ask_for_prefix(self, peer: Peer, request: wire.Begin) -> Effect:
+        """End a begin by asking for its prefixes."""
+        self.endings.counters.prefixes_wanted += 1
+        return SendReply(peer.id, wire.PrefixWanted(request.id))
 
     def lead(
         self, scope: str, peer: Peer, request: wire.Begin, now: float, previous: Entry | None = None

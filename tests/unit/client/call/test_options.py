@@ -80,6 +80,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "route": "cheapest",
         "retries": 2,
         "sovereign": True,
+        "prefix": ["Be brief.", b"x"],
     }
     assert policy.keys() == POLICY_KEYWORDS - {"vector"}  # which is another way to the field of ``embed``
     options, own = split(DEFAULTS, [plain], policy | {"temperature": 1})
@@ -114,6 +115,7 @@ def test_split_takes_every_policy_keyword() -> None:
         route="cheapest",
         retries=2,
         sovereign=True,
+        prefix=("Be brief.", b"x"),
     )
 
 

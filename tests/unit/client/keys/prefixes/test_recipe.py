@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard_client.keys.prefixes.recipe import MAX_PREFIXES, PromptPart, prefixes_of, prefixes_of_texts
+from sidecard_client.keys.prefixes.recipe import PromptPart, prefixes_of, prefixes_of_texts
+from sidecard_client.protocol.values import MAX_PREFIXES
 
 VECTORS = json.loads(Path(__file__).with_name("prefix_vectors.json").read_text())
 
