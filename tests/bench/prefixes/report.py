@@ -1,0 +1,138 @@
+"""The results of the bench as a table, and which targets they meet. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from sidecard.cli.text.numbers import count, percent, ratio, seconds
+from sidecard.cli.text.tables import render, table
+from tests.bench.prefixes.harness import Run
+from tests.bench.prefixes.ways import AFFINITY, ARRIVAL
+from tests.bench.prefixes.workloads import Workload
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+NEAR_BEST = 1.10
+FASTER_THAN_ARRIVAL = 1.5
+SHARE_OF_TOKENS = 0.53
+NO_SLOWER = 1.05
+
+
+class Best(Struct, frozen=True):
+    """A workload in one way: the best of its runs. Token counts hardly differ between runs; their median would say the same."""
+
+    workload: str
+    way: str
+    seconds: float
+    median_seconds: float
+    processed_tokens: int
+    cached_tokens: int
+    runs: int
+
+    @property
+    def cached_share(self) -> float:
+        """Share of the prompt tokens that came from the server's cache."""
+        return self.cached_tokens / (self.cached_tokens + self.processed_tokens)
+
+
+class Target(Struct, frozen=True):
+    """A target, and what was measured."""
+
+    what: str
+    measured: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether it is met."""
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+
+def best_of(runs: Sequence[Run]) -> list[Best]:
+    """Return the fastest run of each workload in each way: other work on the machine only adds time."""
+    found = []
+    for pair in dict.fromkeys((run.workload, run.way) for run in runs):
+        same = [run for run in runs if (run.workload, run.way) == pair]
+        fastest = min(same, key=lambda run: run.seconds)
+        found.append(
+            Best(
+                *pair,
+                fastest.seconds,
+                min(run.median_seconds for run in same),
+                fastest.processed_tokens,
+                fastest.cached_tokens,
+                len(same),
+            )
+        )
+
+    return found
+
+
+def targets(best: Sequence[Best], workloads: Sequence[Workload]) -> Iterator[Target]:
+    """Yield the targets of prefix affinity for which everything was measured."""
+    found = {(one.workload, one.way): one for one in best}
+    for workload in workloads:
+        ours = found.get((workload.name, AFFINITY.name))
+        static = {limit: found.get((workload.name, way.name)) for limit, way in ARRIVAL.items()}
+        if ours is None:
+            continue
+
+        fastest = min((one.seconds for one in static.values() if one is not None), default=None)
+        if fastest is not None and workload.shares:
+            yield Target(f"{workload.name}: time, against the best static limit", ours.seconds / fastest, NEAR_BEST)
+
+        same = static[max(ARRIVAL)]
+        if same is not None and not workload.shares:
+            yield Target(
+                f"{workload.name}: time, against arrival at the same limit", ours.seconds / same.seconds, NO_SLOWER
+            )
+
+        if same is not None and workload is workloads[0]:
+            faster = same.seconds / ours.seconds
+            what = f"{workload.name}: arrival at {max(ARRIVAL)}, against ours"
+            yield Target(what, faster, FASTER_THAN_ARRIVAL, at_least=True)
+            tokens = ours.processed_tokens / same.processed_tokens
+            yield Target(
+                f"{workload.name}: prompt tokens processed, against arrival at {max(ARRIVAL)}", tokens, SHARE_OF_TOKENS
+            )
+
+
+def draw(best: Sequence[Best], workloads: Sequence[Workload]) -> str:
+    """Return the results and the targets as tables."""
+    rows = []
+    for workload in workloads:
+        of_workload = [one for one in best if one.workload == workload.name]
+        fastest = min((one.seconds for one in of_workload), default=0.0)
+        rows += [
+            (
+                workload.name if place == 0 else "",
+                one.way,
+                f"{one.seconds:.1f} s",
+                ratio(one.seconds / fastest),
+                count(one.processed_tokens),
+                percent(one.cached_share),
+                seconds(one.median_seconds),
+                str(one.runs),
+            )
+            for place, one in enumerate(of_workload)
+        ]
+
+    heads = ("workload", "way", "time", "/ fastest", "tokens processed", "cached", "median call", "runs")
+    lines = [f"{workload.name}: {workload.about}" for workload in workloads]
+    goals = [
+        (
+            goal.what,
+            ratio(goal.measured),
+            f"{'>=' if goal.at_least else '<='} {ratio(goal.limit)}",
+            "met" if goal.met else "missed",
+        )
+        for goal in targets(best, workloads)
+    ]
+    parts: list[RenderableType] = [table("", heads, rows, align="llrrrrrr"), "\n".join(lines)]
+    if goals:
+        parts.append(table("", ("target", "measured", "limit", ""), goals, align="lrrl"))
+
+    return render(*parts)

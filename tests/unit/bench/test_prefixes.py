@@ -1,0 +1,98 @@
+"""The bench of prefix affinity: its workloads, its plan, its targets, its table and its picture."""
+
+from itertools import pairwise
+
+import pytest
+
+from tests.bench.prefixes import picture, report
+from tests.bench.prefixes.harness import Plan, Run
+from tests.bench.prefixes.report import Best
+from tests.bench.prefixes.ways import AFFINITY, ALONE, ARRIVAL, GROUPED, WAYS
+from tests.bench.prefixes.workloads import Workload, workloads
+
+WORKLOADS = workloads()
+PREFIXES, LONG, DOCUMENTS, CHATS, UNSHARED = WORKLOADS
+
+
+def test_workloads_depend_on_nothing_but_their_length() -> None:
+    """Two runs measure the same prompts."""
+    assert workloads() == WORKLOADS
+    assert workloads(100) != WORKLOADS
+
+
+def test_workloads_have_the_shape_of_their_descriptions() -> None:
+    """Calls, shared beginnings and lengths."""
+    assert [one.calls for one in WORKLOADS] == [30, 30, 24, 80, 24]
+    assert sorted(script.group for script in PREFIXES.scripts) == [group for group in range(6) for _ in range(5)]
+    assert {len(script.system.split()) for script in PREFIXES.scripts} == {900}
+    assert {script.system for script in PREFIXES.scripts} == {script.system for script in LONG.scripts}
+    assert {script.answer_tokens for script in LONG.scripts} == {64}
+    assert len({script.system for script in DOCUMENTS.scripts}) == 1
+    assert len({script.system for script in UNSHARED.scripts}) == UNSHARED.calls
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_no_two_calls_are_equal(workload: Workload) -> None:
+    """Equal calls would be shared, and measure something else."""
+    assert len({(script.system, script.turns) for script in workload.scripts}) == len(workload.scripts)
+
+
+def test_sorting_puts_calls_of_a_prefix_together() -> None:
+    """Each prefix is one run of calls; the arrival order has more."""
+    groups = [script.group for script in GROUPED.scripts(PREFIXES)]
+    assert sum(one != other for one, other in pairwise(groups)) == 5
+    arrived = [script.group for script in ALONE.scripts(PREFIXES)]
+    assert sum(one != other for one, other in pairwise(arrived)) > 15
+
+
+def test_first_round_has_every_way_and_the_others_those_of_targets() -> None:
+    """Where each script has its own beginning, sorting is left out; the order of the ways turns."""
+    plan = Plan(WORKLOADS, WAYS, rounds=2, seconds=60)
+    first, second = plan.runs_of_round(0), plan.runs_of_round(1)
+    assert {way.name for workload, way in first if workload is PREFIXES} == {way.name for way in WAYS}
+    assert GROUPED not in [way for workload, way in first if workload in (CHATS, UNSHARED)]
+    assert {way.name for _, way in second} == {*(way.name for way in ARRIVAL.values()), AFFINITY.name}
+    assert second[0][1] != ARRIVAL[1]
+
+
+def best(workload: Workload, way: str, seconds: float, processed: int = 1000) -> Best:
+    """Return a result."""
+    return Best(workload.name, way, seconds, seconds / 2, processed, 1000, 1)
+
+
+def test_targets_compare_with_arrival_order() -> None:
+    """The best static limit, arrival at the highest limit, and the tokens."""
+    results = [
+        best(PREFIXES, ARRIVAL[1].name, 18.0),
+        best(PREFIXES, ARRIVAL[4].name, 30.0, 12_000),
+        best(PREFIXES, AFFINITY.name, 19.0, 6_000),
+        best(UNSHARED, ARRIVAL[4].name, 10.0),
+        best(UNSHARED, AFFINITY.name, 11.0),
+    ]
+    found = list(report.targets(results, WORKLOADS))
+    assert [(round(one.measured, 3), one.met) for one in found] == [
+        (1.056, True), (1.579, True), (0.5, True), (1.1, False)
+    ]  # fmt: skip
+
+
+def test_best_is_the_fastest_of_several_runs() -> None:
+    """Other work on the machine only adds time."""
+    runs = [Run("w", "a", seconds, seconds, 10, 20, 5) for seconds in (3.0, 2.0, 4.0)]
+    (found,) = report.best_of(runs)
+    assert (found.seconds, found.runs) == (2.0, 3)
+    assert found.cached_share == pytest.approx(2 / 3)
+
+
+def test_table_and_picture_show_every_result() -> None:
+    """With names escaped."""
+    results = [
+        best(PREFIXES, ARRIVAL[4].name, 30.0, 12_000),
+        best(PREFIXES, AFFINITY.name, 19.0, 6_000),
+        best(CHATS, "<a>", 1.0),
+    ]
+    text = report.draw(results, [PREFIXES, CHATS])
+    assert "12,000" in text
+    assert "missed" not in text.partition("target")[0]
+    drawn = picture.draw(results)
+    assert drawn.count("<rect") == 1 + 2 * len(results)
+    assert "&lt;a&gt;" in drawn
