@@ -184,6 +184,15 @@ def _of_prefixes(values: Values, name: str, settings: BackendSettings) -> Iterat
                 f"unknown; set backends.{name}.slots, or backends.{name}.max_concurrent to the same number"
             )
 
+    family = settings.prefix_family
+    if settings.prefix_affinity != "off" and family is not None:
+        fitting = "slots" if family == "llama.cpp" else "provider"
+        if settings.prefix_affinity != fitting:
+            yield (
+                f"{values.where(path('prefix_family'))}: backends.{name}.prefix_family is {family}, but "
+                f"backends.{name}.prefix_affinity is {settings.prefix_affinity}; set it to {fitting}, or omit prefix_family"
+            )
+
 
 def _order(values: Values, lower: SettingPath, least: float, upper: SettingPath, most: float) -> Iterator[str]:
     """Check that ``least`` is not above ``most``. The error names the configured one, or the lower one if both are."""

@@ -95,7 +95,8 @@ class BackendSettings(Struct, frozen=True):
     """Whether calls are scheduled so that a beginning that prompts share is processed once: ``slots`` for a model server that
     keeps the last prompt of each slot, as llama.cpp's does; ``provider`` for a provider with a prompt cache."""
     prefix_family: PrefixFamily | None = None
-    """Whose published minimum and lifetime apply, unless ``prefix_min_tokens`` and ``prefix_lifetime_seconds`` are set."""
+    """Whose published minimum and lifetime apply, unless ``prefix_min_tokens`` and ``prefix_lifetime_seconds`` are set: 1,024 tokens
+    and 300 s for Anthropic and OpenAI, 4,096 tokens and 300 s for Gemini; llama.cpp's are those of slots. Some models differ."""
     prefix_min_tokens: int | None = None
     """Shorter beginnings of prompts are ignored, at 4 bytes per token; unset: those of the family, else 64 for slots and 1,024
     for a provider."""

@@ -24,8 +24,27 @@ DEFAULTS: dict[PrefixAffinity, PrefixDefaults] = {
     "provider": PrefixDefaults(1024, 300.0, 10.0),
 }
 
-FAMILIES: dict[PrefixFamily, PrefixDefaults] = {}
-"""What the providers publish."""
+FAMILIES: dict[PrefixFamily, PrefixDefaults] = {
+    "llama.cpp": DEFAULTS["slots"],
+    "anthropic": PrefixDefaults(1024, 300.0, 10.0),
+    "openai": PrefixDefaults(1024, 300.0, 10.0),
+    "gemini": PrefixDefaults(4096, 300.0, 10.0),
+}
+"""What each publishes, read in November 2026. A value that is too low lets callers wait for a cache that has nothing for them, at
+most `PrefixDefaults.hold_seconds`; a lifetime that is too long lets calls with a forgotten beginning start together.
+
+=========  =====================================================================================================================
+llama.cpp  ``llama-server --help`` (``--slot-prompt-similarity``, ``--cache-ram``) and github.com/ggml-org/llama.cpp/pull/16391: no
+           minimum and no lifetime. A slot keeps its last prompt; up to 8 GiB of replaced ones stay in the host's memory.
+anthropic  platform.claude.com/docs/en/build-with-claude/prompt-caching: 5 minutes after the last use, or an hour if requested;
+           an entry exists once the first response begins. The minimum depends on the model: 1,024 tokens for Opus 4.8 and
+           Sonnet 5, 512 for Opus 5, 2,048 for Opus 4.7, 4,096 for Opus 4.6 and Haiku 4.5.
+openai     developers.openai.com/api/docs/guides/prompt-caching: 1,024 tokens; 5 to 10 minutes of inactivity. From GPT-5.6 on,
+           at least 30 minutes.
+gemini     ai.google.dev/gemini-api/docs/caching: 4,096 tokens for Gemini 3 and 4, 2,048 for 2.5. The lifetime of implicit caching
+           is not published ("a short amount of time"); that of the others is used.
+=========  =====================================================================================================================
+"""
 
 
 class PrefixPolicy(Struct, frozen=True):
