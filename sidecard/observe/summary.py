@@ -21,8 +21,17 @@ _OF_STATE = (
     "queued",
     "max_queue",
     "latency_seconds",
+    "prefix_affinity",
+    "cached_prompt_share",
+    "warm_prefixes",
+    "held",
 )
-_UNKNOWN_STATE = dict.fromkeys(_OF_STATE) | {"cause": "", "permits": 0, "queued": 0, "max_queue": 0}
+_UNKNOWN_STATE = {
+    **dict.fromkeys(_OF_STATE),
+    **dict.fromkeys(("permits", "queued", "max_queue", "warm_prefixes", "held"), 0),
+    "cause": "",
+    "prefix_affinity": "off",
+}
 """State of a backend of an earlier run, known only from the ledger."""
 
 _UNUSED = BackendSpending(calls=0, seconds=0.0, dollars=0.0, prompt_tokens=0, completion_tokens=0, saved_dollars=0.0)

@@ -7,7 +7,7 @@ from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK, PROBLEM, UsageError
 from sidecard.cli.output import write_reply
 from sidecard.cli.query import query, socket_of
-from sidecard.cli.text.numbers import count, dollars, seconds
+from sidecard.cli.text.numbers import count, dollars, percent, seconds
 from sidecard.cli.text.tables import render, table
 from sidecard.printable import printable
 from sidecard_client.protocol.wire import BackendState, BreakerAction, Breakers, GetBreakers, Ok, SetBreaker
@@ -16,6 +16,8 @@ _COLUMNS = (
     *("backend", "state", "where", "calls", "failed", "slow"),
     *("in progress", "queued", "latency", "per call", "opened"),
 )
+
+_PROMPT_COLUMNS = ("backend", "prefix affinity", "prompt tokens cached", "warm prefixes", "held callers")
 
 _DONE = {
     "open": "open until `close` or `auto`; it gets no calls",
@@ -67,7 +69,26 @@ def breakers_text(breakers: Breakers) -> str:
 
     rows = [(name, *_cells(state)) for name, state in breakers.backends.items()]
     causes = [f"{printable(name)}: {state.cause}" for name, state in breakers.backends.items() if state.cause]
-    return render(table("", _COLUMNS, rows, align="lll" + "r" * 8), *(["\n".join(causes)] if causes else []))
+    prompts = [(name, *_prompt_cells(state)) for name, state in breakers.backends.items() if caches_prompts(state)]
+    return render(
+        table("", _COLUMNS, rows, align="lll" + "r" * 8),
+        *(["\n".join(causes)] if causes else []),
+        *([table("Prompt caches", _PROMPT_COLUMNS, prompts, align="llrrr")] if prompts else []),
+    )
+
+
+def caches_prompts(state: BackendState) -> bool:
+    """Return whether a backend schedules by prefixes, or has reported prompt tokens from its own cache."""
+    return state.prefix_affinity != "off" or bool(state.cached_prompt_share)
+
+
+def cached_prompts(state: BackendState) -> str:
+    """Return the share of prompt tokens that the backend read from its own cache, or a dash if it reports none."""
+    return "-" if state.cached_prompt_share is None else percent(state.cached_prompt_share)
+
+
+def _prompt_cells(state: BackendState) -> tuple[str, ...]:
+    return state.prefix_affinity, cached_prompts(state), count(state.warm_prefixes), count(state.held)
 
 
 def _cells(state: BackendState) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from sidecard.cli.status.breakers import in_progress, latency
+from sidecard.cli.status.breakers import cached_prompts, caches_prompts, in_progress, latency
 from sidecard.cli.text.charts import Symbols, bar, curve
 from sidecard.cli.text.numbers import count, dollars, percent, seconds, size
 from sidecard.printable import printable
@@ -145,6 +145,14 @@ def _backends(now: Snapshot) -> "Iterator[Text]":
 
     if len(ordered) > MAX_BACKENDS:
         yield _line(f"and {count(len(ordered) - MAX_BACKENDS)} more")
+
+    for name, state in ordered[:MAX_BACKENDS]:
+        if caches_prompts(state):
+            yield _line(
+                f"prompts {_name(name)} {cached_prompts(state)} of tokens cached",
+                f"{count(state.warm_prefixes)} prefixes warm",
+                f"{count(state.held)} callers held",
+            )
 
 
 def _budgets(now: Snapshot, symbols: Symbols) -> "Iterator[Text]":

@@ -104,6 +104,11 @@ function fillBackend(kept, backend) {
   if (backend.recent_slow) facts.push(["Recent slow calls", `${count(backend.recent_slow)} of ${count(backend.recent_calls)} calls`]);
   if (backend.retry_after_seconds !== null) facts.push(["Next try", `in ${seconds(backend.retry_after_seconds)}`]);
   if (backend.dollars || backend.saved_dollars) facts.push(["Billed", dollars(backend.dollars)], ["Saved", dollars(backend.saved_dollars)]);
+  if (backend.cached_prompt_share || backend.prefix_affinity !== "off") {
+    const share = backend.cached_prompt_share;
+    facts.push(["Prompt tokens cached", share === null ? "none reported" : percent(share)]);
+  }
+  if (backend.prefix_affinity !== "off") facts.push(["Warm prefixes", count(backend.warm_prefixes)], ["Held callers", count(backend.held)]);
   if (backend.locality) facts.push(["Locality", backend.locality]);
   fillFacts(list, facts);
 }

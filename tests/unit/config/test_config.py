@@ -603,20 +603,6 @@ def test_an_invalid_setting_in_a_named_table_is_reported(text: str, said: str, f
             ("backends.x.adaptive is true, but there is no limit to stay below; set backends.x.max_concurrent"),
         ),
         (
-            '[backends.x]\nprefix_affinity = "slots"',
-            (
-                "backends.x.prefix_affinity is slots, but the number of slots is unknown; set backends.x.slots, or "
-                "backends.x.max_concurrent to the same number"
-            ),
-        ),
-        (
-            '[backends.local]\nprefix_affinity = "slots"\nprefix_family = "openai"',
-            (
-                "backends.local.prefix_family is openai, but backends.local.prefix_affinity is slots; "
-                "set it to provider, or omit prefix_family"
-            ),
-        ),
-        (
             "[budgets.x]\nhard = true",
             "budgets.x: budget 'x' has no limit; add budgets.x.dollars",
         ),
@@ -646,13 +632,7 @@ def test_an_invalid_value_causes_no_conflict_with_other_settings(text: str, file
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "[backends.local]\nadaptive = true",
-        "[backends.x.breaker]\nmin_calls = 5\nwindow_calls = 5",
-        '[backends.local]\nprefix_affinity = "slots"\nprefix_family = "llama.cpp"',
-        '[backends.x]\nprefix_family = "llama.cpp"',
-    ],
+    "text", ["[backends.local]\nadaptive = true", "[backends.x.breaker]\nmin_calls = 5\nwindow_calls = 5"]
 )
 def test_settings_without_a_conflict_are_accepted(text: str, file: Path) -> None:
     """A local backend has a default limit; a window may be exactly as long as needed."""

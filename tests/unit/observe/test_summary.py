@@ -18,8 +18,8 @@ NAMES = (
     "peers flights leases waiters queued cache_entries cache_bytes cache_max_bytes view_entries view_bytes store tasks backends models budgets"
 )
 NAMES_OF_BACKENDS = (
-    "state locality cause retry_after_seconds permits limit queued max_queue latency_seconds recent_calls recent_failures "
-    "recent_slow opened calls seconds dollars prompt_tokens completion_tokens saved_dollars"
+    "state locality cause retry_after_seconds permits limit queued max_queue latency_seconds prefix_affinity "
+    "cached_prompt_share warm_prefixes held recent_calls recent_failures recent_slow opened calls seconds dollars prompt_tokens completion_tokens saved_dollars"
 )
 SPENDING = wire.BackendSpending(3, 1.5, 0.5, 10, 20, 0.25)
 
@@ -54,6 +54,12 @@ def test_a_backend_of_an_earlier_run_has_no_state() -> None:
     old = summary_of(Host(), old=SPENDING)["backends"]["old"]
     assert (old["state"], old["locality"], old["cause"], old["limit"], old["permits"]) == (None, None, "", None, 0)
     assert (old["calls"], old["dollars"], old["recent_calls"]) == (3, 0.5, 0)
+    assert (old["prefix_affinity"], old["cached_prompt_share"], old["warm_prefixes"], old["held"]) == (
+        "off",
+        None,
+        0,
+        0,
+    )
 
 
 def test_rates_are_computed_from_the_ledger() -> None:

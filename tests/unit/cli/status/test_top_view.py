@@ -96,6 +96,23 @@ def test_top_with_many_backends_shows_those_with_problems() -> None:
     assert f"and {20 - MAX_BACKENDS} more" in seen
 
 
+def test_top_shows_what_backends_read_from_their_prompt_caches() -> None:
+    """Those that schedule by prefixes, and those that report cached tokens; the others have no such line."""
+    host = Host(backends={"cloud": BackendSettings(), "local": BackendSettings(), "plain": BackendSettings()})
+    now = snapshot(host)
+    backends = dict(now.breakers.backends)
+    backends["local"] = msgspec.structs.replace(backends["local"], prefix_affinity="slots", warm_prefixes=1200, held=3)
+    backends["cloud"] = msgspec.structs.replace(backends["cloud"], cached_prompt_share=0.725)
+    now = msgspec.structs.replace(now, breakers=wire.Breakers(0, backends))
+    seen = [line.plain for line in lines(now, Rates(), (), 120, 100, ASCII) if line.plain.startswith("prompts")]
+
+    assert [" ".join(line.split()) for line in seen] == [
+        "prompts cloud 72.5 % of tokens cached 0 prefixes warm 0 callers held",
+        "prompts local - of tokens cached 1,200 prefixes warm 3 callers held",
+    ]
+    assert "prompts" not in "".join(shown(host))
+
+
 def test_names_cannot_control_the_terminal() -> None:
     """Any peer can choose the name of a task."""
     host = Host()
