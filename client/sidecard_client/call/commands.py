@@ -33,7 +33,7 @@ class Ask(Struct, frozen=True):
 class Send(Struct, frozen=True):
     """Send ``message`` without waiting for a reply."""
 
-    message: wire.Fail | wire.Append
+    message: wire.Fail | wire.Append | wire.Started
 
 
 class Run(Struct, frozen=True):

@@ -89,11 +89,15 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
             last = piece
         else:
             own, others = not isinstance(piece, ForOthers), not isinstance(piece, ForOwnCaller)
+            is_output = others or piece.is_output
             if isinstance(piece, ForOthers | ForOwnCaller):
                 piece = piece.piece
 
             if others:
                 yield from sharing.append(piece)
+
+            if is_output and piece is not END:
+                yield from sharing.report_output()
 
             if piece is END or not (reads or sharing.goes_on):
                 return None
@@ -139,6 +143,8 @@ class _Sharing:
         self._attempts = attempts
         lease = attempts.lease
         self._report = None if lease is None else StreamReport(attempts.call, lease, attempts.opened_at)
+        self._reports_output = lease is not None and lease.prefix
+        """The daemon waits for the first output, which no piece has reported yet."""
 
     @property
     def goes_on(self) -> bool:
@@ -149,6 +155,13 @@ class _Sharing:
         """Record that the function has produced a piece."""
         if self._report is not None:
             self._report.began()
+
+    def report_output(self) -> Generator[Command, Any, None]:
+        """Report the first output, unless a piece has been sent."""
+        lease = self._attempts.lease
+        if self._reports_output and self._report is not None and lease is not None:
+            self._reports_output = False
+            yield Send(wire.Started(lease=lease.lease))
 
     def append(self, piece: Any) -> Generator[Command, Any, None]:
         """Send a piece, or the end."""
@@ -204,6 +217,9 @@ class _Sharing:
         yield from settle(self._attempts, message)
 
     def _send(self, lease: wire.Lease, messages: Sequence[wire.Append]) -> Generator[Command, Any, bool]:
+        if messages:
+            self._reports_output = False
+
         taken = yield from _append(self._attempts, lease, messages)
         if not taken:
             self._report = None

@@ -61,6 +61,8 @@ class ForOwnCaller(Struct, frozen=True):
     """A function may yield this: ``piece`` goes to the function's own caller, and is neither shared nor stored."""
 
     piece: Any
+    is_output: bool = True
+    """Whether the backend has begun to answer: false for what comes before the answer."""
 
 
 class ForOthers(Struct, frozen=True):

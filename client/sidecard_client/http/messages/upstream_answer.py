@@ -93,7 +93,7 @@ class UpstreamAnswer:
 
     def first(self) -> ForOwnCaller:
         """Return the piece before those of the body: the library's response."""
-        own = ForOwnCaller(self._response)
+        own = ForOwnCaller(self._response, is_output=False)
         self._response = None  # it refers to what refers to this
         return own
 

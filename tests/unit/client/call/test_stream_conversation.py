@@ -79,7 +79,7 @@ class Daemon:
             case commands.Hold() | commands.Release():
                 self.renewed = isinstance(command, commands.Hold)
                 return None
-            case commands.Send(wire.Append()):
+            case commands.Send(wire.Append() | wire.Started()):
                 return True
             case commands.Send():
                 self._give_back()
@@ -102,7 +102,11 @@ class Daemon:
         """Leave what an interrupted command leaves."""
         self.commands.append(command)
         match command:
-            case commands.Ask(wire.Fail(next=True)) | commands.Ask(wire.Renew()) | commands.Send(wire.Append()):
+            case (
+                commands.Ask(wire.Fail(next=True))
+                | commands.Ask(wire.Renew())
+                | commands.Send(wire.Append() | wire.Started())
+            ):
                 pass
             case commands.Ask() | commands.Send():
                 self._give_back()
@@ -172,6 +176,25 @@ SCRIPTS: list[Script] = [
         "an answer that is complete before its function fails",
         {},
         (lease(), Returned(ENOUGH), Returned("a"), Raised(DOWN), STORED),
+        ["a"],
+    ),
+    (
+        "a holder that is to report its first output",
+        TWO,
+        (
+            lease(prefix=True),
+            Returned(ForOwnCaller("head", is_output=False)),
+            Returned("a"),
+            Returned("b"),
+            Returned(END),
+            STORED,
+        ),
+        ["head", "a", "b"],
+    ),
+    (
+        "a call whose backend schedules by prefixes",
+        {"prefix": "Be brief."},
+        (wire.PrefixWanted(1), lease(), Returned("a"), Returned(END), STORED),
         ["a"],
     ),
     ("an own call", {}, (wire.Failed(1, "ignored", ""), lease(), Returned("a"), Returned(END), STORED), ["a"]),
@@ -370,6 +393,34 @@ def test_the_whole_that_hooks_see_is_what_others_get() -> None:
     drive(converse({"store": seen.append, "valid": is_valid}), daemon)
     assert daemon.pieces == ["mine", "a"]
     assert seen == [["a", "theirs"]] * 2
+
+
+HEAD = ForOwnCaller("head", is_output=False)
+OWN = ForOwnCaller("own")
+
+
+@pytest.mark.parametrize(
+    ("policy", "pieces", "sent"),
+    [
+        ({}, ["a", "b"], [wire.Append, wire.Append]),
+        (TWO, ["a", "b"], [wire.Started, wire.Append, wire.Append]),
+        ({}, [HEAD, OWN, OWN, ForOthers("all")], [wire.Started, wire.Append]),
+        ({}, [HEAD, ForOthers("a"), OWN], [wire.Append]),
+        ({}, [HEAD, ENOUGH, "a"], [wire.Append]),
+        ({}, [HEAD], []),
+    ],
+    ids=["pieces", "pieces held back", "a body read whole", "a live body", "a body that ends", "a head alone"],
+)
+def test_a_holder_reports_the_first_output_that_the_daemon_does_not_see(
+    policy: dict[str, Any], pieces: list[Any], sent: list[type]
+) -> None:
+    """Where pieces are kept from the daemon, their first one is reported; a piece that is sent reports itself."""
+    for asked in (True, False):
+        daemon = Daemon(lease(prefix=asked), *map(Returned, pieces), Returned(END), STORED)
+        drive(converse(policy), daemon)
+
+        messages = [type(command.message) for command in daemon.commands if isinstance(command, commands.Send)]
+        assert messages == [kind for kind in sent if asked or kind is wire.Append]
 
 
 # Streams that break ------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def run(
     )  # fmt: skip
     yielded: list[Any] = []
     # Others get nothing yet, so that one of them may still make the call.
-    assert answer.first() == ForOwnCaller(response)
+    assert answer.first() == ForOwnCaller(response, is_output=False)
     try:
         for data in response.stream:  # type: ignore[union-attr]  # a blocking one
             yielded += answer.received(data)
