@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from sidecard.adapters.zstd import Zstd
+from sidecard.core.accounts.billing import Price, no_price
 from sidecard.core.cache.compression import Codec
 from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.effects import (
@@ -140,6 +141,7 @@ class Host:
 
     def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
         new_index: IndexFactory = settings.pop("new_index", ReferenceIndex)
+        price: Price = settings.pop("price", no_price)
         self.now = 100.0
         self.jitter = jitter
         """What every draw comes to."""
@@ -154,6 +156,7 @@ class Host:
             jitter=lambda: self.jitter,
             codec=self.codec,
             new_index=new_index,
+            price=price,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []

@@ -71,6 +71,8 @@ def summary(stats: Stats, report: Report, health: Health, breakers: Breakers) ->
         **_fields(total, ("served_dollars", "billed_dollars")),
         "saved_dollars": total.saved_by_cache_dollars + total.saved_by_sharing_dollars,
         **_fields(total, ("saved_by_cache_dollars", "saved_by_sharing_dollars")),
+        # Of the backends' own caches, as they reported: in none of the sums above.
+        **_fields(total, ("saved_by_prefix_dollars", "saved_by_prefix_tokens")),
         **_fields(stats, _OF_THIS_RUN),
         "tasks": report.tasks,
         "backends": _backends(breakers.backends, report.backends),

@@ -73,6 +73,10 @@ def _counts_of(reported: object) -> Counts:
     if within is not None and isinstance(model, str):
         fields.setdefault("model", model)
 
+    timings = None if within is None else field_of(reported, "timings")
+    if isinstance(timings, dict):
+        fields.setdefault("timings", timings)  # llama.cpp's
+
     if not fields and not hasattr(reported, "keys"):
         raise TypeError(f"a {type(reported).__qualname__} has none of the fields")
 

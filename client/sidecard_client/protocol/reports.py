@@ -242,6 +242,11 @@ class Ledger(Struct, frozen=True):
     """Answers that were not stored, of calls with a key and of those whose holder gave a reason."""
     not_stored_by_reason: dict[str, int] = {}
     """The same by reason, without reasons that have not occurred."""
+    saved_by_prefix_tokens: int = 0
+    """Prompt tokens of ``upstream_calls`` that backends read from their own caches, as they reported."""
+    saved_by_prefix_dollars: float = 0.0
+    """How much less these tokens cost than others of the prompt, where both prices are known. In no other sum: ``billed_dollars``
+    is less by it, and so is ``served_dollars``."""
 
 
 class BackendSpending(Struct, frozen=True):
@@ -254,6 +259,12 @@ class BackendSpending(Struct, frozen=True):
     completion_tokens: int
     saved_dollars: float
     """What reusing its answers saved."""
+    cached_prompt_tokens: int = 0
+    """Of ``prompt_tokens``, those that the backend read from its own cache, in answers that report them."""
+    processed_prompt_tokens: int = 0
+    """Of ``prompt_tokens``, the others in the same answers."""
+    saved_by_prefix_dollars: float = 0.0
+    """As `Ledger.saved_by_prefix_dollars`."""
 
 
 class BudgetState(Struct, frozen=True):

@@ -11,10 +11,13 @@ field                          is the sum, or else the first, of
 ``completion_tokens``          ``completion_tokens``; ``output_tokens``; ``candidates_token_count`` +
                                ``thoughts_token_count``; ``eval_count``
 ``cached_prompt_tokens``       ``cache_read_input_tokens``; ``cached_content_token_count``; ``cached_tokens`` or ``cache_read``
-                               in the details of the input; ``prompt_cache_hit_tokens``
+                               in the details of the input; ``prompt_cache_hit_tokens``; ``timings.cache_n``
 ``cache_write_prompt_tokens``  ``cache_creation_input_tokens``, ``cache_write_input_tokens``; the sum of
                                ``cache_creation``; ``cache_creation`` in the details of the input
 =============================  ==================================================================================
+
+llama.cpp's ``timings`` count what was read from its cache (``cache_n``), processed (``prompt_n``) and generated
+(``predicted_n``): without other counts of the prompt and the completion, ``cache_n + prompt_n`` and ``predicted_n`` are theirs.
 
 Names may also be in camel case (``promptTokenCount``). If only ``total_tokens`` says how many tokens the answer has, the rest of
 it counts as completion. Reasoning tokens are part of the completion in all of these.
@@ -71,6 +74,8 @@ _COUNTS: Final = frozenset(
 _ANTHROPIC_LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 """The parts of Anthropic's ``cache_creation``."""
 
+_TIMINGS: Final = "timings"
+
 _DETAILS: Final = (
     "prompt_tokens_details",
     "input_tokens_details",
@@ -81,6 +86,7 @@ _DETAILS: Final = (
 _WITHOUT_MEANING: Final = frozenset(
     {
         "cache_creation",
+        "cache_details",
         "cache_tokens_details",
         "candidates_tokens_details",
         "completion_tokens_details",
@@ -103,6 +109,7 @@ _WITHOUT_MEANING: Final = frozenset(
         "service_tier",
         "speed",
         "thinking",
+        _TIMINGS,
         "tool_use_prompt_tokens_details",
         "total_duration",
         "traffic_type",
@@ -179,6 +186,7 @@ def counts_of(reported: Mapping[Any, Any]) -> Counts:
         if other is not None:
             contradictions.append(f"{other[0]} is {other[1]}, but {words} is {value}")
 
+    _complete_by_timings(fields, named.get(_TIMINGS))
     _complete_by_total(fields, named)
     return Counts(fields, tuple(unknown), tuple(invalid), tuple(contradictions))
 
@@ -187,6 +195,7 @@ def _candidates(named: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str,
     """Yield each counted field of `Usage` with the values under its names."""
     count = named.get
     details = next((named[name] for name in _DETAILS if name in named), None)
+    timings = count(_TIMINGS)
     read, written = count(_ANTHROPIC_READ), count(_ANTHROPIC_WRITE)
     if written is None:
         written = count("cache_write_input_tokens")
@@ -230,6 +239,7 @@ def _candidates(named: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str,
             ("cached_content_token_count", count("cached_content_token_count")),
             ("cached_tokens in the details", _count_in(details, "cached_tokens", "cache_read")),
             ("prompt_cache_hit_tokens", count("prompt_cache_hit_tokens")),
+            ("cache_n in the timings", _count_in(timings, "cache_n")),
         ],
     )
     yield (
@@ -240,6 +250,18 @@ def _candidates(named: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str,
             ("cache_creation in the details", _count_in(details, "cache_creation", "cache_write_tokens")),
         ],
     )
+
+
+def _complete_by_timings(fields: dict[str, Any], timings: Any) -> None:
+    """Fill in the counts that only llama.cpp's timings have. Old versions do not count what they read from the cache."""
+    read, processed = _count_in(timings, "cache_n"), _count_in(timings, "prompt_n")
+    if read is None or processed is None:
+        return
+
+    fields.setdefault("prompt_tokens", min(read + processed, MAX_COUNT))
+    generated = _count_in(timings, "predicted_n")
+    if generated is not None:
+        fields.setdefault("completion_tokens", generated)
 
 
 def _complete_by_total(fields: dict[str, Any], named: Mapping[str, Any]) -> None:

@@ -79,6 +79,15 @@ def report_text(report: Report) -> str:
             )
         )
 
+    if total.saved_by_prefix_tokens:
+        parts.append(
+            table(
+                "Prompt tokens that backends read from their own caches; what they saved is in no other sum",
+                ("task", "tokens", "dollars saved"),
+                [(task, *_prefix(ledger)) for task, ledger in tasks.items() if ledger.saved_by_prefix_tokens],
+            )
+        )
+
     if not total.served_dollars:
         no_cost = "No cost was reported: pass usage= to the client to report the cost of a call."
         return render(
@@ -162,6 +171,11 @@ def _times(ledger: Ledger) -> Iterable[str]:
 def _similar(ledger: Ledger) -> tuple[str, str, str]:
     saved = dollars(ledger.saved_by_similar_dollars) if ledger.served_dollars else "-"
     return count(ledger.similar_hits), seconds(ledger.saved_by_similar_seconds), saved
+
+
+def _prefix(ledger: Ledger) -> tuple[str, str]:
+    saved = dollars(ledger.saved_by_prefix_dollars) if ledger.served_dollars else "-"
+    return count(ledger.saved_by_prefix_tokens), saved
 
 
 def _costs(report: Report, tasks: Mapping[str, Ledger]) -> list["Table"]:

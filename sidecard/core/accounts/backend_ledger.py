@@ -14,6 +14,11 @@ MAX_MODELS = 512
 _SUMS = BackendSpending.__struct_fields__
 
 
+def cached_tokens(usage: Usage) -> int:
+    """Return the prompt tokens that a backend read from its own cache, as it reported; at most all of the prompt's."""
+    return min(usage.cached_prompt_tokens or 0, usage.prompt_tokens or 0)
+
+
 class BackendLedger:
     """The sums of a backend, or of one of its models. They grow without bound and are read saturated."""
 
@@ -28,8 +33,11 @@ class BackendLedger:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.saved_dollars = 0.0
+        self.cached_prompt_tokens = 0
+        self.processed_prompt_tokens = 0
+        self.saved_by_prefix_dollars = 0.0
 
-    def count_call(self, seconds: float, usage: Usage, calls: int) -> None:
+    def count_call(self, seconds: float, usage: Usage, calls: int, saved_by_prefix: float) -> None:
         """Book an answered call, or a further answer of one."""
         self.calls += calls
         self.seconds += seconds
@@ -37,6 +45,11 @@ class BackendLedger:
             self.dollars += usage.cost_dollars or 0.0
             self.prompt_tokens += usage.prompt_tokens or 0
             self.completion_tokens += usage.completion_tokens or 0
+            if usage.cached_prompt_tokens is not None:
+                cached = cached_tokens(usage)
+                self.cached_prompt_tokens += cached
+                self.processed_prompt_tokens += (usage.prompt_tokens or 0) - cached
+                self.saved_by_prefix_dollars += saved_by_prefix
 
     def add(self, spending: BackendSpending) -> None:
         """Add an earlier run's sums, or those of a forgotten name."""
@@ -100,16 +113,23 @@ class BackendLedgers:
         """By ``backend/model``."""
 
     def count_call(
-        self, backend: str, seconds: float, usage: Usage, uid: int = UNKNOWN_UID, now: float = 0.0, calls: int = 1
+        self,
+        backend: str,
+        seconds: float,
+        usage: Usage,
+        uid: int = UNKNOWN_UID,
+        now: float = 0.0,
+        calls: int = 1,
+        saved_by_prefix: float = 0.0,
     ) -> None:
-        """Book an answered call, or a further answer of one."""
+        """Book an answered call, or a further answer of one; ``saved_by_prefix`` in dollars."""
         ledger = self.by_backend.of(backend, uid, now)
         ledger.used_at = now
-        ledger.count_call(seconds, usage, calls)
+        ledger.count_call(seconds, usage, calls, saved_by_prefix)
         if usage.model is not None:
             ledger = self.by_model.of(f"{backend}/{usage.model}", uid, now)
             ledger.used_at = now
-            ledger.count_call(seconds, usage, calls)
+            ledger.count_call(seconds, usage, calls, saved_by_prefix)
 
     def count_saved(self, backend: str, model: str | None, dollars: float, uid: int, now: float) -> None:
         """Book an answer that was served again."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from sidecard.core.accounts.backend_ledger import BackendLedgers
+from sidecard.core.accounts.backend_ledger import BackendLedgers, cached_tokens
 from sidecard.core.accounts.call_records import LeasedCall
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedgers
@@ -64,21 +64,30 @@ class Billing:
             return NO_USAGE
 
         usage = in_own_words(usage)
-        prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        if usage.cost_dollars is not None or not (prompt_tokens or completion_tokens):
+        if usage.cost_dollars is not None or not (usage.prompt_tokens or usage.completion_tokens):
             return usage
 
-        read = min(usage.cached_prompt_tokens or 0, prompt_tokens)
-        written = min(usage.cache_write_prompt_tokens or 0, prompt_tokens - read)
-        cached = (read, written) if read or written else ()
-        dollars = None
-        if backend.priced:
-            dollars = backend.price_dollars(prompt_tokens, completion_tokens, *cached)
-        elif usage.model is not None and backend.costs:
-            dollars = self._price(usage.model, prompt_tokens, completion_tokens, *cached)
-
+        dollars = self._dollars(backend, usage, cached_tokens(usage))
         # Not more than callers may report: clients could not decode the entry's usage.
         return usage if dollars is None else structs.replace(usage, cost_dollars=min(dollars, MAX_DOLLARS))
+
+    def _dollars(self, backend: Backend, usage: Usage, read: int) -> float | None:
+        """Return the cost of a call that ``read`` so many of its prompt tokens from the backend's cache; None without a price."""
+        prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        written = min(usage.cache_write_prompt_tokens or 0, prompt_tokens - read)
+        cached = (read, written) if read or written else ()
+        if backend.priced:
+            return backend.price_dollars(prompt_tokens, completion_tokens, *cached)
+
+        if usage.model is None or not backend.costs:
+            return None
+
+        return self._price(usage.model, prompt_tokens, completion_tokens, *cached)
+
+    def _saved_by_prefix(self, backend: Backend, usage: Usage, read: int) -> float:
+        """Return how much more a call would have cost if none of its prompt had been read from the backend's cache."""
+        dollars, without = self._dollars(backend, usage, read), self._dollars(backend, usage, 0)
+        return 0.0 if dollars is None or without is None else min(max(0.0, without - dollars), MAX_DOLLARS)
 
     def bill(self, lease: LeasedCall, seconds: float, usage: Usage, now: float, calls: int) -> list[Effect]:
         """Book a backend's answer, in time or late; return the budgets' notes and what to share with other hosts.
@@ -88,8 +97,13 @@ class Billing:
         dollars = usage.cost_dollars or 0.0
         backend, uid = lease.permit.backend.name, lease.peer.uid
         share = seconds / lease.permit.granted
-        self.tasks.of(lease.request.task, uid, now).count_call(share, dollars, calls)
-        self.spending.count_call(lease.backend, share, usage, uid, now, calls)
+        ledger, read, saved = self.tasks.of(lease.request.task, uid, now), cached_tokens(usage), 0.0
+        ledger.count_call(share, dollars, calls)
+        if read:
+            saved = self._saved_by_prefix(lease.permit.backend, usage, read)
+            ledger.count_prefix(read, saved)
+
+        self.spending.count_call(lease.backend, share, usage, uid, now, calls, saved)
         if calls:
             self._metrics.observe_call(backend, seconds, lease.request.trace, uid, now)
 

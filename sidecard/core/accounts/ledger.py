@@ -94,6 +94,8 @@ class TaskLedger:
         self.saved_by_similar_dollars = 0.0
         self.saved_by_sharing_seconds = 0.0
         self.saved_by_sharing_dollars = 0.0
+        self.saved_by_prefix_tokens = 0
+        self.saved_by_prefix_dollars = 0.0
         self.waited_seconds = 0.0
         vars(self).update(dict.fromkeys((*PASSED.values(), *NOT_STORED.values()), 0))
 
@@ -188,6 +190,11 @@ class TaskLedger:
         self.upstream_calls += calls
         self.billed_seconds += seconds
         self.billed_dollars += dollars
+
+    def count_prefix(self, tokens: int, dollars: float) -> None:
+        """Book prompt tokens that a backend read from its own cache, and how much less they cost."""
+        self.saved_by_prefix_tokens += tokens
+        self.saved_by_prefix_dollars += dollars
 
 
 class TaskLedgers:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from math import inf, isfinite
 from typing import Any, TypeVar, get_args
 
+from sidecard.core.accounts.backend_ledger import BackendLedger
 from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedger
 from sidecard.core.backends.breaker import BreakerMemory, is_refusal
 from sidecard.core.backends.budgets import BudgetMemory
@@ -20,7 +21,11 @@ _MAX_DOUBLINGS = 64
 _MAX_UID = 2**32
 _ADDED_LATER = ("breakers", "names")
 """Tables that ledgers of earlier versions lack."""
-_SPENDING = {"calls": int, "seconds": float, "dollars": float, "prompt_tokens": int, "completion_tokens": int, "saved_dollars": float}  # fmt: skip
+_SPENDING = {
+    name: type(value) for name, value in vars(BackendLedger()).items() if name in BackendSpending.__struct_fields__
+}
+_SUMS_ADDED_LATER = BackendSpending.__struct_fields__[-len(BackendSpending.__struct_defaults__) :]
+"""Sums of a backend or model that ledgers of earlier versions lack."""
 _SUMS: dict[str, type[float]] = {name: type(value) for name, value in TaskLedger().sums().items()}
 
 
@@ -79,7 +84,7 @@ def _task(where: str, item: dict[str, Any]) -> Iterator[str | dict[str, float]]:
 def _spending(where: str, item: dict[str, Any]) -> Iterator[str | BackendSpending]:
     kept: dict[str, Any] = {}
     for name, kind in _SPENDING.items():
-        value = item.get(name)
+        value = item.get(name, kind(0) if name in _SUMS_ADDED_LATER else None)
         kept[name] = repaired(value, kind)
         yield from _difference(f"{where}.{name}", value, kept[name])
 

@@ -14,12 +14,13 @@ NAMES = (
     "status reasons version boot_id uptime_seconds ledger_seconds total_requests cache_hits shared_requests upstream_calls "
     "cache_hit_rate deduplication_rate avg_latency_reduction average_saved_seconds average_upstream_seconds rejected_requests failed_calls timed_out_requests passed_requests unstored_answers served_seconds "
     "billed_seconds saved_seconds saved_by_cache_seconds saved_by_sharing_seconds waited_seconds served_dollars billed_dollars "
-    "saved_dollars saved_by_cache_dollars saved_by_sharing_dollars rejected failed timeouts left reelections retries lost expired view_hits "
+    "saved_dollars saved_by_cache_dollars saved_by_sharing_dollars saved_by_prefix_dollars saved_by_prefix_tokens rejected failed timeouts left reelections retries lost expired view_hits "
     "peers flights leases waiters queued cache_entries cache_bytes cache_max_bytes view_entries view_bytes store tasks backends models budgets"
 )
 NAMES_OF_BACKENDS = (
     "state locality cause retry_after_seconds permits limit queued max_queue latency_seconds prefix_affinity "
-    "cached_prompt_share warm_prefixes held recent_calls recent_failures recent_slow opened calls seconds dollars prompt_tokens completion_tokens saved_dollars"
+    "cached_prompt_share warm_prefixes held recent_calls recent_failures recent_slow opened calls seconds dollars prompt_tokens "
+    "completion_tokens saved_dollars cached_prompt_tokens processed_prompt_tokens saved_by_prefix_dollars"
 )
 SPENDING = wire.BackendSpending(3, 1.5, 0.5, 10, 20, 0.25)
 

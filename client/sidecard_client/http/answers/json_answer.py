@@ -69,6 +69,10 @@ class JsonAnswer(ABC):
         if isinstance(model, str) and 0 < len(model) <= _MAX_NAME_CHARACTERS:
             self._model = model
 
+        timings = message.get("timings")  # llama.cpp's, beside a usage or without one
+        if isinstance(timings, dict):
+            usage = {**usage, "timings": timings} if isinstance(usage, dict) else {"timings": timings}
+
         if isinstance(usage, dict):
             self._counts |= counts_of(usage).fields
 

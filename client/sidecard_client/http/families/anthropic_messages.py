@@ -42,6 +42,11 @@ class MessageAnswer(JsonAnswer):
 
     has_end: ClassVar[bool] = True
 
+    def __init__(self, choices: int = 1, *, streamed: bool = False) -> None:
+        super().__init__(choices, streamed=streamed)
+        self._reported: dict[str, Any] = {}
+        """The usage so far: the last event repeats some counts and may leave out others, which belong together."""
+
     def ignores(self, name: str) -> bool:
         """Pings keep a connection open; their data may be anything."""
         return name == "ping"
@@ -59,11 +64,17 @@ class MessageAnswer(JsonAnswer):
         self.ended = self.ended or kind == "message_stop"
         message, delta = event.get("message"), event.get("delta")
         if isinstance(message, dict):
-            self.use(message, message.get("usage"))
+            self._use_more(message, message.get("usage"))
 
         if kind == "message_delta":
             self._read_reason(delta)
-            self.use({}, event.get("usage"))
+            self._use_more(event, event.get("usage"))
+
+    def _use_more(self, message: dict[str, Any], usage: Any) -> None:
+        if isinstance(usage, dict):
+            self._reported |= {name: count for name, count in usage.items() if count is not None}
+
+        self.use(message, self._reported)
 
     def _read_reason(self, message: Any) -> None:
         reason = message.get("stop_reason") if isinstance(message, dict) else None

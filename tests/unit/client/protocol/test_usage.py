@@ -116,6 +116,28 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
             "cache_write_prompt_tokens": 20,
         },
     ),
+    # llama.cpp's, which count what was processed apart from what its cache had.
+    "llama.cpp": (
+        {
+            "prompt_tokens": 400,
+            "completion_tokens": 50,
+            "timings": {"cache_n": 300, "prompt_n": 100, "prompt_ms": 9.5, "predicted_n": 50},
+        },
+        {"prompt_tokens": 400, "completion_tokens": 50, "cached_prompt_tokens": 300},
+    ),
+    "llama.cpp with details": (
+        {
+            "prompt_tokens": 400,
+            "prompt_tokens_details": {"cached_tokens": 300},
+            "timings": {"cache_n": 300, "prompt_n": 100},
+        },
+        {"prompt_tokens": 400, "cached_prompt_tokens": 300},
+    ),
+    "llama.cpp without usage": (
+        {"timings": {"cache_n": 300, "prompt_n": 100, "predicted_n": 50}},
+        {"prompt_tokens": 400, "completion_tokens": 50, "cached_prompt_tokens": 300},
+    ),
+    "old llama.cpp": ({"prompt_tokens": 400, "timings": {"prompt_n": 100, "predicted_n": 50}}, {"prompt_tokens": 400}),
     # Embeddings: a total alone, and one that says how long an answer is.
     "total": ({"total_tokens": 400}, {"prompt_tokens": 400}),
     "total of both": ({"prompt_tokens": 400, "total_tokens": 450}, {"prompt_tokens": 400, "completion_tokens": 50}),
@@ -131,7 +153,9 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 JSON_ALONE = {"gemini json", "bedrock"}
 """Names in camel case: no SDK's object has them."""
 
-NOT_ON_THE_WIRE = {"none", "anthropic lifetimes", "gemini", "langchain", "deepseek", "bedrock"}
+NOT_ON_THE_WIRE = {"none", "anthropic lifetimes", "gemini", "langchain", "deepseek", "bedrock"} | {
+    name for name in SPELLINGS if "llama.cpp" in name
+}
 """What no provider writes in JSON, and providers beyond the four."""
 
 

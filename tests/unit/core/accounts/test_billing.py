@@ -100,6 +100,51 @@ def test_an_answer_is_booked_to_its_task_backend_and_model() -> None:
     }
 
 
+def test_tokens_that_a_backend_read_from_its_cache_are_a_sum_of_their_own() -> None:
+    """They are less in what is billed, and in no other sum; an answer that reports none counts as nothing."""
+    host = Host(backends={"cloud": CACHING}, price=table)
+    billed(host, model="known", prompt_tokens=1000, cached_prompt_tokens=400, cache_write_prompt_tokens=100)
+    billed(host, model="known", prompt_tokens=500, cached_prompt_tokens=0)
+    billed(host, model="known", prompt_tokens=700)
+    report = host.report()
+
+    ledger = report.tasks["rag"]
+    assert ledger.saved_by_prefix_tokens == 400
+    assert ledger.saved_by_prefix_dollars == pytest.approx(400 * 1.8e-6)
+    assert ledger.billed_dollars == ledger.served_dollars == pytest.approx(0.00133 + 0.001 + 0.0014)
+    assert (ledger.saved_by_cache_dollars, ledger.saved_by_sharing_dollars) == (0.0, 0.0)
+    spending = report.backends["cloud"]
+    assert (spending.prompt_tokens, spending.cached_prompt_tokens, spending.processed_prompt_tokens) == (
+        2200,
+        400,
+        1100,
+    )
+    assert spending.saved_by_prefix_dollars == report.models["cloud/known"].saved_by_prefix_dollars
+    assert spending.saved_by_prefix_dollars == ledger.saved_by_prefix_dollars == report.total.saved_by_prefix_dollars
+
+
+@pytest.mark.parametrize(
+    ("backend", "usage", "dollars"),
+    [
+        (PRICED, {"prompt_tokens": 10, "cached_prompt_tokens": 4}, 0.0),
+        (BackendSettings(), {"model": "known", "prompt_tokens": 10, "cached_prompt_tokens": 4}, 2.0),
+        (BackendSettings(), {"model": "other", "prompt_tokens": 10, "cached_prompt_tokens": 4}, 0.0),
+        (BackendSettings(), {"prompt_tokens": 10, "cached_prompt_tokens": 4, "cost_dollars": 1.0}, 0.0),
+        (BackendSettings(locality="local"), {"model": "known", "prompt_tokens": 10, "cached_prompt_tokens": 4}, 0.0),
+    ],
+    ids=["no price of cached tokens", "price table", "unknown model", "reported cost", "local"],
+)
+def test_savings_by_prefix_have_dollars_only_where_both_prices_are_known(
+    backend: BackendSettings, usage: dict[str, Any], dollars: float
+) -> None:
+    """The tokens count in any case: the backend has reported them."""
+    host = Host(backends={"cloud": backend}, price=table)
+    billed(host, **usage)
+    total = host.report().total
+
+    assert (total.saved_by_prefix_tokens, total.saved_by_prefix_dollars) == (4, dollars)
+
+
 def test_hits_and_shared_answers_are_booked_as_saved_by_their_backend() -> None:
     """Each saved the cost of one call."""
     host = Host()

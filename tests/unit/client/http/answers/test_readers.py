@@ -333,6 +333,34 @@ def test_token_counts_above_the_protocols_limit_are_left_out() -> None:
     assert (usage.prompt_tokens, usage.completion_tokens) == (None, 5)
 
 
+def test_the_timings_of_a_model_server_count_its_cached_tokens() -> None:
+    """llama.cpp sends them beside the usage, and in the last chunk of a stream that has no usage."""
+    timings = {"cache_n": 300, "prompt_n": 100, "predicted_n": 5}
+    choice = {"index": 0, "message": {"content": "Paris"}, "delta": {}, "finish_reason": "stop"}
+    used = {"prompt_tokens": 400, "completion_tokens": 5, "total_tokens": 405}
+    whole = {"choices": [choice], "model": "m", "usage": used, "timings": timings}
+    chunk = {"choices": [choice], "model": "m", "timings": timings}
+
+    of_whole = read("openai_chat", json.dumps(whole).encode(), stream=False)
+    of_stream = read("openai_chat", b"data: %s\n\ndata: [DONE]\n\n" % json.dumps(chunk).encode(), stream=True)
+    assert of_whole == of_stream == AnswerSummary("complete", usage=Usage("m", 400, 5, cached_prompt_tokens=300))
+
+
+@pytest.mark.parametrize("last", [{"input_tokens": 3}, {"input_tokens": 3, "cache_read_input_tokens": None}, {}])
+def test_the_last_event_of_a_message_takes_no_cached_tokens_back(last: dict[str, Any]) -> None:
+    """Its counts are cumulative, and complete only together with those of the first event."""
+    counts = {"input_tokens": 3, "cache_read_input_tokens": 280, "cache_creation_input_tokens": 20, "output_tokens": 1}
+    events = [
+        {"type": "message_start", "message": {"model": "m", "usage": counts}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9, **last}},
+        {"type": "message_stop"},
+    ]
+    body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events)
+
+    usage = read("anthropic_messages", body, stream=True).usage
+    assert usage == Usage("m", 303, 9, cached_prompt_tokens=280, cache_write_prompt_tokens=20)
+
+
 def test_nothing_counts_after_an_unreadable_event() -> None:
     """The summary is the same for a stream in one piece and byte by byte."""
     body = b'{"done": fal\n{"done":true,"done_reason":"stop","eval_count":5}\n'
