@@ -2,8 +2,13 @@
 
 from typing import Any
 
+from sidecard.core.accounts.memory import MemoryAccounts
+from sidecard.core.backends.backend import BackendParts
 from sidecard.core.settings import BackendSettings, BreakerSettings
 from tests.host import Actor, Host
+
+PARTS = BackendParts(lambda: 0.5, MemoryAccounts(2**30).requests, lambda _backend, _seconds: None)
+"""What backends outside an engine have in common."""
 
 ONE = BackendSettings(max_concurrent=1)
 TOUCHY = BackendSettings(breaker=BreakerSettings(min_calls=1))

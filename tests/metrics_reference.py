@@ -4,7 +4,7 @@ from msgspec import Raw, msgpack
 
 from sidecard.core.engine import Engine
 from sidecard.core.events import Peer, RequestReceived
-from sidecard.core.settings import BudgetSettings, EngineSettings
+from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings
 from sidecard_client.protocol import wire
 
 GAUGES = ("buffered_bytes", "calls_pending", "hung_calls", "spool_bytes")
@@ -28,7 +28,9 @@ def markdown() -> str:
 
 def families() -> list[wire.Family]:
     """Return all families of the daemon's metrics, each with at least one sample."""
-    settings = EngineSettings(store="own", max_series=1, budgets={"day": BudgetSettings(dollars=1.0)})
+    budgets = {"day": BudgetSettings(dollars=1.0)}
+    backends = {"local": BackendSettings(locality="local", prefix_affinity="provider", prefix_min_tokens=0)}
+    settings = EngineSettings(store="own", max_series=1, budgets=budgets, backends=backends)
     engine = Engine(settings, boot_id="boot", version="1", now=0.0, shown_settings={}, shown_origins={})
     for name in GAUGES:
         engine.metrics.gauges[name] = lambda: 0.0
@@ -37,9 +39,12 @@ def families() -> list[wire.Family]:
     # The server counts and times requests.
     engine.metrics.requests[wire.Begin, wire.Lease] += 1
     engine.metrics.handled[wire.Begin].observe(0.001)
-    (lease,) = _replies(engine, wire.Begin("refreshed", mode="refresh", backends=("local",), id=1))
+    prefix = ("0" * 32,)
+    (lease,) = _replies(engine, wire.Begin("refreshed", mode="refresh", backends=("local",), prefix=prefix, id=1))
     assert isinstance(lease, wire.Lease)
-    _replies(engine, wire.Complete(lease.lease, value, wire.Usage(model="model", cost_dollars=0.1), store=False, id=2))
+    _replies(engine, wire.Begin("held", mode="refresh", backends=("local",), prefix=prefix, id=4))
+    usage = wire.Usage(model="model", prompt_tokens=1, cost_dollars=0.1)
+    _replies(engine, wire.Complete(lease.lease, value, usage, store=False, id=2))
     for label in ("one", "two"):
         metric = wire.Measurement(name="app_metric", kind="counter", labels={"label": label})
         _replies(engine, wire.RecordMetrics(metrics=(metric,)))

@@ -17,6 +17,7 @@ from sidecard.core.accounts.forgetting import Forgetting
 from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedgers
 from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.backend import BackendParts
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
@@ -111,7 +112,10 @@ class Engine:
         self._publisher = publisher = Publisher(policy, counters)
         freshness = FreshnessPolicy(cache, jitter)
         self._similar = similar = SimilarAnswers(new_index, policy)
-        self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
+        self.memory = memory = MemoryAccounts(settings.max_memory_bytes)
+        """The connections charge their buffers to it too."""
+        parts = BackendParts(jitter, memory.requests, metrics.observe_hold)
+        self._backends = backends = Backends(settings.backends, settings.max_backends, parts)
         budgets = Budgets(settings.budgets, wall)
         admission = Admission(live, backends, budgets)
         retries = RetryBudget(live, jitter)
@@ -128,8 +132,6 @@ class Engine:
         )
 
         self._forgetting = Forgetting(live, backends, ledgers, billing.spending, metrics)
-        self.memory = memory = MemoryAccounts(settings.max_memory_bytes)
-        """The connections charge their buffers to it too."""
         self._flights = flights = Flights(boot_id, live, memory.requests)
         self._timers = flights.timers
         hung_calls = HungCalls(live, flights)
@@ -158,12 +160,12 @@ class Engine:
         previous = PreviousAnswers(flights, freshness, failures, serving, callers, counters)
         misses = Misses(store, flights, lookups, serving, endings, previous, callers)
         self._begin = BeginOperation(scopes, flights, streams, policy, serving, counters, misses).begin
-        self._append = AppendOperation(flights, leases, streams, serving, election)
+        self._append = AppendOperation(flights, leases, streams, serving, election, queues)
         storage = AnswerStorage(policy, similar, failures, writes)
         self._complete = CompleteOperation(flights, leases, queues, streams, serving, storage).complete
         attempts = FurtherAttempts(flights, grants, admission, retries, endings, counters)
         self._fail = FailOperation(flights, streams, leases, election, queues, attempts, failures)
-        self._started = StartedOperation(flights, leases)
+        self._started = StartedOperation(flights, leases, queues)
         self._renew = RenewOperation(flights, leases)
         self._cancel = CancelOperation(flights, streams, departures, counters)
         self._disconnect = DisconnectOperation(flights, streams, departures, lookups, writes, counters, hung_calls)
@@ -178,7 +180,7 @@ class Engine:
         )
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
         self._jobs = Jobs([EntryRemoval(cache, writes), self._disconnect, publisher.publications])
-        self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
+        self._explain = ExplainOperation(policy, flights, store, scopes, failures, status, backends)
         self._reports = ReportOperations(status, flights, limits, store, backends, billing, hung_calls, metrics)
         self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)

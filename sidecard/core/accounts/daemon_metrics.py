@@ -1,7 +1,7 @@
 """The daemon's own measurements by label, beyond `Counters` and the ledger."""
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from sidecard.core.accounts.backend_ledger import MAX_MODELS
 from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Buckets
@@ -9,10 +9,13 @@ from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable, NameUse, never
 from sidecard.core.notes import Outcome
 from sidecard.core.sums import saturated
 from sidecard.core.wall_clock import WallClock
-from sidecard_client.protocol.wire import PASSED_REASONS, Exemplar
+from sidecard_client.protocol.wire import PASSED_REASONS, Exemplar, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+PromptKind = Literal["cached", "processed"]
+PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 
 _OTHER_MODEL = (OTHER, OTHER)
 
@@ -44,6 +47,10 @@ class DaemonMetrics:
         """Ended leases by backend and outcome."""
         self.upstream: defaultdict[str, Buckets] = defaultdict(lambda: Buckets(CALL_BOUNDS))
         """Seconds of answered calls by backend."""
+        self.prompt_tokens: Counter[tuple[str, PromptKind]] = Counter()
+        """Prompt tokens of answers by backend and by whether the backend read them from its own cache."""
+        self.holds: defaultdict[str, Buckets] = defaultdict(lambda: Buckets(CALL_BOUNDS))
+        """Seconds that callers waited for others' prompts, by backend."""
         self.spent: defaultdict[tuple[str, str], float] = defaultdict(float)
         """Dollars by backend and model."""
         self.dropped: Counter[str] = Counter()
@@ -91,6 +98,19 @@ class DaemonMetrics:
         if trace:
             histogram.exemplify(Exemplar({"trace_id": trace[_TRACE_ID]}, seconds, self._wall.at(now)))
 
+    def count_prompt(self, backend: str, usage: Usage, uid: int, now: float) -> None:
+        """Count the prompt tokens of an answer; those that the backend does not report as cached count as processed."""
+        if usage.prompt_tokens is None:
+            return
+
+        label, cached = self._label(backend, uid, now), min(usage.cached_prompt_tokens or 0, usage.prompt_tokens)
+        self.prompt_tokens[label, "cached"] += cached
+        self.prompt_tokens[label, "processed"] += usage.prompt_tokens - cached
+
+    def observe_hold(self, backend: str, seconds: float) -> None:
+        """Record for how long a caller waited for others' prompts. Only configured backends let callers wait."""
+        self.holds[self._label(backend, UNKNOWN_UID, 0.0)].observe(seconds)
+
     def count_dollars(self, backend: str, model: str | None, dollars: float, uid: int, now: float) -> None:
         """Add what a call cost."""
         labels = (self._label(backend, uid, now), model or "")
@@ -120,9 +140,15 @@ class DaemonMetrics:
             if number:
                 self.leases[OTHER, outcome] += number
 
-        histogram = self.upstream.pop(backend, None)
-        if histogram is not None:
-            self.upstream[OTHER].add(CALL_BOUNDS, histogram.counts, histogram.sum)
+        for kind in PROMPT_KINDS:
+            number = self.prompt_tokens.pop((backend, kind), 0)
+            if number:
+                self.prompt_tokens[OTHER, kind] += number
+
+        for histograms in (self.upstream, self.holds):
+            histogram = histograms.pop(backend, None)
+            if histogram is not None:
+                histograms[OTHER].add(CALL_BOUNDS, histogram.counts, histogram.sum)
 
         for model in list(self._models_of.get(backend, ())):
             self.models.forget((backend, model))

@@ -46,6 +46,7 @@ class Forgetting:
         seconds = self._settings.now.forget_seconds
         self._due_at = now + min(CHECK_SECONDS, seconds / 8)
         # A breaker that no one probes any more is closed by time, and then its name is idle.
+        self._backends.forget_expired(now)
         effects: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
         self.changes += sum(table.forget_unused(seconds, now) for table in self._tables)
         return effects

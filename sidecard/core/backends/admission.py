@@ -13,6 +13,7 @@ from msgspec import Struct
 from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.breaker import Breaker
 from sidecard.core.backends.budgets import Budget, Budgets
+from sidecard.core.backends.equivalents import Choice, by_prefix
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.settings import ANY_TASK, LiveSettings
@@ -21,9 +22,6 @@ from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, RejectionReaso
 
 LATENCY_HALF_LIFE_SECONDS = 300.0
 """Half-life of an unused backend's latency under the route ``fastest``, so that one that was slow once is tried again."""
-
-Choice = tuple[str, Backend]
-"""A backend with the name that the caller used, which differs from its own if it is `OTHER_BACKENDS`."""
 
 _SOONEST: tuple[RejectionReason, ...] = ("saturated", "breaker_open", "budget", "sovereign")
 """Reasons, by how soon they may pass."""
@@ -112,10 +110,19 @@ class Admission:
         limit, waiting = backend.settings.max_queue, len(backend.queue)
         return waiting < limit or in_spare(backend.queue.of_group(flow), waiting, limit, self._settings.now.spare_share)
 
-    def decide(
-        self, request: Begin, names: Sequence[str], flow: tuple[int, int], now: float
+    def decide(  # noqa: C901 - the order of the questions is the point
+        self,
+        request: Begin,
+        names: Sequence[str],
+        flow: tuple[int, int],
+        now: float,
+        scope: str = "",
+        waits_until: float = -math.inf,
     ) -> tuple[Decision, list[Effect]]:
-        """Choose among ``names`` for a caller of ``flow``; also return notes of breakers that changed with time."""
+        """Choose among ``names`` for a caller of ``flow``; also return notes of breakers that changed with time.
+
+        A caller that may wait until ``waits_until`` waits for a backend that processes the beginning of its prompt.
+        """
         effects: list[Effect] = []
         choices: list[Choice] = []
         for name in names:
@@ -129,23 +136,31 @@ class Admission:
             rank = self._rank[route]
             choices.sort(key=lambda choice: rank(choice, now))  # stable: equals keep the caller's order
 
+        if request.prefix and len(choices) > 1 and any(backend.affinity is not None for _, backend in choices):
+            choices = by_prefix(choices, route, scope, request, now)
+
         decision = Decision(route)
         waits: list[Choice] = []
         obstacles: dict[str, RejectionReason] = {}
         for choice in choices:
             name, backend = choice
             reason = self.obstacle(request.task, backend, now)
+            affinity = backend.affinity
+            held = reason is None and affinity is not None and affinity.holds(scope, request, waits_until, now)
             if (
-                reason == "saturated"
+                (held or reason == "saturated")
                 and self.has_queue_room(backend, request, flow)
                 # Two names may share `OTHER_BACKENDS`; a caller is in a queue at most once.
                 and all(waiting is not backend for _, waiting in waits)
             ):
                 waits.append(choice)
+                if held:
+                    obstacles[name] = "saturated"
+                    break  # there it waits for a prompt, and not for a permit: no other backend serves it better
 
             if reason is None:
                 decision.chosen = choice
-                if route == "weighted":
+                if route == "weighted" and (affinity is None or not request.prefix):
                     self._charge(choice, choices, request.task, now)
 
                 break
@@ -173,7 +188,7 @@ class Admission:
     def obstacle(self, task: str, backend: Backend, now: float) -> RejectionReason | None:
         """Return why a new caller cannot have a permit. Queued callers come first, even if there is room now."""
         reason = self.policy_obstacle(task, backend, now) or backend.obstacle(now)
-        return reason or ("saturated" if backend.queue else None)
+        return reason or ("saturated" if backend.has_ready(now) else None)
 
     def acquire(self, backend: Backend, task: str, now: float) -> Permit:
         """Issue a permit of a backend that admits the call, and reserve its expected cost."""

@@ -1,36 +1,31 @@
 """One backend: its breaker, limits, queue and measurements, shared by all workers of the host."""
 
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
 from msgspec import Struct, structs
 
+from sidecard.core.backends.affinity import Affinity
 from sidecard.core.backends.breaker import NO_PAUSE, Breaker, BreakerPass, CallResult, Pause
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
+from sidecard.core.backends.prefix_policy import prefix_policy
+from sidecard.core.backends.prompt_caches.cache import Memory, PromptUse
 from sidecard.core.backends.queue import FairQueue
 from sidecard.core.backends.windows import MovingAverage, TrimmedMean
 from sidecard.core.names import UNKNOWN_UID, Hold
 from sidecard.core.notes import BreakerNote
 from sidecard.core.records import NO_USAGE
 from sidecard.core.settings import BackendSettings
-from sidecard_client.protocol.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage
+from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, Fail, RejectionReason, Usage
 
 TYPICAL_PROMPT_TOKENS = 1000.0
 TYPICAL_COMPLETION_TOKENS = 250.0
 """Tokens of a call, for estimates before the first call has ended."""
 
 _PER_MILLION = 1e-6
-
-_CAUSES = {
-    "failures": "Too many calls failed",
-    "slow": "Too many calls were slow",
-    "retry_after": "The backend requested a pause",
-    "probes": "Its probes failed",
-    "elsewhere": "Its breaker opened on another host",
-}
-
 
 _WEIGHTS: dict[CallResult, int] = {"nothing": 0, "neutral": 1, "success": 2, "slow": 3, "failure": 4}
 """The leases of one call may end differently: the result with the greatest weight decides."""
@@ -65,11 +60,20 @@ class Permit(Struct, eq=False):
     """Of the leases that have ended, of a batch."""
     pause: Pause = NO_PAUSE
     """The longest pause that the backend requested, of a batch."""
+    use: PromptUse | None = None
+    """The use that its call makes of the backend's prompt cache, with prefix affinity."""
+    affinity: "Affinity[Any] | None" = None
+    """To which ``use`` is reported: settings may have replaced the backend's."""
 
     @property
     def may_grow(self) -> bool:
         """Whether one more lease may use the permit."""
         return self.leases == self.granted < MAX_SHARING
+
+    @property
+    def reports_output(self) -> bool:
+        """Whether the first output of its call is of use to others: the call processes a beginning of its prompt."""
+        return self.use is not None and self.use.is_cold and self.granted == 1
 
     def share(self) -> None:
         """Let one more lease use the permit."""
@@ -105,17 +109,27 @@ def _sum(one: float | None, other: float | None) -> float | None:
 _SUMMED = ("prompt_tokens", "completion_tokens", "cost_dollars")
 
 
+class BackendParts(Struct, frozen=True):
+    """What all backends have in common."""
+
+    jitter: Callable[[], float]
+    memory: Memory
+    """Is charged for the prefixes that backends keep."""
+    on_hold_ended: Callable[[str, float], None]
+    """Receives the name of a backend and the seconds for which it held a caller."""
+
+
 class Backend:
     """One backend."""
 
-    def __init__(self, name: str, settings: BackendSettings, *, configured: bool, jitter: Callable[[], float]) -> None:
+    def __init__(self, name: str, settings: BackendSettings, parts: BackendParts, *, configured: bool) -> None:
         self.name = name
         self.settings = settings
         self.configured = configured
         self.uid = UNKNOWN_UID
         self.used_at = 0.0
         self.seen = 0.0
-        self.breaker = Breaker(name, settings.breaker, jitter)
+        self.breaker = Breaker(name, settings.breaker, parts.jitter)
         self.permits = 0
         self.queue: FairQueue[Any] = FairQueue(itemgetter(0))
         """Applicants (`sidecard.core.flights`); only their number matters to this package."""
@@ -130,6 +144,12 @@ class Backend:
         self._requests = MinuteLimit(settings.requests_per_minute)
         self._minute_tokens = MinuteLimit(settings.tokens_per_minute)
         self._adaptive = AdaptiveLimit(settings.max_concurrent) if settings.adaptive else None
+        self._parts = parts
+        self.affinity: Affinity[Any] | None = self._new_affinity()
+        """None without ``prefix_affinity``."""
+        self.cached_tokens = 0
+        self.counted_tokens = 0
+        """Prompt tokens of the answers that report how many of them were cached: ``cached_tokens``."""
 
     def reconfigure(self, settings: BackendSettings, now: float, *, configured: bool) -> list[BreakerNote]:
         """Apply other settings; calls in progress, queue, breaker and measurements stay."""
@@ -138,6 +158,7 @@ class Backend:
 
         self.settings = settings
         self.configured = configured
+        self._reconfigure_affinity(now)
         self._requests.per_minute = settings.requests_per_minute
         self._minute_tokens.per_minute = settings.tokens_per_minute
         return self.breaker.reconfigure(settings.breaker, now)
@@ -154,10 +175,33 @@ class Backend:
         """Whether it has a configured price."""
         return self.settings.input_dollars_per_million_tokens is not None
 
+    def _new_affinity(self) -> "Affinity[Any] | None":
+        policy = prefix_policy(self.settings)
+        if policy is None:
+            return None
+
+        return Affinity(policy, self._parts.memory, partial(self._parts.on_hold_ended, self.name))
+
+    def _reconfigure_affinity(self, now: float) -> None:
+        policy, affinity = prefix_policy(self.settings), self.affinity
+        if policy is not None and affinity is not None and affinity.policy.affinity == policy.affinity:
+            affinity.reconfigure(policy, now)
+            return
+
+        if affinity is not None:
+            affinity.close(now)
+
+        self.affinity = self._new_affinity()
+
     @property
     def limit(self) -> int:
         """Maximum number of permits; 0 means no limit."""
-        return self.settings.max_concurrent if self._adaptive is None else self._adaptive.limit
+        limit = self.settings.max_concurrent if self._adaptive is None else self._adaptive.limit
+        if self.affinity is None or self.affinity.policy.affinity != "slots":
+            return limit
+
+        slots = self.affinity.policy.slots
+        return min(limit, slots) if limit else slots
 
     @property
     def activity(self) -> float:
@@ -205,6 +249,33 @@ class Backend:
         # A call that takes more than a minute's tokens must not wait forever.
         return not self.permits and self._minute_tokens.untouched(now)
 
+    def next_caller(self, now: float) -> Any | None:
+        """Return the caller in the queue to serve next, if there is room; None if all wait for others' prompts."""
+        return self.queue.first() if self.affinity is None else self.affinity.choose(self.queue, now)
+
+    def has_ready(self, now: float) -> bool:
+        """Return whether the queue has a caller that can be served as soon as there is room."""
+        return bool(self.queue) and (self.affinity is None or self.affinity.choose(self.queue, now) is not None)
+
+    def dequeue(self, flow: tuple[int, int], caller: Any, now: float, *, served: bool = False) -> None:
+        """Remove a caller from the queue."""
+        if self.affinity is not None:
+            if served:
+                self.affinity.serve(self.queue, caller, now)
+
+            self.affinity.leave(caller, now)
+
+        if served:
+            self.queue.serve(flow, caller)
+        else:
+            self.queue.remove(flow, caller)
+
+    def use_prompt(self, permit: Permit, scope: str, request: Begin, uid: int, now: float) -> None:
+        """Record which prompt the call of a new permit sends."""
+        if self.affinity is not None:
+            permit.affinity = self.affinity
+            permit.use = self.affinity.begin(scope, request, uid, now)
+
     def acquire(self, now: float) -> Permit:
         """Issue a permit; `obstacle` must be None."""
         self.permits += 1
@@ -223,6 +294,9 @@ class Backend:
             result, pause = permit.result, permit.pause
 
         self.permits -= 1
+        if permit.use is not None and permit.affinity is not None:
+            permit.affinity.ended(permit.use, now, processed=permit.answered > 0)
+
         breaker = self.breaker
         notes = [] if breaker.state == "closed" else breaker.advance(now)
         if pause.seconds:
@@ -260,6 +334,10 @@ class Backend:
         if usage.cost_dollars is not None:
             self.dollars.add(usage.cost_dollars, now)
 
+        if usage.prompt_tokens is not None and usage.cached_prompt_tokens is not None:
+            self.counted_tokens += usage.prompt_tokens
+            self.cached_tokens += min(usage.cached_prompt_tokens, usage.prompt_tokens)
+
         tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
         if tokens:
             self._tokens.add(tokens, now)
@@ -278,11 +356,15 @@ class Backend:
         if not self.queue:
             return None
 
+        overdue_at = self.breaker.overdue_at()
         if self.obstacle(now) is None:
-            return now  # the tick that admits it is late, and another caller has queued behind it meanwhile
+            if self.has_ready(now):
+                return now  # the tick that admits it is late, and another caller has queued behind it meanwhile
+
+            hold_ends_at = None if self.affinity is None else self.affinity.next_end_of_hold()
+            return overdue_at if hold_ends_at is None else min(hold_ends_at, overdue_at)
 
         limit = self.limit
-        overdue_at = self.breaker.overdue_at()
         if limit and self.permits >= limit:
             return overdue_at if overdue_at < float("inf") else None
 
@@ -304,42 +386,6 @@ class Backend:
                 dollars += tokens * (price - prompt)
 
         return _PER_MILLION * dollars
-
-    def state(self, now: float) -> BackendState:
-        """Return its state for `breakers`."""
-        breaker = self.breaker
-        return BackendState(
-            state=breaker.state,
-            locality=self.settings.locality,
-            generation=breaker.generation,
-            cause=self.cause(now),
-            retry_after_seconds=breaker.retry_after_seconds(now),
-            calls=breaker.calls,
-            failures=breaker.failures,
-            slow=breaker.slow,
-            opened=breaker.opened,
-            permits=self.permits,
-            limit=self.limit or None,
-            queued=len(self.queue),
-            max_queue=self.settings.max_queue,
-            latency_seconds=self.latency.value if self.latency.known else None,
-            dollars_per_call=self.dollars.value if self.dollars.known else None,
-        )
-
-    def cause(self, now: float) -> str:
-        """Return a sentence with the reason why the breaker is not closed; empty if it is."""
-        match self.breaker.state:
-            case "closed":
-                return ""
-            case "forced_open":
-                return f"Opened by an operator. Re-enable with `sidecard breakers auto {self.name}`."
-            case "disabled":
-                return f"Disabled by an operator or by settings. Re-enable with `sidecard breakers auto {self.name}`."
-            case "half_open":
-                return "Probes decide whether it closes."
-
-        seconds = self.breaker.retry_after_seconds(now) or 0.0
-        return f"{_CAUSES[self.breaker.cause or 'failures']}. The next probe may be sent in {seconds:.3g} s."
 
     def _expected_tokens(self) -> float:
         # Tokens are known when a call ends, so calls in progress count with the mean.

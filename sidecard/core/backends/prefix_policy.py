@@ -6,7 +6,14 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from sidecard.core.settings import BackendSettings, PrefixFamily
+from sidecard_client.protocol.values import BYTES_PER_TOKEN
 from sidecard_client.protocol.wire import PrefixAffinity
+
+PrefixKey = tuple[str, str]
+"""A scope and the digest of a prompt's beginning: no tenant learns what another one has sent."""
+
+UNKNOWN_TOKENS = 1024
+"""Tokens of each prefix beyond the one before, if the caller does not know them."""
 
 
 class PrefixDefaults(NamedTuple):
@@ -47,6 +54,19 @@ gemini     ai.google.dev/gemini-api/docs/caching: 4,096 tokens for Gemini 3 and 
 """
 
 
+class PrefixChain(NamedTuple):
+    """The beginnings of one prompt that are long enough for a backend, the shortest first."""
+
+    keys: tuple[PrefixKey, ...] = ()
+    tokens: tuple[float, ...] = ()
+    """Length of each."""
+    total_tokens: float = 0.0
+    """Length of the prompt, as far as its beginnings tell."""
+
+
+NO_PREFIX = PrefixChain()
+
+
 class PrefixPolicy(Struct, frozen=True):
     """The settings in effect."""
 
@@ -57,6 +77,20 @@ class PrefixPolicy(Struct, frozen=True):
     pass_seconds: float
     slots: int
 
+    def chain(self, scope: str, digests: tuple[str, ...], lengths: tuple[int, ...]) -> PrefixChain:
+        """Return the prefixes of a begin that are long enough; ``lengths`` are bytes, empty if unknown."""
+        if not digests:
+            return NO_PREFIX
+
+        if not lengths:
+            tokens = [max(self.min_tokens, UNKNOWN_TOKENS) * (1.0 + place) for place in range(len(digests))]
+        else:
+            tokens = [length / BYTES_PER_TOKEN for length in lengths]
+
+        first = next((place for place, number in enumerate(tokens) if number >= self.min_tokens), len(tokens))
+        keys = tuple((scope, digest) for digest in digests[first:])
+        return PrefixChain(keys, tuple(tokens[first:]), tokens[-1])
+
 
 def prefix_policy(settings: BackendSettings) -> PrefixPolicy | None:
     """Return how a backend keeps prompts; None if calls are not scheduled by their prefixes."""
@@ -64,17 +98,15 @@ def prefix_policy(settings: BackendSettings) -> PrefixPolicy | None:
         return None
 
     of_mode = DEFAULTS[settings.prefix_affinity]
-    defaults = of_mode if settings.prefix_family is None else FAMILIES.get(settings.prefix_family, of_mode)
-    min_tokens, lifetime, hold = (
-        settings.prefix_min_tokens,
-        settings.prefix_lifetime_seconds,
-        settings.prefix_hold_seconds,
-    )
+    family, slots = settings.prefix_family, settings.slots
+    defaults = of_mode if family is None else FAMILIES.get(family, of_mode)
+    given = settings.prefix_min_tokens, settings.prefix_lifetime_seconds, settings.prefix_hold_seconds
+    min_tokens, lifetime_seconds, hold_seconds = given
     return PrefixPolicy(
         settings.prefix_affinity,
         defaults.min_tokens if min_tokens is None else min_tokens,
-        defaults.lifetime_seconds if lifetime is None else lifetime,
-        defaults.hold_seconds if hold is None else hold,
+        defaults.lifetime_seconds if lifetime_seconds is None else lifetime_seconds,
+        defaults.hold_seconds if hold_seconds is None else hold_seconds,
         settings.prefix_pass_seconds,
-        settings.max_concurrent if settings.slots is None else settings.slots,
+        settings.max_concurrent if slots is None else slots,
     )

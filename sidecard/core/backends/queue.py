@@ -6,7 +6,7 @@ Precedent: the fair queueing of nginx's and Kubernetes' request queues.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -22,6 +22,8 @@ class FairQueue(Generic[T]):
         self._group_of = group_of
         self._groups: OrderedDict[Hashable, OrderedDict[Hashable, OrderedDict[T, Hashable]]] = OrderedDict()
         self._count = 0
+        self.items = 0
+        """Items, whose number differs from the length where items share a place."""
         self._places: dict[Hashable, int] = {}
         """Named places, with the number of their items."""
         self._counts: dict[Hashable, int] = {}
@@ -33,11 +35,17 @@ class FairQueue(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return iter([item for flows in self._groups.values() for items in flows.values() for item in items])
 
+    def turns(self) -> Iterator[Iterator[T]]:
+        """Yield, for each group in its turn, its items in the order in which they are due."""
+        for flows in self._groups.values():
+            yield _in_turn(flows.values())
+
     def push(self, flow: Hashable, item: T, place: Hashable = None) -> None:
         """Append an item to a flow. A place belongs to one flow."""
         group = self._group_of(flow)
         flows = self._groups.setdefault(group, OrderedDict())
         flows.setdefault(flow, OrderedDict())[item] = place
+        self.items += 1
         if place is None or place not in self._places:
             self._count += 1
             self._counts[group] = self._counts.get(group, 0) + 1
@@ -62,6 +70,7 @@ class FairQueue(Generic[T]):
         group = self._group_of(flow)
         flows = self._groups[group]
         place = flows[flow].pop(item)
+        self.items -= 1
         if place is not None:
             self._places[place] -= 1
             if not self._places[place]:
@@ -90,3 +99,17 @@ class FairQueue(Generic[T]):
         self._groups.move_to_end(group)
         if flow in flows:
             flows.move_to_end(flow)
+
+
+def _in_turn(flows: Iterable[Iterable[T]]) -> Iterator[T]:
+    """Yield the items of flows round by round: one of each flow."""
+    waiting = [iter(flow) for flow in flows]
+    while waiting:
+        left = []
+        for flow in waiting:
+            for item in flow:
+                yield item
+                left.append(flow)
+                break
+
+        waiting = left

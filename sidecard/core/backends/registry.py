@@ -1,8 +1,6 @@
 """All backends by name: the configured ones, and a bounded number of others that callers have named."""
 
-from collections.abc import Callable
-
-from sidecard.core.backends.backend import TYPICAL_COMPLETION_TOKENS, TYPICAL_PROMPT_TOKENS, Backend
+from sidecard.core.backends.backend import TYPICAL_COMPLETION_TOKENS, TYPICAL_PROMPT_TOKENS, Backend, BackendParts
 from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.windows import TrimmedMean
 from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable
@@ -21,13 +19,13 @@ MAX_NAMED = 16
 class Backends:
     """Find, create and drop backends."""
 
-    def __init__(self, settings: dict[str, BackendSettings], max_backends: int, jitter: Callable[[], float]) -> None:
+    def __init__(self, settings: dict[str, BackendSettings], max_backends: int, parts: BackendParts) -> None:
         self.table: NameTable[str, Backend] = NameTable(
             max(max_backends, len(settings) + 2 * MAX_NAMED), self._count_dropped, newest=MAX_NAMED
         )
         """In the order of the latest use."""
         self._backends = self.table.items
-        self._jitter = jitter
+        self._parts = parts
         for name, given in settings.items():
             self._add_configured(name, given)
 
@@ -86,6 +84,12 @@ class Backends:
     def advance(self, now: float) -> list[BreakerNote]:
         """Make the changes of all breakers that depend on time alone, so that their states are current."""
         return [note for backend in self.all().values() for note in backend.breaker.advance(now)]
+
+    def forget_expired(self, now: float) -> None:
+        """Drop the beginnings of prompts that backends do not keep any longer."""
+        for backend in self._backends.values():
+            if backend.affinity is not None:
+                backend.affinity.forget_expired(now)
 
     def memory(self, wall_offset_seconds: float) -> dict[str, BreakerMemory]:
         """Return what breakers keep over a restart."""
@@ -154,7 +158,7 @@ class Backends:
         return backend
 
     def _add_configured(self, name: str, settings: BackendSettings) -> None:
-        backend = Backend(name, settings, configured=True, jitter=self._jitter)
+        backend = Backend(name, settings, self._parts, configured=True)
         self.table.add(name, backend, UNKNOWN_UID, 0.0)
 
     def _count_dropped(self, _: str, dropped: Backend) -> None:
@@ -163,4 +167,4 @@ class Backends:
         self._changes_of_dropped += dropped.breaker.generation + (dropped.breaker.state != "closed")
 
     def _unnamed(self, name: str) -> Backend:
-        return Backend(name, settings_of_unnamed(name), configured=False, jitter=self._jitter)
+        return Backend(name, settings_of_unnamed(name), self._parts, configured=False)

@@ -47,7 +47,7 @@ class Departures(Struct, frozen=True, eq=False):
         elected for the other flight must find the probe's place free already.
         """
         for applicant in applicants:
-            self.flights.withdraw(applicant)
+            self.flights.withdraw(applicant, now)
             self.counters.left += applicant.first
 
         effects: list[Effect] = []

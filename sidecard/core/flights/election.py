@@ -110,6 +110,7 @@ class Election(Struct, frozen=True, eq=False):
                 elected=elected,
                 pending=waiter.pending,
                 previous=self.freshness.find_stale(flight.scope, waiter.request, now),
+                scope=flight.scope,
             )
             rejection, admitted = self.grants.admit(applicant, now)
             effects += admitted

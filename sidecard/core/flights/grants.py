@@ -8,8 +8,9 @@ from msgspec import Struct, structs
 
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
-from sidecard.core.backends.admission import Admission, Choice, Decision
+from sidecard.core.backends.admission import Admission, Decision
 from sidecard.core.backends.backend import Backend, Permit
+from sidecard.core.backends.equivalents import Choice
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
@@ -74,6 +75,7 @@ class LeaseReplies(Struct, frozen=True, eq=False):
             decision.route,
             decision.obstacles,
             self.recorder.prompts,
+            prefix=lease.permit.reports_output,
         )
         if lease.request.wanted:
             waiters, idle_seconds = lease.report_waiters(), settings.idle_seconds
@@ -115,7 +117,9 @@ class Grants(Struct, frozen=True, eq=False):
             if shared is not None and shared[0] in names and self.admission.may_share(request.task, shared[1]):
                 return None, self._share(applicant, shared, Decision(self.admission.route(request)), now)
 
-        decision, effects = self.admission.decide(request, names, applicant.flow, now)
+        decision, effects = self.admission.decide(
+            request, names, applicant.flow, now, applicant.scope, self._waits_until(applicant, now)
+        )
         if decision.chosen is not None:
             return None, effects + self.grant(applicant, decision.chosen, decision, now)
 
@@ -134,6 +138,7 @@ class Grants(Struct, frozen=True, eq=False):
         """Give an applicant a lease on a backend that admits; so do others of its batch that wait."""
         name, backend = choice
         permit = self.admission.acquire(backend, applicant.request.task, now)
+        backend.use_prompt(permit, applicant.scope, applicant.request, applicant.peer.uid, now)
         effects = self._give(applicant, name, permit, decision, now)
         batch = applicant.request.batch
         if batch:
@@ -143,10 +148,20 @@ class Grants(Struct, frozen=True, eq=False):
 
                 allowed = name in self.admission.names(other.request) and name not in other.tried
                 if allowed and other.deadline > now and self.admission.may_share(other.request.task, permit):
-                    self.flights.withdraw(other)
+                    self.flights.withdraw(other, now)
                     effects += self._share(other, (name, permit), decision, now)
 
         return effects
+
+    def _waits_until(self, applicant: Applicant, now: float) -> float:
+        """Return until when a caller may wait for the prompt of another one; ``now`` if it would lose by that."""
+        if not applicant.request.prefix or applicant.previous is not None:
+            return now
+
+        if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
+            return now
+
+        return applicant.deadline
 
     def _share(self, applicant: Applicant, shared: SharedPermit, decision: Decision, now: float) -> list[Effect]:
         name, permit = shared

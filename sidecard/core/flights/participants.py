@@ -10,8 +10,8 @@ from sidecard.core.events import Peer
 from sidecard_client.protocol.wire import Begin, Wanted
 
 if TYPE_CHECKING:
-    from sidecard.core.backends.admission import Choice
     from sidecard.core.backends.backend import Backend, Permit
+    from sidecard.core.backends.equivalents import Choice
     from sidecard.core.cache.entry import Entry
     from sidecard.core.flights.flight import Flight
     from sidecard.core.flights.streams import Follower
@@ -92,6 +92,8 @@ class Applicant(Struct, eq=False):
     """Backends that have failed it since its last retry."""
     retries: int = 0
     not_before: float = 0.0
+    scope: str = ""
+    """Whose namespace its key and its prefixes belong to."""
     queues: tuple["Choice", ...] = ()
 
     @property
@@ -126,22 +128,22 @@ class Applicant(Struct, eq=False):
         choice[1].queue.push(self.flow, self, queue_place(self.request, self.flow))
         self.queues += (choice,)
 
-    def dequeue(self, backend: "Backend") -> None:
+    def dequeue(self, backend: "Backend", now: float) -> None:
         """Leave a backend's queue."""
-        backend.queue.remove(self.flow, self)
+        backend.dequeue(self.flow, self, now)
         self.queues = tuple(choice for choice in self.queues if choice[1] is not backend)
 
-    def dequeue_served(self, backend: "Backend") -> "Choice":
+    def dequeue_served(self, backend: "Backend", now: float) -> "Choice":
         """Leave a backend's queue as the one that is served, and return the backend under the caller's name for it."""
-        backend.queue.serve(self.flow, self)
+        backend.dequeue(self.flow, self, now, served=True)
         served = next(choice for choice in self.queues if choice[1] is backend)
         self.queues = tuple(choice for choice in self.queues if choice is not served)
         return served
 
-    def dequeue_all(self) -> None:
+    def dequeue_all(self, now: float) -> None:
         """Leave all queues."""
         for _, backend in self.queues:
-            backend.queue.remove(self.flow, self)
+            backend.dequeue(self.flow, self, now)
 
         self.queues = ()
 
@@ -167,6 +169,8 @@ class HeldLease(Struct, eq=False):
     """Its holder was last informed that callers wait."""
     last_chunk_at: float | None = None
     """When its stream last produced a chunk."""
+    scope: str = ""
+    """As `Applicant.scope`."""
     slept_seconds: float = 0.0
     """How long the host has slept since the grant; no call makes progress meanwhile."""
 

@@ -10,7 +10,7 @@ from sidecard.core.flights.election import Election
 from sidecard.core.flights.endings import TABLE_FULL, Endings
 from sidecard.core.flights.grants import Grants
 from sidecard.core.flights.limits import TableLimits
-from sidecard.core.flights.participants import Applicant
+from sidecard.core.flights.participants import Applicant, HeldLease
 from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
@@ -47,10 +47,22 @@ class Queues(Struct, frozen=True, eq=False):
             if obstacle is not None:
                 break
 
-            effects += self._serve_first(backend, now)
+            applicant = backend.next_caller(now)
+            if applicant is None:
+                break
+
+            effects += self._serve(applicant, backend, now)
 
         self.grants.set_alarm(backend, now)
         return effects
+
+    def first_output(self, lease: HeldLease, now: float) -> list[Effect]:
+        """Record the first output of a lease's call; serve the callers that wait for it."""
+        permit = lease.permit
+        if permit.use is None or permit.affinity is None or not permit.affinity.first_output(permit.use, now):
+            return []
+
+        return self.permit_released(permit.backend, now)
 
     def reconsider_all(self, now: float) -> list[Effect]:
         """Serve every queue again after a change of settings."""
@@ -65,7 +77,7 @@ class Queues(Struct, frozen=True, eq=False):
 
     def applicant_due(self, applicant: Applicant, now: float) -> list[Effect]:
         """Handle an applicant's timer: its pause before a retry, or its deadline."""
-        self.flights.withdraw(applicant)
+        self.flights.withdraw(applicant, now)
         if now < applicant.deadline:
             applicant.retry_is_due()
             return self.election.admit_again(applicant, now)
@@ -78,8 +90,7 @@ class Queues(Struct, frozen=True, eq=False):
 
         return [timeout, *self.election.promote_next(applicant, now)]
 
-    def _serve_first(self, backend: Backend, now: float) -> list[Effect]:
-        applicant = backend.queue.first()
+    def _serve(self, applicant: Applicant, backend: Backend, now: float) -> list[Effect]:
         if applicant.deadline <= now:
             # As in `Flights.next_candidate`: the permit returned before the tick that would have timed the applicant out.
             return self.applicant_due(applicant, now)
@@ -88,8 +99,8 @@ class Queues(Struct, frozen=True, eq=False):
             # A budget was spent while it waited.
             return self._dequeue(applicant, backend, now)
 
-        choice = applicant.dequeue_served(backend)
-        self.flights.withdraw(applicant)
+        choice = applicant.dequeue_served(backend, now)
+        self.flights.withdraw(applicant, now)
         if not self.limits.admits_lease(applicant.peer.uid):
             self.limits.count("max_leases")
             return self.election.reject_applicant(applicant, TABLE_FULL, now)
@@ -126,5 +137,5 @@ class Queues(Struct, frozen=True, eq=False):
 
     def _dequeue(self, applicant: Applicant, backend: Backend, now: float) -> list[Effect]:
         """Remove an applicant from one queue; if it was the last, choose among all backends again."""
-        applicant.dequeue(backend)
+        applicant.dequeue(backend, now)
         return [] if applicant.queues else self.applicant_due(applicant, now)

@@ -131,7 +131,7 @@ class Flights:
     def _set_timer(self, applicant: Applicant) -> None:
         self.timers.set(applicant, min(applicant.deadline, applicant.not_before or applicant.deadline))
 
-    def withdraw(self, applicant: Applicant) -> None:
+    def withdraw(self, applicant: Applicant, now: float) -> None:
         """Remove an applicant, for any reason."""
         if applicant.flight is not None:
             applicant.flight.applied(None)
@@ -143,7 +143,7 @@ class Flights:
             self.waiters_by_uid.give_back(applicant.peer.uid)
 
         self.timers.clear(applicant)
-        applicant.dequeue_all()
+        applicant.dequeue_all(now)
 
     def grant(self, applicant: Applicant, backend: str, permit: Permit, now: float) -> HeldLease:
         """Grant a lease."""
@@ -166,6 +166,7 @@ class Flights:
             applicant.retries,
             previous is not None and is_fresh_for(applicant.request, previous, now),
             now + settings.lease_seconds,
+            scope=applicant.scope,
         )
         if flight is not None:
             flight.lease_granted(lease)

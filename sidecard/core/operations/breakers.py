@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from sidecard.core.backends.registry import Backends
+from sidecard.core.backends.states import state_of
 from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer, RemoteBreakerOpened
 from sidecard.core.flights.queues import Queues
@@ -21,7 +22,7 @@ class BreakerOperations(Struct, frozen=True, eq=False):
     def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
         """Show the state of every backend."""
         effects: list[Effect] = [EmitNote(note) for note in self.backends.advance(now)]
-        states = {name: backend.state(now) for name, backend in self.backends.all().items()}
+        states = {name: state_of(backend, now) for name, backend in self.backends.all().items()}
         return [*effects, SendReply(peer.id, wire.Breakers(request.id, states))]
 
     def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:

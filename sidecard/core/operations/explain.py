@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, SendReply
@@ -25,6 +26,7 @@ class ExplainOperation(Struct, frozen=True, eq=False):
     scopes: Scopes
     failures: Failures
     status: StatusOperations
+    backends: Backends
 
     def explain(self, peer: Peer, request: wire.Explain, now: float) -> list[Effect]:
         """Show a task's policy and, for a key, its state, changing neither counters nor the eviction order.
@@ -37,8 +39,12 @@ class ExplainOperation(Struct, frozen=True, eq=False):
 
         origins = self.status.run.shown_origins if peer.operator else {}
         policy = policy_of(self.policy.settings.now, request.task, origins)
+        prefixes = self._prefixes(scope, request, now)
         if request.key is None:
-            return [SendReply(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self.store.state))]
+            explained = wire.Explained(
+                request.id, request.task, scope, policy, store=self.store.state, prefixes=prefixes
+            )
+            return [SendReply(peer.id, explained)]
 
         entry = self.policy.cache.peek(scope, request.key)
         flight = self.flights.find(scope, request.key)
@@ -56,8 +62,22 @@ class ExplainOperation(Struct, frozen=True, eq=False):
             None if flight is None else len(flight.waiters),
             None if failure is None else failure.message,
             self.store.state,
+            prefixes,
         )
         return [SendReply(peer.id, explained)]
+
+    def _prefixes(self, scope: str, request: wire.Explain, now: float) -> dict[str, wire.BackendPrefixes]:
+        """Return what each backend with prefix affinity has processed of the caller's own prompt."""
+        if not request.prefix:
+            return {}
+
+        return {
+            name: wire.BackendPrefixes(
+                affinity.policy.affinity, affinity.policy.min_tokens, affinity.states(scope, request.prefix, now)
+            )
+            for name, backend in self.backends.all().items()
+            if (affinity := backend.affinity) is not None
+        }
 
 
 def _state_of(entry: Entry, now: float) -> wire.EntryState:

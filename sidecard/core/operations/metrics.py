@@ -133,7 +133,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         yield from self._of_limits(stats)
         yield from self._of_savings()
         yield from self._of_state(stats)
-        yield from self._of_backends()
+        yield from self._of_backends(now)
         yield from self._of_budgets(now)
         yield from self._of_times()
 
@@ -309,7 +309,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         for name, value in sorted(self.daemon.gauges.items()):
             yield _gauge(name, DAEMON_GAUGES[name], value())
 
-    def _of_backends(self) -> Iterator[Family]:
+    def _of_backends(self, now: float) -> Iterator[Family]:
         backends = self.backends.all().items()
         states = get_args(BreakerState)
         yield _gauge(
@@ -324,6 +324,17 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         yield _gauge("permits", "Calls in progress.", _by("backend", {name: of.permits for name, of in backends}))
         queued = {name: len(of.queue) for name, of in backends}
         yield _gauge("queued", "Callers that wait for a permit.", _by("backend", queued))
+        warm = {name: of.affinity.warm_count(now) for name, of in backends if of.affinity is not None}
+        yield _gauge(
+            "prefix_warm", "Beginnings of prompts that the backend has processed and keeps.", _by("backend", warm)
+        )
+        holds = {name: sum(histogram.counts) for name, histogram in self.daemon.holds.items()}
+        yield _counter("prefix_holds", "Callers that waited for the prompt of another call.", _by("backend", holds))
+        yield _counter(
+            "prompt_tokens",
+            "Prompt tokens of answers: those that backends read from their own caches, and the others.",
+            (({"backend": name, "kind": kind}, number) for (name, kind), number in self.daemon.prompt_tokens.items()),
+        )
 
     def _of_budgets(self, now: float) -> Iterator[Family]:
         budgets = self.billing.budgets.by_name.items()
@@ -342,6 +353,11 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             "upstream_seconds",
             "Time from a lease to its answer.",
             [({"backend": name}, histogram) for name, histogram in upstream.items()],
+        )
+        yield _histogram(
+            "prefix_hold_seconds",
+            "Time that callers waited for the prompt of another call.",
+            [({"backend": name}, histogram) for name, histogram in self.daemon.holds.items()],
         )
         yield _histogram(
             "wait_seconds",

@@ -5,6 +5,7 @@ from msgspec import Struct
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.backends.registry import Backends
+from sidecard.core.backends.states import cause_of
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.leases import HungCalls
@@ -71,7 +72,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
             for table in self.limits.full_tables()
         ]
         problems += [
-            f"The breaker of backend {name!r} is {backend.breaker.state.replace('_', ' ')}. {backend.cause(now)}"
+            f"The breaker of backend {name!r} is {backend.breaker.state.replace('_', ' ')}. {cause_of(backend, now)}"
             for name, backend in self.backends.all().items()
             if backend.breaker.state in {"open", "half_open", "forced_open"}
         ]

@@ -7,6 +7,8 @@ from sidecard.core.events import Peer
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.endings import CallFailure
 from sidecard.core.flights.leases import Leases
+from sidecard.core.flights.participants import HeldLease
+from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.streams import MAX_STREAM_BYTES, SharedStream, Streams
 from sidecard.core.flights.table import Flights
@@ -23,6 +25,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
     streams: Streams
     serving: Serving
     election: Election
+    queues: Queues
 
     def append(self, peer: Peer, request: wire.Append, now: float) -> list[Effect]:
         """Add a chunk and send it to all followers of the stream."""
@@ -40,6 +43,9 @@ class AppendOperation(Struct, frozen=True, eq=False):
             return [reject_value(peer, request, problem)]
 
         self.flights.progressed(lease, now)
+        return self._add(lease, peer, chunk, now) + self.queues.first_output(lease, now)
+
+    def _add(self, lease: HeldLease, peer: Peer, chunk: bytes, now: float) -> list[Effect]:
         flight = lease.flight
         if flight is None:
             return []

@@ -97,6 +97,9 @@ def prefix_problem(request: wire.Begin) -> str | None:
     if not _HEXADECIMAL.fullmatch("".join(request.prefix)):
         return f"prefix: each digest must be {PREFIX_CHARACTERS} hexadecimal digits in lower case"
 
+    if len(set(request.prefix)) != len(request.prefix):
+        return "prefix: a digest is repeated, but each beginning of a prompt has its own"
+
     lengths = request.prefix_bytes
     if not lengths:
         return None
@@ -270,7 +273,7 @@ class NewCallers(Struct, frozen=True, eq=False):
             return self.serving.previous(peer, request, previous, now)
 
         deadline = now + self.endings.wait_seconds(request)
-        applicant = Applicant(flight, peer, request, charge, request.id, now, deadline, previous=previous)
+        applicant = Applicant(flight, peer, request, charge, request.id, now, deadline, previous=previous, scope=scope)
         rejection, effects = self.grants.admit(applicant, now)
         if rejection is not None:
             effects += self.serving.without_lease(applicant, rejection, now)

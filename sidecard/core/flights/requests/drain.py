@@ -22,7 +22,7 @@ class DrainOperation(Struct, frozen=True, eq=False):
         effects: list[Effect] = [EmitNote(DrainStarted(len(self.flights), self.flights.waiter_count))]
         self.flights.draining = True
         for applicant in self.flights.applicants():
-            self.flights.withdraw(applicant)
+            self.flights.withdraw(applicant, now)
             effects += self.election.reject_applicant(applicant, DRAINING, now)
 
         return effects

@@ -111,6 +111,7 @@ class FurtherAttempts(Struct, frozen=True, eq=False):
             failure=request.message,
             tried=lease.tried,
             retries=lease.retries,
+            scope=lease.scope,
         )
         effects: list[Effect] = []
         names = self.admission.names(lease.request)

@@ -5,6 +5,7 @@ from msgspec import Struct
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
 from sidecard.core.flights.leases import Leases
+from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
@@ -14,10 +15,12 @@ class StartedOperation(Struct, frozen=True, eq=False):
 
     flights: Flights
     leases: Leases
+    queues: Queues
 
-    def started(self, peer: Peer, request: wire.Started, now: float) -> list[Effect]:  # noqa: ARG002 - as all operations
+    def started(self, peer: Peer, request: wire.Started, now: float) -> list[Effect]:
         """Record the first output of a lease's call."""
-        if self.flights.held(request.lease, peer) is None:
+        lease = self.flights.held(request.lease, peer)
+        if lease is None:
             return self.leases.reject_stale(peer, request)
 
-        return []
+        return self.queues.first_output(lease, now)

@@ -12,6 +12,7 @@ from sidecard.core.backends.registry import MAX_NAMED, OTHER_BACKENDS, Backends
 from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, LiveSettings, TaskSettings
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import Begin, RejectionReason, Route, Usage
+from tests.backends import PARTS
 
 
 class Town:
@@ -20,7 +21,7 @@ class Town:
     def __init__(self, *, budgets: dict[str, BudgetSettings] | None = None, **settings: Any) -> None:
         self.now = 1000.0
         self.settings = EngineSettings(budgets=budgets or {}, **settings)
-        self.backends = Backends(self.settings.backends, self.settings.max_backends, lambda: 0.5)
+        self.backends = Backends(self.settings.backends, self.settings.max_backends, PARTS)
         self.budgets = Budgets(self.settings.budgets, WallClock())
         self.admission = Admission(LiveSettings(self.settings), self.backends, self.budgets)
 

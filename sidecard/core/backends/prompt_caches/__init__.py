@@ -1,0 +1,1 @@
+"""Models of what backends have processed of earlier prompts."""
