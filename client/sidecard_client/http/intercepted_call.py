@@ -29,8 +29,9 @@ from sidecard_client.http.messages.responses import (
 )
 from sidecard_client.http.messages.upstream_answer import MAX_ANSWER_BYTES, UpstreamAnswer, faulty_reader
 from sidecard_client.http.question import question_of
+from sidecard_client.http.request import prefixes_of_request
 from sidecard_client.keys.fingerprint import fingerprint
-from sidecard_client.keys.prefixes.recipe import NO_PREFIXES, PromptPrefixes, prefixes_of
+from sidecard_client.keys.prefixes.recipe import NO_PREFIXES, PromptPrefixes
 
 if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
@@ -203,10 +204,8 @@ class InterceptedCall:
 
     def prefixes(self) -> PromptPrefixes:
         """Return the prefixes of the request's prompt; none if finding them fails, which is no reason for a request to fail."""
-        asked = self.asked
         try:
-            parts = asked.family.prompt(asked.asked, asked.target)
-            return prefixes_of(asked.family.name, asked.asked.model, asked.caller.account, parts)
+            return prefixes_of_request(self.asked)
         except Exception:  # noqa: BLE001 - logged
             _log.exception("finding the beginnings of a prompt failed; the call is made without them")
             return NO_PREFIXES

@@ -26,6 +26,7 @@ from sidecard_client.http.fork_safe_lock import ForkSafeLock
 from sidecard_client.http.headers import Headers, context_headers, key_headers, lower_names
 from sidecard_client.http.identity import CallerIdentity, identity_of, visible_query
 from sidecard_client.http.recognition import recognize
+from sidecard_client.keys.prefixes.recipe import PromptPrefixes, prefixes_of
 
 KEY_NAME_PREFIX: Final = "http "
 """With the API family, it replaces the function's name in the key."""
@@ -156,6 +157,12 @@ def described_request(
 
     backend = _backend_name(target.host, asked.model, caller.account)
     return LlmRequest(family, asked, target, caller, backend, parts, context)
+
+
+def prefixes_of_request(request: LlmRequest) -> PromptPrefixes:
+    """Return the prefixes of a request's prompt; none if the backend caches no prompts, or not this one."""
+    parts = request.family.prompt(request.asked, request.target)
+    return prefixes_of(request.family.name, request.asked.model, request.caller.account, parts)
 
 
 def context_of(outside: Mapping[str, Any], headers: Sequence[str], principal: str) -> str:

@@ -115,7 +115,14 @@ def _explain(question: Question, arguments: argparse.Namespace) -> ExplainedRequ
     explanation = question.explain(_forms_in(policy))
     if reply is not None and explanation.key is not None:
         context = "" if question.http is None else question.http.context
-        request = wire.Explain(id=1, task=task, namespace=namespace, key=explanation.key, context=context)
+        request = wire.Explain(
+            id=1,
+            task=task,
+            namespace=namespace,
+            key=explanation.key,
+            context=context,
+            prefix=question.prefixes.digests,
+        )
         reply = _query_key(path, request, explanation.key)
 
     own = {name: wire.PolicyValue(value, origin, origin) for name, (value, origin) in question.policy.items()}

@@ -6,7 +6,9 @@ from msgspec import structs
 
 from sidecard.cli.explain import view
 from sidecard.cli.explain.requests import ExplainedRequest
+from sidecard.cli.text.numbers import count
 from sidecard_client.keys.explanation import ABSENT, Difference
+from sidecard_client.protocol.wire import BYTES_PER_TOKEN
 
 MAX_DIFFERENCES = 50
 """Number of differences in the text; JSON has all."""
@@ -48,7 +50,19 @@ def text_of(one: ExplainedRequest, other: ExplainedRequest) -> str:
         if explained.question.unshared_because
     ]
     keys = (f"one    {one.explanation.key}", f"other  {other.explanation.key}")
-    return "\n".join([*keys, head, *reasons, *lines])
+    return "\n".join([*keys, head, *reasons, *lines, *_prefix_lines(one, other)])
+
+
+def common_tokens(one: ExplainedRequest, other: ExplainedRequest) -> int:
+    """Return about how many tokens the longest common beginning of two prompts has, as backends see it."""
+    known = set(other.question.prefixes.digests)
+    pairs = zip(*one.question.prefixes, strict=True)
+    return max((length for digest, length in pairs if digest in known), default=0) // BYTES_PER_TOKEN
+
+
+def _prefix_lines(one: ExplainedRequest, other: ExplainedRequest) -> list[str]:
+    tokens = common_tokens(one, other)
+    return [f"Their prompts begin alike, for about {count(tokens)} tokens."] if tokens else []
 
 
 def _with_short_identities(difference: Difference) -> Difference:
@@ -64,6 +78,7 @@ def fields_of(one: ExplainedRequest, other: ExplainedRequest) -> dict[str, Any]:
     return {
         "share": share(one, other),
         "share_refusals": share(one, other) and same_context(one, other),
+        "common_prefix_tokens": common_tokens(one, other),
         "differences": [
             {"path": difference.path, "same_in_normal_form": difference.same_in_normal_form}
             | {

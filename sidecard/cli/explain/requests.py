@@ -3,7 +3,8 @@
 ===============================================  ======================================================================
 form                                             meaning
 ===============================================  ======================================================================
-``{"name": ..., "args": [...], "kwargs": {}}``   call of a function; also ``task``, ``model``, and the policy's keywords
+``{"name": ..., "args": [...], "kwargs": {}}``   call of a function; also ``task``, ``model``, ``prefix``, and others of the
+                                                 policy's keywords
 ``{"url": ..., "headers": {}, "body": {...}}``   HTTP request, as transports see it
 any other object, with ``--url``                 body of an HTTP request, as SDKs send it
 ===============================================  ======================================================================
@@ -18,16 +19,17 @@ from msgspec import Raw, Struct
 from sidecard.cli.exit_codes import UsageError
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.keying import STREAM_SUFFIX
-from sidecard_client.call.options import Options
+from sidecard_client.call.options import Options, prefixes_of_prompt
 from sidecard_client.http.embeddings import embedding_request, parts_of_text
 from sidecard_client.http.family import RequestTarget
 from sidecard_client.http.headers import CREDENTIAL_HEADERS, key_headers, lower_names
 from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.recognition import families
-from sidecard_client.http.request import IN_SPITE_OF_EFFECTS, LlmRequest, parse_request
+from sidecard_client.http.request import IN_SPITE_OF_EFFECTS, LlmRequest, parse_request, prefixes_of_request
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.fingerprint import NO_EXTRAS
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
+from sidecard_client.keys.prefixes.recipe import NO_PREFIXES, PromptPrefixes
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, PassedReason
 
@@ -70,6 +72,7 @@ class _CallForm(Struct, forbid_unknown_fields=True):
     backends: list[str] = []
     sample: int = 0
     stream: bool = False
+    prefix: list[str] | str | None = None
 
 
 class _HttpForm(Struct, forbid_unknown_fields=True):
@@ -123,6 +126,8 @@ class Question(Struct, frozen=True):
     """Why the request is never shared; empty if it can be."""
     http: HttpFacts | None = None
     """None for a function's call."""
+    prefixes: PromptPrefixes = NO_PREFIXES
+    """The beginnings of its prompt."""
 
     @property
     def max_age_seconds(self) -> float | None:
@@ -219,7 +224,7 @@ def read_question(text: bytes, place: str, flags: Flags) -> Question:
 def _of_call(form: _CallForm, flags: Flags) -> Question:
     keywords = {keyword: getattr(form, keyword) for keyword in _POLICY if getattr(form, keyword) is not None}
     options = _options(form.task, form.namespace, form.normalize, flags).changed(
-        keywords | {"ignore": form.ignore, "sample": form.sample}
+        keywords | {"ignore": form.ignore, "sample": form.sample, "prefix": form.prefix, "model": form.model}
     )
     policy: dict[str, tuple[Any, str]] = {
         _POLICY[keyword]: (value, f"{FROM_CALL}: {keyword}") for keyword, value in keywords.items()
@@ -230,7 +235,8 @@ def _of_call(form: _CallForm, flags: Flags) -> Question:
     args = tuple(form.args)
     deterministic = asks_for_one_answer(args, form.kwargs, said=form.deterministic)
     name = form.name + STREAM_SUFFIX * form.stream
-    return Question(options, form.model, name, args, form.kwargs, deterministic, policy)
+    prefixes = prefixes_of_prompt(options)
+    return Question(options, form.model, name, args, form.kwargs, deterministic, policy, prefixes=prefixes)
 
 
 def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, flags: Flags) -> Question:
@@ -271,6 +277,7 @@ def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: by
         policy,
         "its header x-sidecard-cache is off" if control == "off" else because,
         http,
+        prefixes_of_request(request),
     )
 
 

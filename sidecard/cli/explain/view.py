@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from sidecard.cli.explain.requests import ExplainedRequest, HttpFacts
-from sidecard.cli.text.numbers import dollars, seconds, size
+from sidecard.cli.text.numbers import count, dollars, seconds, size
 from sidecard_client.keys.explanation import text_of as canonical_text
 from sidecard_client.protocol import wire
 
@@ -19,13 +19,17 @@ _IDENTITIES: Final = {
 IDENTITY_DIGITS: Final = 12
 """Digits of an identity in texts: weak credentials can be found from a whole hash, which only JSON has."""
 
+PREFIX_DIGITS: Final = 12
+"""Digits of a prefix in texts, enough to compare two requests by."""
+
 IDENTITY: Final = "identity"
 """The part of an HTTP request's key that credentials make."""
 
 
 def text_of(explained: ExplainedRequest) -> str:
     """Return key, policy and current state as text."""
-    return "\n".join([*_key_lines(explained), "", *_policy_lines(explained), "", *_state_lines(explained)])
+    lines = [*_key_lines(explained), "", *_policy_lines(explained), "", *_state_lines(explained)]
+    return "\n".join([*lines, *_prefix_lines(explained)])
 
 
 def fields_of(explained: ExplainedRequest) -> dict[str, Any]:
@@ -48,6 +52,15 @@ def fields_of(explained: ExplainedRequest) -> dict[str, Any]:
         "entry": None if now is None or now.entry is None else msgspec.to_builtins(now.entry),
         "waiters": None if now is None else now.waiters,
         "failure": None if now is None else now.failure,
+        "prefixes": [
+            {
+                "prefix": digest,
+                "bytes": length,
+                "tokens": length // wire.BYTES_PER_TOKEN,
+                "states": {} if now is None else {name: known.states[number] for name, known in now.prefixes.items()},
+            }
+            for number, (digest, length) in enumerate(zip(*explained.question.prefixes, strict=True))
+        ],
     }
 
 
@@ -155,6 +168,26 @@ def _state_lines(explained: ExplainedRequest) -> list[str]:
         lines.append(f"The call failed, and the failure is remembered: {now.failure}")
 
     return lines or ["No answer is stored under the key, and no call is in progress."]
+
+
+def _prefix_lines(explained: ExplainedRequest) -> list[str]:
+    """Return the beginnings of the prompt, with their state on each backend that schedules calls by them."""
+    prefixes, known = explained.question.prefixes, {} if explained.now is None else explained.now.prefixes
+    if not prefixes.digests:
+        return []
+
+    rows = [("prefix", "tokens", *known)]
+    for number, (digest, length) in enumerate(zip(*prefixes, strict=True)):
+        tokens = length // wire.BYTES_PER_TOKEN
+        states = ("too short" if tokens < backend.min_tokens else backend.states[number] for backend in known.values())
+        rows.append((digest[:PREFIX_DIGITS], f"~{count(tokens)}", *states))
+
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if explained.now is not None and not known:
+        lines.append("No backend has prefix_affinity, so no call is scheduled by these beginnings of the prompt.")
+
+    return ["", *lines]
 
 
 def _entry_lines(entry: wire.EntryState) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from msgspec import structs
 
 from sidecard.cli.exit_codes import UsageError
 from sidecard.cli.explain import comparison
@@ -23,7 +24,8 @@ from sidecard_client.http.request import parse_request
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.naming import name_of
 from sidecard_client.keys.normal_form import BY_TASK
-from sidecard_client.protocol.wire import EntryState, PolicyValue, Usage
+from sidecard_client.keys.prefixes.recipe import prefixes_of_texts
+from sidecard_client.protocol.wire import BackendPrefixes, EntryState, PolicyValue, Usage
 from sidecard_client.protocol.wire import Explained as State
 from sidecard_client.testing import FakeClient
 
@@ -398,3 +400,59 @@ def test_comparison_text_is_limited() -> None:
     one, other = (explained({"name": "f", "args": [sign] * 80}) for sign in "xy")
     assert comparison.text_of(one, other).endswith("  and 30 more")
     assert len(comparison.fields_of(one, other)["differences"]) == 80
+
+
+# Beginnings of prompts ------------------------------------------------------------------------------------------
+
+MANUAL = "Answer from the manual. " * 40
+CHAT_BODY = {
+    "model": "gpt",
+    "messages": [{"role": "system", "content": MANUAL}, {"role": "user", "content": "Why?"}],
+}
+
+
+def test_a_request_shows_its_prefixes_and_where_they_are_warm() -> None:
+    """One row for each, with its length, and its state on each backend that schedules by them."""
+    asked = question({"url": CHAT, "body": CHAT_BODY})
+    digests, lengths = asked.prefixes
+    assert len(digests) == 2
+    known = {
+        "cloud": BackendPrefixes("provider", 1024, ("cold", "cold")),
+        "local": BackendPrefixes("slots", 64, ("warm", "processing")),
+    }
+    now = structs.replace(State(1, "general", "1000:default", {}), prefixes=known)
+
+    shown = explained({"url": CHAT, "body": CHAT_BODY}, now=now)
+    rows = [line.split("  ") for line in text_of(shown).splitlines()[-3:]]
+    assert [[cell.strip() for cell in row if cell] for row in rows] == [
+        ["prefix", "tokens", "cloud", "local"],
+        [digests[0][:12], f"~{lengths[0] // 4}", "too short", "warm"],
+        [digests[1][:12], f"~{lengths[1] // 4}", "too short", "processing"],
+    ]
+    assert fields_of(shown)["prefixes"][0] == {
+        "prefix": digests[0],
+        "bytes": lengths[0],
+        "tokens": lengths[0] // 4,
+        "states": {"cloud": "cold", "local": "warm"},
+    }
+
+
+def test_a_call_shows_the_prefixes_of_its_keyword() -> None:
+    """As the client would send them; without the keyword it has none."""
+    form = {"name": "app.ask", "args": ["Why?"], "prefix": [MANUAL, "Why?"], "model": "small"}
+    assert question(form).prefixes == prefixes_of_texts("small", [MANUAL, "Why?"])
+    assert fields_of(explained({"name": "app.ask"}))["prefixes"] == []
+    assert "prefix" not in text_of(explained({"name": "app.ask"}))
+    now = State(1, "general", "1000:default", {})
+    assert text_of(explained(form, now=now)).endswith("scheduled by these beginnings of the prompt.")
+
+
+def test_two_requests_show_for_how_long_their_prompts_are_alike() -> None:
+    """Whether or not they share an answer."""
+    other = {**CHAT_BODY, "messages": [CHAT_BODY["messages"][0], {"role": "user", "content": "Who?"}]}
+    one, two = explained({"url": CHAT, "body": CHAT_BODY}), explained({"url": CHAT, "body": other})
+    tokens = question({"url": CHAT, "body": CHAT_BODY}).prefixes.lengths[0] // 4
+    assert comparison.text_of(one, two).endswith(f"Their prompts begin alike, for about {tokens} tokens.")
+    assert comparison.fields_of(one, two)["common_prefix_tokens"] == tokens
+    unlike = explained({"url": CHAT, "body": {**CHAT_BODY, "model": "other"}})
+    assert comparison.fields_of(one, unlike)["common_prefix_tokens"] == 0
