@@ -1,12 +1,14 @@
 """The number of tokens of a prompt: Anthropic's."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.answers.results import ResultsAnswer
 from sidecard_client.http.families.anthropic_messages import AnthropicMessages
-from sidecard_client.http.family import SideEffect
+from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.shapes import are_messages
+from sidecard_client.keys.prefixes.recipe import PromptPart
 
 
 class _AnthropicTokens(ResultsAnswer):
@@ -34,6 +36,10 @@ class AnthropicCountTokens(AnthropicMessages):
     def effect(self, fields: dict[str, Any]) -> SideEffect:  # noqa: ARG002 - for all of them
         """No tool acts."""
         return ""
+
+    def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:  # noqa: ARG002 - for all of them
+        """Counting caches nothing."""
+        return ()
 
 
 FAMILY = AnthropicCountTokens()
