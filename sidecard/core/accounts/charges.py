@@ -10,7 +10,7 @@ from typing import Final
 from sidecard.core.cache.entry import text_bytes
 from sidecard_client.protocol.wire import Begin, Delete, Purge
 
-BEGIN_BYTES: Final = 770
+BEGIN_BYTES: Final = 800
 """A begin that waits or has led to a lease, without its texts: the decoded request, the waiter, applicant or lease, its places in
 the tables, and its timer."""
 
@@ -26,8 +26,8 @@ QUESTION_BYTES: Final = 450
 FAILURE_BYTES: Final = 400
 """A remembered failure without its texts."""
 
-PREFIX_BYTES: Final = 130
-"""A prefix of a begin: its digest, its length, and their places in the request."""
+PREFIX_BYTES: Final = 310
+"""A prefix of a begin: its digest and length, and, with prefix affinity, its places in the tables of a backend."""
 
 TEXT_BYTES: Final = 57
 """Header of a text, and its place in a tuple."""

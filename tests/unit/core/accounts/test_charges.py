@@ -29,6 +29,20 @@ NARROW = {"narrow": BackendSettings(max_concurrent=1, max_queue=ROOM)}
 _decode = msgspec.msgpack.Decoder(wire.AnyRequest).decode
 
 
+CACHING = {"caching": BackendSettings(prefix_affinity="provider", prefix_min_tokens=0, max_queue=ROOM)}
+
+
+def _with_prefixes(number: int, prompt: str = "") -> wire.Begin:
+    prefix = tuple(f"{prompt or format(number, '016x')}{place:016x}" for place in range(16))
+    lengths = tuple(range(number * 300, number * 300 + 16))
+    return wire.Begin(_key(number), id=number, backends=("caching",), prefix=prefix, prefix_bytes=lengths)
+
+
+def _lead_prompt(peer: Actor) -> None:
+    peer.asks(_with_prefixes(9999, "f" * 16))
+    peer.gets(wire.Lease)
+
+
 def _key(number: int) -> str:
     return f"v1:{number:064d}"
 
@@ -101,6 +115,8 @@ def _measured(host: Host, peer: Actor, requests: list[wire.AnyRequest]) -> tuple
             {"backends": NARROW},
             id="applicant",
         ),
+        pytest.param(_idle, _with_prefixes, {"backends": CACHING}, id="lease of a prompt"),
+        pytest.param(_lead_prompt, lambda number: _with_prefixes(number, "f" * 16), {"backends": CACHING}, id="held"),
         pytest.param(_idle, lambda number: wire.Begin(_key(number), id=number), {"store": "own"}, id="lookup"),
         pytest.param(_idle, lambda number: wire.Get(_key(number), id=number), {"store": "own"}, id="get"),
         pytest.param(_idle, lambda number: wire.Delete(_key(number), id=number), {"store": "own"}, id="delete"),
