@@ -73,6 +73,7 @@ class Config(Struct, frozen=True):
             spare_share=self.limits.spare_share,
             forget_seconds=self.limits.forget_seconds,
             backends=self.backends,
+            local_max_concurrent=schema.default_local_limit(),
             max_backends=self.limits.max_backends,
             budgets=self.budgets,
             retries=self.retries,
@@ -126,7 +127,9 @@ class Config(Struct, frozen=True):
                 f"{limits.max_peers}. Make it smaller, so that one uid cannot use most connections."
             )
 
-        unnamed = self.backends.get(DEFAULT_BACKEND) or settings_of_unnamed(DEFAULT_BACKEND)
+        unnamed = self.backends.get(DEFAULT_BACKEND) or settings_of_unnamed(
+            DEFAULT_BACKEND, schema.default_local_limit()
+        )
         if self.sovereign.enabled and unnamed.locality == "local":
             sentences.append(
                 "sovereign.enabled does not reject calls that name no backend, which count as local wherever they go: "

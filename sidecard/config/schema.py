@@ -4,18 +4,27 @@ The docstring of a setting is its description in the documentation and in ``side
 its first sentence must make sense alone. The core defines backends, budgets, retries and tasks (`sidecard.core.settings`).
 """
 
+import os
 from typing import Annotated
 
 from msgspec import Struct
 
 from sidecard.config import parsers
-from sidecard.core.settings import SharedWith
+from sidecard.core.settings import SharedWith, local_limit
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES
 
 MAX_FRAME_BYTES_LIMIT = 2**25 - 1
 """Above this, a frame's first byte could not be distinguished from that of a JSON line."""
 
 MIB = 1024 * 1024
+
+
+def default_local_limit() -> int:
+    """Return the default limit of a local backend on this host.
+
+    Of all its processors: those of the daemon's own unit or container are not the model server's.
+    """
+    return local_limit(os.cpu_count() or 1)
 
 
 class SocketSettings(Struct, frozen=True):

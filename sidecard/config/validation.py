@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from sidecard.config.parsers import MAX_NAME_CHARACTERS
-from sidecard.config.schema import FlightSettings
+from sidecard.config.schema import FlightSettings, default_local_limit
 from sidecard.core.settings import (
-    LOCAL_MAX_CONCURRENT,
     BackendSettings,
     BreakerSettings,
     RetrySettings,
@@ -28,12 +27,13 @@ def backend_settings(name: str, given: Mapping[str, Any]) -> BackendSettings:
 
     A configured locality implies a default limit: a local backend has few slots; this host cannot know a remote one's.
     """
+    limit = default_local_limit()
     plain = {key: value for key, value in given.items() if not key.startswith(_BREAKER)}
     breaker = {key.removeprefix(_BREAKER): value for key, value in given.items() if key.startswith(_BREAKER)}
     if "locality" in plain:
-        plain.setdefault("max_concurrent", LOCAL_MAX_CONCURRENT if plain["locality"] == "local" else 0)
+        plain.setdefault("max_concurrent", limit if plain["locality"] == "local" else 0)
 
-    return structs.replace(settings_of_unnamed(name), **plain, breaker=BreakerSettings(**breaker))
+    return structs.replace(settings_of_unnamed(name, limit), **plain, breaker=BreakerSettings(**breaker))
 
 
 class Values(NamedTuple):

@@ -115,7 +115,7 @@ class Engine:
         self.memory = memory = MemoryAccounts(settings.max_memory_bytes)
         """The connections charge their buffers to it too."""
         parts = BackendParts(jitter, memory.requests, metrics.observe_hold)
-        self._backends = backends = Backends(settings.backends, settings.max_backends, parts)
+        self._backends = backends = Backends(settings, parts)
         budgets = Budgets(settings.budgets, wall)
         admission = Admission(live, backends, budgets)
         retries = RetryBudget(live, jitter)

@@ -70,7 +70,8 @@ class BackendSettings(Struct, frozen=True):
     locality: Locality = "remote"
     """Whether calls stay on this host or in its private networks."""
     max_concurrent: int = 0
-    """Maximum number of calls in progress. 0 is no limit; a local backend has a limit of 4 by default."""
+    """Maximum number of calls in progress. 0 is no limit. A local backend has by default as many as the host has processors, at
+    most 4."""
     max_queue: int = 512
     """Maximum number of callers that wait for a permit. Precedent: Ollama's queue of 512."""
     adaptive: bool = False
@@ -117,13 +118,22 @@ MIN_VIEW_BYTES = 256 * 1024
 """Minimum size of a view: a smaller one is not worth its descriptor."""
 
 LOCAL_MAX_CONCURRENT = 4
-"""Default permits of a local backend. Precedent: llama.cpp's server with 4 slots."""
+"""Maximum default permits of a local backend. Precedents: llama.cpp's server has 4 slots, LM Studio 4, Ollama 1."""
 
 
-def settings_of_unnamed(name: str) -> BackendSettings:
+def local_limit(processors: int) -> int:
+    """Return the default permits of a local backend: one per processor of the host, at most `LOCAL_MAX_CONCURRENT`.
+
+    Calls that a model server computes together share its processors. On two, four at a time took 1.3 to 1.7 times as long as two
+    (``sidecard docs benchmarks``, "A local model"); on more, they share the reading of the model's weights.
+    """
+    return max(1, min(LOCAL_MAX_CONCURRENT, processors))
+
+
+def settings_of_unnamed(name: str, local_max_concurrent: int) -> BackendSettings:
     """Return the settings of a backend that the configuration does not name."""
     if name == "local":
-        return BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT)
+        return BackendSettings(locality="local", max_concurrent=local_max_concurrent)
 
     return BackendSettings(locality="local" if is_local(name) else "remote")
 
@@ -243,6 +253,8 @@ class EngineSettings(Struct, frozen=True):
     forget_seconds: float = 7 * 86400.0
     """Names of tasks, backends and models that are neither configured nor used for so long are forgotten."""
     backends: dict[str, BackendSettings] = {}
+    local_max_concurrent: int = LOCAL_MAX_CONCURRENT
+    """Permits of the backend ``local`` if it has no settings."""
     max_backends: int = 256
     """Maximum number of backends; beyond it, unconfigured ones that are not in use are dropped."""
     budgets: dict[str, BudgetSettings] = {}

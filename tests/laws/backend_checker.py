@@ -49,7 +49,7 @@ class BackendChecker(EventChecker):
 
     def backend(self, name: str) -> BackendSettings:
         """Return the settings of a backend."""
-        return self.settings.backends.get(name) or settings_of_unnamed(name)
+        return self.settings.backends.get(name) or settings_of_unnamed(name, self.settings.local_max_concurrent)
 
     def breaker(self, name: str) -> ReferenceBreaker:
         """Return a backend's breaker."""

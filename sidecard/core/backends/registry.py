@@ -6,7 +6,7 @@ from sidecard.core.backends.windows import TrimmedMean
 from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable
 from sidecard.core.notes import BreakerNote
 from sidecard.core.records import NO_USAGE
-from sidecard.core.settings import BackendSettings, settings_of_unnamed
+from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client.protocol.wire import LOCAL_BACKENDS, BreakerState, Usage
 
 OTHER_BACKENDS = OTHER
@@ -19,14 +19,15 @@ MAX_NAMED = 16
 class Backends:
     """Find, create and drop backends."""
 
-    def __init__(self, settings: dict[str, BackendSettings], max_backends: int, parts: BackendParts) -> None:
+    def __init__(self, settings: EngineSettings, parts: BackendParts) -> None:
         self.table: NameTable[str, Backend] = NameTable(
-            max(max_backends, len(settings) + 2 * MAX_NAMED), self._count_dropped, newest=MAX_NAMED
+            max(settings.max_backends, len(settings.backends) + 2 * MAX_NAMED), self._count_dropped, newest=MAX_NAMED
         )
         """In the order of the latest use."""
         self._backends = self.table.items
         self._parts = parts
-        for name, given in settings.items():
+        self._local_max_concurrent = settings.local_max_concurrent
+        for name, given in settings.backends.items():
             self._add_configured(name, given)
 
         self._other: Backend | None = None
@@ -35,11 +36,12 @@ class Backends:
         self.prompt_tokens = TrimmedMean()
         self.completion_tokens = TrimmedMean()
 
-    def reconfigure(self, settings: dict[str, BackendSettings], now: float) -> list[BreakerNote]:
+    def reconfigure(self, settings: EngineSettings, now: float) -> list[BreakerNote]:
         """Apply other settings. A backend that is no longer configured gets the settings of an unnamed one."""
         notes: list[BreakerNote] = []
-        self.table.bound = max(self.table.bound, len(settings) + 2 * MAX_NAMED)
-        for name, given in settings.items():
+        self.table.bound = max(self.table.bound, len(settings.backends) + 2 * MAX_NAMED)
+        self._local_max_concurrent = settings.local_max_concurrent
+        for name, given in settings.backends.items():
             backend = self._backends.get(name)
             if backend is None:
                 self._add_configured(name, given)
@@ -47,8 +49,8 @@ class Backends:
                 notes += backend.reconfigure(given, now, configured=True)
 
         for name, backend in self._backends.items():
-            if backend.configured and name not in settings:
-                notes += backend.reconfigure(settings_of_unnamed(name), now, configured=False)
+            if backend.configured and name not in settings.backends:
+                notes += backend.reconfigure(self._settings_of_unnamed(name), now, configured=False)
 
         return notes
 
@@ -167,4 +169,7 @@ class Backends:
         self._changes_of_dropped += dropped.breaker.generation + (dropped.breaker.state != "closed")
 
     def _unnamed(self, name: str) -> Backend:
-        return Backend(name, settings_of_unnamed(name), self._parts, configured=False)
+        return Backend(name, self._settings_of_unnamed(name), self._parts, configured=False)
+
+    def _settings_of_unnamed(self, name: str) -> BackendSettings:
+        return settings_of_unnamed(name, self._local_max_concurrent)

@@ -92,5 +92,5 @@ class SettingsOperations(Struct, frozen=True, eq=False):
         if before.namespace_max_bytes != settings.namespace_max_bytes:
             cache.limit(settings.namespace_max_bytes)
 
-        effects: list[Effect] = [EmitNote(note) for note in self.backends.reconfigure(settings.backends, now)]
+        effects: list[Effect] = [EmitNote(note) for note in self.backends.reconfigure(settings, now)]
         return effects + self.queues.reconsider_all(now)

@@ -51,8 +51,10 @@ def run(model: Model, workload: Workload, way: Way) -> Run:
             socket, _ = processes.start_daemon("sidecard", *way.flags())
 
         scripts = way.scripts(workload)
+        places = tuple(range(len(scripts)))
         workers = [
-            _start_worker(processes, Assignment(url, socket, scripts[number::PROCESSES])) for number in range(PROCESSES)
+            _start_worker(processes, Assignment(url, socket, scripts[number::PROCESSES], places[number::PROCESSES]))
+            for number in range(PROCESSES)
         ]
         for worker in workers:
             _line(processes, worker)

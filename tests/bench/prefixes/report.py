@@ -1,6 +1,7 @@
 """The results of the bench as a table, and which targets they meet. Pure."""
 
 from collections.abc import Iterator, Sequence
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -21,7 +22,7 @@ NO_SLOWER = 1.05
 
 
 class Best(Struct, frozen=True):
-    """A workload in one way: the best of its runs. Token counts hardly differ between runs; their median would say the same."""
+    """A workload in one way: the least time of its runs, as other work on the machine only adds time, and the mean of the tokens."""
 
     workload: str
     way: str
@@ -52,18 +53,17 @@ class Target(Struct, frozen=True):
 
 
 def best_of(runs: Sequence[Run]) -> list[Best]:
-    """Return the fastest run of each workload in each way: other work on the machine only adds time."""
+    """Return the result of each workload in each way."""
     found = []
     for pair in dict.fromkeys((run.workload, run.way) for run in runs):
         same = [run for run in runs if (run.workload, run.way) == pair]
-        fastest = min(same, key=lambda run: run.seconds)
         found.append(
             Best(
                 *pair,
-                fastest.seconds,
+                min(run.seconds for run in same),
                 min(run.median_seconds for run in same),
-                fastest.processed_tokens,
-                fastest.cached_tokens,
+                round(mean(run.processed_tokens for run in same)),
+                round(mean(run.cached_tokens for run in same)),
                 len(same),
             )
         )

@@ -1,11 +1,11 @@
 """One process of an application: ``python -m tests.bench.prefixes.worker ASSIGNMENT`` (JSON), and prints `Made` (JSON).
 
-Each script has a thread. All begin, in their order, when a line arrives on standard input.
+Each script has a thread. When a line arrives on standard input, all begin one after another, in the order of the whole workload.
 """
 
 import sys
 import threading
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -22,6 +22,9 @@ SECONDS = 900.0
 
 BACKEND = "local"
 
+STEP_SECONDS = 0.005
+"""Between the beginnings of two scripts: longer than a request needs to arrive, so that the order is the same in each run."""
+
 
 class Assignment(Struct, frozen=True):
     """One process's scripts. With an empty ``socket`` the server is asked without sidecard."""
@@ -29,6 +32,8 @@ class Assignment(Struct, frozen=True):
     url: str
     socket: str
     scripts: tuple[Script, ...]
+    places: tuple[int, ...]
+    """Of each script among those of all processes."""
 
 
 class Made(Struct, frozen=True):
@@ -53,7 +58,8 @@ class Worker:
         """Make all calls. Raises what the first failed one has raised."""
         with self._client() as http_client:
             threads = [
-                threading.Thread(target=self._run, args=(http_client, script)) for script in self._assignment.scripts
+                threading.Thread(target=self._run, args=(http_client, script, place * STEP_SECONDS))
+                for script, place in zip(self._assignment.scripts, self._assignment.places, strict=True)
             ]
             print("ready", flush=True)
             sys.stdin.readline()
@@ -75,7 +81,8 @@ class Worker:
 
         return httpx.Client(transport=transport, base_url=self._assignment.url, timeout=SECONDS)
 
-    def _run(self, http_client: httpx.Client, script: Script) -> None:
+    def _run(self, http_client: httpx.Client, script: Script, delay_seconds: float) -> None:
+        sleep(delay_seconds)
         messages = [{"role": "system", "content": script.system}]
         try:
             for turn in script.turns:

@@ -13,7 +13,7 @@ from sidecard.core.accounts.ledger import LEDGER_VERSION, LedgerSnapshot, TaskLe
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.names import OTHER
-from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
+from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, EngineSettings, TaskSettings
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Usage
@@ -63,7 +63,7 @@ def test_priced_uses_the_reported_cost_then_the_backends_price_then_the_models(
     backend: str, usage: Usage | None, dollars: float | None
 ) -> None:
     """A remote model's price never applies to a local backend."""
-    backends = Backends({"mine": PRICED, "caching": CACHING}, 40, PARTS)
+    backends = Backends(EngineSettings(backends={"mine": PRICED, "caching": CACHING}), PARTS)
     priced = accounts(table).priced(backends.of(backend), usage)
 
     assert priced.cost_dollars == (None if dollars is None else pytest.approx(dollars))
@@ -71,7 +71,7 @@ def test_priced_uses_the_reported_cost_then_the_backends_price_then_the_models(
 
 def test_priced_changes_only_the_cost() -> None:
     """The other fields of the usage stay."""
-    backends = Backends({"mine": PRICED}, 40, PARTS)
+    backends = Backends(EngineSettings(backends={"mine": PRICED}), PARTS)
     usage = Usage(model="m", prompt_tokens=500_000, completion_tokens=0, first_chunk_seconds=0.5)
 
     assert accounts().priced(backends.of("mine"), usage) == msgspec.structs.replace(usage, cost_dollars=1.0)

@@ -21,7 +21,7 @@ class Town:
     def __init__(self, *, budgets: dict[str, BudgetSettings] | None = None, **settings: Any) -> None:
         self.now = 1000.0
         self.settings = EngineSettings(budgets=budgets or {}, **settings)
-        self.backends = Backends(self.settings.backends, self.settings.max_backends, PARTS)
+        self.backends = Backends(self.settings, PARTS)
         self.budgets = Budgets(self.settings.budgets, WallClock())
         self.admission = Admission(LiveSettings(self.settings), self.backends, self.budgets)
 
