@@ -131,7 +131,7 @@ class Affinity(Generic[T]):
             return False
 
         chain = self.chain_of(scope, request)
-        return self._gains(chain, self._cache.fit(chain, now), others=0)
+        return self._gains(chain, self._cache.fit(chain, now))
 
     def choose(self, queue: FairQueue[T], now: float) -> T | None:
         """Return the next caller to serve, if the backend has room; None if all are held."""
@@ -257,24 +257,26 @@ class Affinity(Generic[T]):
         if not self._cache.has_slots:
             return None
 
-        ready = {
-            wanted
-            for wanted, items in self._held.items()
-            if not self._gains(
-                chain := self._callers[next(iter(items))].chain, self._cache.fit(chain, now), others=len(items) - 1
-            )
-        }
+        ready = set()
+        for wanted, items in self._held.items():
+            chain = self._callers[next(iter(items))].chain
+            if not self._gains(chain, self._cache.fit(chain, now), waiting=len(items)):
+                ready.add(wanted)
+
         if not ready:
             return None
 
         return next(item for turn in queue.turns() for item in turn if self._caller(item).wanted in ready)
 
-    def _gains(self, chain: PrefixChain, fit: Fit, *, others: int) -> bool:
-        """Return whether a caller should wait for a prefix, with ``others`` that do."""
+    def _gains(self, chain: PrefixChain, fit: Fit, waiting: int = 1) -> bool:
+        """Return whether callers should wait for a prefix that they want.
+
+        A caller joins those that wait already as if it was alone: if there are too many, the first of them goes, and not the last.
+        """
         if fit.wanted is None or fit.gain_tokens < self.policy.min_tokens:
             return False
 
-        return self._cache.pays_to_wait(chain, fit, others + 1)
+        return self._cache.pays_to_wait(chain, fit, waiting)
 
     def _hold_if_it_gains(self, item: T, caller: QueuedCaller, fit: Fit, now: float) -> bool:
         wanted = fit.wanted
@@ -283,7 +285,7 @@ class Affinity(Generic[T]):
 
         since = now if caller.held_since is None else caller.held_since
         ends_at = since + min(self.policy.hold_seconds, (item.deadline - since) / 2)
-        if ends_at <= now or not self._gains(caller.chain, fit, others=len(self._held.get(wanted, ()))):
+        if ends_at <= now or not self._gains(caller.chain, fit):
             return False
 
         caller.held_since = since

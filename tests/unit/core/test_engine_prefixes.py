@@ -1,82 +1,15 @@
-"""Prefix affinity: who waits for whose prompt, and what ends each wait."""
+"""Prefix affinity at a provider: who waits for whose prompt, and what ends each wait."""
 
-from typing import Any, Literal
+from typing import Any
+
+import pytest
 
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
-from tests.host import Actor, Host, packed
+from tests.host import Host
+from tests.prompts import Caller, Ending, digest, prompt, provider
 
-LONG = 40_000
-"""Bytes of a prompt's beginning: 10,000 tokens."""
-
-
-def digest(name: str) -> str:
-    """Return the digest of a prompt's beginning, by a readable name of hexadecimal letters."""
-    return name.ljust(32, "0")
-
-
-def prompt(*names: str, step: int = LONG) -> dict[str, Any]:
-    """Return the fields of a begin whose prompt has these beginnings, each ``step`` bytes longer than the one before."""
-    return {
-        "prefix": tuple(map(digest, names)),
-        "prefix_bytes": tuple(step * (place + 1) for place in range(len(names))),
-    }
-
-
-def provider(**settings: Any) -> Host:
-    """Return a host whose backend ``a`` is a provider with a prompt cache."""
-    return Host(backends={"a": BackendSettings(prefix_affinity="provider", **settings)})
-
-
-def server(slots: int, **settings: Any) -> Host:
-    """Return a host whose backend ``a`` is a model server with that many slots."""
-    return Host(backends={"a": BackendSettings(prefix_affinity="slots", max_concurrent=slots, **settings)})
-
-
-class Caller:
-    """A process that makes one call."""
-
-    def __init__(self, host: Host, *names: str, step: int = LONG, uid: int = 1000, **fields: Any) -> None:
-        self.actor: Actor = host.peer(uid)
-        self.actor.asks(wire.Begin(None, id=1, backends=("a",), **prompt(*names, step=step), **fields))
-        self._seen: list[wire.AnyReply] = []
-
-    @property
-    def lease(self) -> wire.Lease | None:
-        """Its lease, once it has one."""
-        self._seen += self.actor.receives()
-        return next((reply for reply in self._seen if isinstance(reply, wire.Lease)), None)
-
-    @property
-    def waits(self) -> bool:
-        """Whether it has neither a lease nor any other end."""
-        return self.lease is None and all(isinstance(reply, wire.Pending) for reply in self._seen)
-
-    def granted(self) -> wire.Lease:
-        """Expect a lease, and return it."""
-        assert self.lease is not None, self._seen
-        return self.lease
-
-    def starts(self) -> None:
-        """Report the first output."""
-        self.actor.asks(wire.Started(self.granted().lease, id=7))
-
-    def completes(self, **usage: Any) -> None:
-        """Bring the answer."""
-        self.actor.asks(wire.Complete(self.granted().lease, packed("x"), wire.Usage(**usage), id=8))
-
-    def ends(self, how: wire.FailureKind | Literal["completed", "withdrawn", "lost"]) -> None:
-        """End the call."""
-        lease = self.granted().lease
-        match how:
-            case "completed":
-                self.completes()
-            case "transient" | "fatal" | "ignored" | "cancelled":
-                self.actor.fails(lease, how)
-            case "withdrawn":
-                self.actor.asks(wire.Cancel(1, id=9))
-            case "lost":
-                self.actor.dies()
+ENDS_WITHOUT_OUTPUT: list[Ending] = ["transient", "fatal", "ignored", "cancelled", "withdrawn", "lost", "expired"]
 
 
 def test_the_second_call_of_a_cold_prefix_waits_for_the_first_output() -> None:
@@ -94,3 +27,244 @@ def test_the_second_call_of_a_cold_prefix_waits_for_the_first_output() -> None:
     assert [other.granted().prefix for other in others] == [True, False]
     assert host.breakers()["a"].held == 0
     assert not Caller(host, "a", "b").granted().prefix
+
+
+@pytest.mark.parametrize("how", ["completed", *ENDS_WITHOUT_OUTPUT])
+def test_the_end_of_the_first_call_lets_others_proceed(how: Ending) -> None:
+    """After an answer all proceed. After any other end one leads, and the others wait for it: the prefix is still cold."""
+    host = provider(prefix_hold_seconds=50.0)
+    first = Caller(host, "a")
+    others = [Caller(host, "a") for _ in range(3)]
+    assert [other.waits for other in others] == [True] * 3
+    first.ends(how)
+    expected = [False] * 3 if how == "completed" else [False, True, True]
+    assert [other.waits for other in others] == expected
+    assert others[0].granted().prefix == (how != "completed")
+
+
+def test_the_first_chunk_of_a_stream_is_its_first_output() -> None:
+    """A stream needs no report of its own."""
+    host = provider()
+    leader = host.peer()
+    lease = leader.leads("key", stream=True, backends=("a",), **prompt("a"))
+    other = Caller(host, "a")
+    assert other.waits
+    leader.appends(lease, "chunk")
+    other.granted()
+
+
+def test_a_report_of_the_first_output_needs_a_current_lease() -> None:
+    """`started` has no reply, except for a lease that is not current; a repeated one changes nothing."""
+    host = provider()
+    first = Caller(host, "a")
+    first.starts()
+    first.starts()
+    assert first.actor.receives() == []
+    lease = first.granted().lease
+    first.completes()
+    first.actor.receives()
+    first.actor.asks(wire.Started(lease, id=5))
+    assert first.actor.receives() == [wire.StaleLease(5)]
+
+
+@pytest.mark.parametrize(("wait_seconds", "held_seconds"), [(None, 10.0), (8.0, 4.0)])
+def test_a_hold_ends_with_its_time(wait_seconds: float | None, held_seconds: float) -> None:
+    """A caller waits for ``prefix_hold_seconds``, but never for more than half of its own patience."""
+    host = provider()
+    first = Caller(host, "a")
+    host.passes(3.0)
+    other = Caller(host, "a", wait_seconds=wait_seconds)
+    host.passes(held_seconds - 0.01)
+    assert other.waits
+    host.passes(0.01)
+    other.granted()
+    first.granted()
+    assert host.samples()["sidecard_prefix_holds_total backend=a"] == 1
+    assert host.samples()["sidecard_prefix_hold_seconds_sum backend=a"] == pytest.approx(held_seconds)
+
+
+def test_a_caller_that_cannot_wait_is_not_held() -> None:
+    """No deadline is missed, and no stale answer is served, for the sake of a prompt."""
+    host = provider()
+    Caller(host, "a")
+    Caller(host, "a", wait_seconds=0.0).granted()
+    host = provider(prefix_hold_seconds=0.0)
+    Caller(host, "a")
+    Caller(host, "a").granted()
+
+
+def test_a_caller_is_not_held_if_no_one_may_wait() -> None:
+    """A full table of waiters, or a full queue, rejects no caller for the sake of a prompt."""
+    backend = BackendSettings(prefix_affinity="provider", max_queue=1)
+    host = Host(backends={"a": backend}, spare_share=0.0)
+    Caller(host, "a")
+    assert Caller(host, "a").waits
+    Caller(host, "a").granted()
+
+
+@pytest.mark.parametrize("how", ["open", "drain", "reload"])
+def test_a_held_caller_is_served_or_rejected_at_once(how: str) -> None:
+    """An opened breaker and a drain reject it; settings without affinity let it go."""
+    host = provider()
+    Caller(host, "a")
+    other = Caller(host, "a")
+    assert other.waits
+    match how:
+        case "open":
+            host.sets("a", "open")
+        case "drain":
+            host.drains()
+        case _:
+            host.reads(backends={"a": BackendSettings()})
+
+    assert not other.waits
+    assert (other.lease is not None) == (how == "reload")
+    assert host.breakers()["a"].held == 0
+
+
+def test_a_reload_keeps_what_was_processed() -> None:
+    """Other limits of the same mode forget no prefix, and what a caller waited counts."""
+    host = provider()
+    first = Caller(host, "a")
+    other = Caller(host, "a")
+    host.passes(4.0)
+    host.reads(backends={"a": BackendSettings(prefix_affinity="provider", prefix_hold_seconds=6.0)})
+    assert other.waits
+    host.passes(2.0)
+    other.granted()
+    first.starts()
+    host.reads(backends={"a": BackendSettings(prefix_affinity="provider")})
+    assert not Caller(host, "a").granted().prefix
+
+
+def test_a_change_of_mode_forgets_what_was_processed() -> None:
+    """Calls in progress end as before."""
+    host = provider()
+    first = Caller(host, "a")
+    host.reads(backends={"a": BackendSettings(prefix_affinity="slots", slots=2)})
+    first.starts()
+    first.completes()
+    assert host.breakers()["a"].warm_prefixes == 0
+    assert sum(host.engine.memory.by_uid().values()) == 0
+
+
+def test_a_warm_prefix_expires_after_its_last_use() -> None:
+    """Each use renews it."""
+    host = provider(prefix_lifetime_seconds=100.0)
+    Caller(host, "a").completes()
+    host.passes(99.0)
+    second = Caller(host, "a")
+    assert not second.granted().prefix
+    second.completes()
+    host.passes(99.0)
+    assert host.breakers()["a"].warm_prefixes == 1
+    host.passes(1.0)
+    assert host.breakers()["a"].warm_prefixes == 0
+    assert sum(host.engine.memory.by_uid().values()) == 0
+    assert Caller(host, "a").granted().prefix
+
+
+def test_short_beginnings_do_not_count() -> None:
+    """Those of less than ``prefix_min_tokens`` are neither waited for nor kept, nor is a gain of less."""
+    host = provider(prefix_min_tokens=1000)
+    Caller(host, "a", step=3_999)
+    Caller(host, "a", step=3_999).granted()
+    Caller(host, "b", "c", step=4_000).completes()
+    assert host.breakers()["a"].warm_prefixes == 2
+    Caller(host, "b", "c", "d", step=3_000)
+    Caller(host, "b", "c", "d", step=3_000).granted()
+
+
+def test_a_prompt_of_unknown_length_counts() -> None:
+    """Without ``prefix_bytes`` each beginning is long enough."""
+    host = provider()
+    alice, bob = host.peer(), host.peer()
+    assert alice.calls("a", prefix=(digest("a"), digest("b"))).prefix
+    bob.asks(wire.Begin(None, id=1, backends=("a",), prefix=(digest("a"), digest("b"))))
+    assert bob.receives() == [wire.Pending(1)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"prefix": ("A" * 32,)}, "hexadecimal"),
+        ({"prefix": ("a" * 32, "a" * 32)}, "repeated"),
+        ({"prefix": ("a" * 32,), "prefix_bytes": (1, 2)}, "2 numbers for 1 digests"),
+        ({"prefix_bytes": (1,)}, "1 numbers for 0 digests"),
+        ({"prefix": ("a" * 32, "b" * 32), "prefix_bytes": (2, 1)}, "must not descend"),
+    ],
+)
+def test_malformed_prefixes_are_rejected(fields: dict[str, Any], problem: str) -> None:
+    """The error says what is wrong; the begin counts as none."""
+    host = Host()
+    alice = host.peer()
+    alice.asks(wire.Begin("key", id=1, **fields))
+    reply = alice.gets(wire.Error)
+    assert reply.code == "bad_request"
+    assert problem in reply.message
+    assert host.stats().begins == 0
+
+
+def test_users_do_not_learn_of_each_others_prompts() -> None:
+    """Equal digests of two uids are two prefixes; in a shared namespace they are one."""
+    host = provider()
+    Caller(host, "a", uid=1)
+    Caller(host, "a", uid=2).granted()
+    eve = host.peer(2)
+    eve.asks(wire.Explain(prefix=(digest("a"), digest("b"))))
+    assert eve.gets(wire.Explained).prefixes["a"].states == ("processing", "cold")
+
+
+def test_explain_shows_the_state_of_each_prefix() -> None:
+    """Only backends with affinity are shown."""
+    host = Host(backends={"a": BackendSettings(prefix_affinity="provider"), "b": BackendSettings()})
+    Caller(host, "a").completes()
+    Caller(host, "a", "b")
+    alice = host.peer()
+    alice.asks(wire.Explain(key="key", prefix=tuple(map(digest, "abc"))))
+    explained = alice.gets(wire.Explained)
+    assert explained.prefixes == {"a": wire.BackendPrefixes("provider", 1024, ("warm", "processing", "cold"))}
+    alice.asks(wire.Explain())
+    assert alice.gets(wire.Explained).prefixes == {}
+
+
+def test_a_second_call_that_processes_a_prefix_keeps_it_processing() -> None:
+    """A first call that fails after another caller's hold has ended wakes no one: that caller's call goes on."""
+    host = provider()
+    first = Caller(host, "a")
+    host.passes(1.0)
+    second = Caller(host, "a")
+    host.passes(5.0)
+    third = Caller(host, "a")
+    host.passes(5.0)
+    second.granted()
+    first.ends("transient")
+    assert third.waits
+    second.starts()
+    third.granted()
+
+
+def test_a_held_caller_does_not_take_another_backend() -> None:
+    """It waits where its prompt is processed; if that backend closes, it goes on to the next."""
+    backends = {"a": BackendSettings(prefix_affinity="provider"), "b": BackendSettings()}
+    host = Host(backends=backends)
+    Caller(host, "a")
+    alice = host.peer()
+    alice.asks(wire.Begin(None, id=1, backends=("a", "b"), **prompt("a")))
+    assert alice.receives() == [wire.Pending(1)]
+    host.sets("a", "open")
+    assert alice.gets(wire.Lease).backend == "b"
+
+
+def test_what_the_backend_reports_is_counted() -> None:
+    """Cached tokens count only where they are reported."""
+    host = provider()
+    Caller(host, "a").completes(prompt_tokens=1000, completion_tokens=1)
+    assert host.breakers()["a"].cached_prompt_share is None
+    Caller(host, "a").completes(prompt_tokens=1000, cached_prompt_tokens=750)
+    Caller(host, "a").completes(prompt_tokens=1000, cached_prompt_tokens=250)
+    assert host.breakers()["a"].cached_prompt_share == 0.5
+    samples = host.samples()
+    assert samples["sidecard_prompt_tokens_total backend=a kind=cached"] == 1000
+    assert samples["sidecard_prompt_tokens_total backend=a kind=processed"] == 2000
+    assert samples["sidecard_prefix_warm backend=a"] == 1
