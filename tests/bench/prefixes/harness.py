@@ -138,10 +138,9 @@ class Plan(Struct, frozen=True):
         return runs
 
 
-def run_all(model: Model, plan: Plan, report: Callable[[str], None]) -> list[Run]:
-    """Execute a plan, and report each run."""
+def run_all(model: Model, plan: Plan, results: list[Run], report: Callable[[str], None]) -> None:
+    """Execute a plan: add each run to ``results``, and report it."""
     began = monotonic()
-    results: list[Run] = []
     took: dict[tuple[str, str], float] = {}
     for number in range(plan.rounds):
         runs = plan.runs_of_round(number)
@@ -159,8 +158,6 @@ def run_all(model: Model, plan: Plan, report: Callable[[str], None]) -> list[Run
                 f"{passed / 60:4.1f} min  round {number + 1}, {place + 1} of {len(runs)}: {workload.name}, {way.name}: "
                 f"{result.seconds:.1f} s, {result.processed_tokens:,} prompt tokens processed"
             )
-
-    return results
 
 
 def processors() -> int:

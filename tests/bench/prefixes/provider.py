@@ -119,8 +119,8 @@ SEED = 25
 WORKERS = 32
 AGENTS = 10
 BURSTS = 6
-BURST_SECONDS = 900.0
-"""Longer than the lifetime: each burst finds a cold cache."""
+BURST_SECONDS = 400.0
+"""Longer than a burst's calls and the lifetime together: each burst finds a cold cache."""
 
 
 def work_of_agents(bursts: int = BURSTS, seed: int = SEED) -> list[list[Turn]]:

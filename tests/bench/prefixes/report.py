@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from statistics import mean
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -11,9 +10,6 @@ from sidecard.cli.text.tables import render, table
 from tests.bench.prefixes.harness import Run
 from tests.bench.prefixes.ways import AFFINITY, ARRIVAL
 from tests.bench.prefixes.workloads import Workload
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 NEAR_BEST = 1.10
 FASTER_THAN_ARRIVAL = 1.5
@@ -101,7 +97,7 @@ def targets(best: Sequence[Best], workloads: Sequence[Workload]) -> Iterator[Tar
 
 
 def draw(best: Sequence[Best], workloads: Sequence[Workload]) -> str:
-    """Return the results and the targets as tables."""
+    """Return the results as a table, followed by what the workloads are."""
     rows = []
     for workload in workloads:
         of_workload = [one for one in best if one.workload == workload.name]
@@ -122,17 +118,18 @@ def draw(best: Sequence[Best], workloads: Sequence[Workload]) -> str:
 
     heads = ("workload", "way", "time", "/ fastest", "tokens processed", "cached", "median call", "runs")
     lines = [f"{workload.name}: {workload.about}" for workload in workloads]
-    goals = [
+    return render(table("", heads, rows, align="llrrrrrr"), "\n".join(lines))
+
+
+def draw_targets(goals: Sequence[Target]) -> str:
+    """Return targets as a table."""
+    rows = [
         (
             goal.what,
             ratio(goal.measured),
             f"{'>=' if goal.at_least else '<='} {ratio(goal.limit)}",
             "met" if goal.met else "missed",
         )
-        for goal in targets(best, workloads)
+        for goal in goals
     ]
-    parts: list[RenderableType] = [table("", heads, rows, align="llrrrrrr"), "\n".join(lines)]
-    if goals:
-        parts.append(table("", ("target", "measured", "limit", ""), goals, align="lrrl"))
-
-    return render(*parts)
+    return render(table("", ("target", "measured", "limit", ""), rows, align="lrrl"))

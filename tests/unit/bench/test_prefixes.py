@@ -91,8 +91,12 @@ def test_table_and_picture_show_every_result() -> None:
         best(CHATS, "<a>", 1.0),
     ]
     text = report.draw(results, [PREFIXES, CHATS])
-    assert "12,000" in text
-    assert "missed" not in text.partition("target")[0]
+    assert [line.split()[-9:-5] for line in text.splitlines()[1:3]] == [
+        ["30.0", "s", "1.58x", "12,000"],
+        ["19.0", "s", "1.00x", "6,000"],
+    ]
+    goals = report.draw_targets(list(report.targets(results, [PREFIXES, CHATS])))
+    assert [line.split()[-1] for line in goals.splitlines()[1:]] == ["met", "met", "met"]
     drawn = picture.draw(results)
     assert drawn.count("<rect") == 1 + 2 * len(results)
     assert "&lt;a&gt;" in drawn

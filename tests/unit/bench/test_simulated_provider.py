@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from sidecard.core.settings import BackendSettings
+from tests.bench.prefixes.agent_worker import body_of
 from tests.bench.prefixes.provider import (
     LATENCY_SECONDS,
     LIFETIME_SECONDS,
@@ -18,6 +19,7 @@ from tests.bench.prefixes.provider import (
     is_first,
     work_of_agents,
 )
+from tests.bench.prefixes.provider_server import turn_of
 from tests.bench.prefixes.virtual import Outcome, Simulation, outcome_of
 
 AFFINITY = BackendSettings(prefix_affinity="provider", prefix_family="anthropic")
@@ -103,3 +105,14 @@ def test_calls_that_never_tell_their_first_output_are_waited_for_until_they_end(
     assert untold.reached >= 0.95
     longest_call = LATENCY_SECONDS + 23_000 / TOKENS_PER_SECOND + 300 / OUTPUT_TOKENS_PER_SECOND
     assert told.longest_first_output_seconds < untold.longest_first_output_seconds < 2 * longest_call
+
+
+def test_requests_of_workers_have_the_beginnings_of_their_turns() -> None:
+    """The provider's server sees the same lengths, and equal beginnings where turns have them."""
+    first, second = turn(("a", 2000), ("b", 2300)), turn(("a", 2000), ("b", 2300), ("c", 2900))
+    seen, seen_next = turn_of(body_of(first)), turn_of(body_of(second))
+
+    assert seen.tokens == (2000, 2300)
+    assert seen_next.prefix[:2] == seen.prefix
+    assert seen_next.tokens == (2000, 2300, 2301, 2901)
+    assert turn_of(body_of(turn(("x", 2000), ("b", 2300)))).prefix[0] != seen.prefix[0]
