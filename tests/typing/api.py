@@ -145,6 +145,8 @@ def backends(sidecard: Client, llm: Llm, other: Other) -> None:
     sidecard.call({"local": 3}, "why?")  # type: ignore[dict-item]  # a wrong one is found
 
     assert_type(sidecard.call(small, "why?", backend="cloud", route="cheapest", retries=2), str)
+    assert_type(sidecard.call(small, "why?", backend="local", prefix="Be brief."), str)
+    assert_type(sidecard.call(small, "why?", prefix=["Be brief.", b"x"]), str)
     outcome = sidecard.outcome(small, "why?")
     assert_type((outcome.passed_over, outcome.attempts), tuple[dict[str, str], int])
     assert_type(sidecard.breakers(), wire.Breakers)

@@ -65,6 +65,7 @@ async def backends(sidecard: AsyncClient) -> None:
     assert_type(await sidecard.call({"local": small, "cloud": deep}, "why?"), str)
     assert_type(await sidecard.call({"local": small, "cloud": strict}, "why?"), Any)
     assert_type(await sidecard.call(small, "why?", backend="cloud", route="fastest", retries=1), str)
+    assert_type(await sidecard.call(small, "why?", backend="local", prefix="Be brief."), str)
 
 
 async def wrappers(sidecard: AsyncClient, llm: Llm) -> None:

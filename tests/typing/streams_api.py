@@ -40,7 +40,7 @@ async def opened(prompt: str) -> AsyncIterator[bytes]:
 
 def blocking(sidecard: Client) -> None:
     """Iterate, or close early."""
-    assert_type(sidecard.stream(words, "why?", task="rag", ttl=60, wait=5), Stream[str])
+    assert_type(sidecard.stream(words, "why?", task="rag", ttl=60, wait=5, prefix="Be brief."), Stream[str])
     assert_type(sidecard.stream(numbers, "why?"), Stream[int])
     assert_type(sidecard.stream({"local": words, "cloud": words}, "why?", name="words"), Stream[str])
     with sidecard.stream(words, "why?", store=bool) as pieces:
