@@ -119,10 +119,14 @@ class Call(Struct):
             wanted=self.stream,
             trace=self.trace,
             context=options.context,
-            has_prefix=options.prefix is not None and self.prefixes is None,
-        )
-        if self.prefixes is not None:
-            begin = msgspec.structs.replace(begin, prefix=self.prefixes.digests, prefix_bytes=self.prefixes.lengths)
+        )  # at most 15 keywords: CPython passes more of them in a dict, which takes four times as long
+        if options.prefix is not None:
+            found = self.prefixes
+            begin = (
+                msgspec.structs.replace(begin, has_prefix=True)
+                if found is None
+                else msgspec.structs.replace(begin, prefix=found.digests, prefix_bytes=found.lengths)
+            )
 
         asked = self.similar
         if asked is None:
