@@ -1,5 +1,6 @@
 """The dashboard in a real browser, in front of an engine whose clock the test controls."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -169,6 +170,37 @@ def test_charts_show_an_hour(one: Served, opened: Open) -> None:
     cells = chart.get_by_role("row", name="0 to 10", exact=False).first.get_by_role("cell")
     assert cells.all_inner_texts() == ["1", "0", "1", "0"]
     expect(page.locator("#saved-chart")).to_contain_text("In total $0.75")
+
+
+def test_backends_show_what_they_read_from_their_prompt_caches(browser: Browser) -> None:
+    """Those that schedule by prefixes, also before an answer has reported any; others only if they report some."""
+    backends = {"local": BackendSettings(prefix_affinity="slots", max_concurrent=2), "cloud": BackendSettings()}
+    with served(backends=backends) as one:
+        page = browser.new_page()
+        page.set_default_timeout(WAIT_MILLISECONDS)
+        page.goto(one.url)
+        headings = [page.get_by_role("heading", name=name) for name in ("local", "cloud")]
+        local, cloud = (page.get_by_role("article").filter(has=heading) for heading in headings)
+        expect(local).to_contain_text("Prompt tokens cachednone reported")
+        expect(local).to_contain_text("Warm prefixes0")
+        expect(cloud).not_to_contain_text("Prompt tokens cached")
+
+        usage = wire.Usage(model="m", prompt_tokens=1000, cached_prompt_tokens=750, completion_tokens=5)
+        for name in ("local", "cloud"):
+
+            def make(name: str = name) -> None:
+                peer = one.host.peer()
+                lease = peer.leads(f"key of {name}", backends=(name,), prefix=("0" * 32,), prefix_bytes=(4000,))
+                peer.completes(lease, "answer", usage=usage)
+                peer.dies()
+
+            one.do(make)
+
+        for card in (local, cloud):
+            expect(card).to_contain_text(re.compile(r"Prompt tokens cached75.0\s%"), timeout=WAIT_MILLISECONDS)
+
+        expect(local).to_contain_text("Warm prefixes1")
+        page.close()
 
 
 def test_without_costs_the_chart_shows_saved_time(one: Served, opened: Open) -> None:
