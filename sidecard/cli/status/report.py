@@ -200,22 +200,29 @@ def _costs(report: Report, tasks: Mapping[str, Ledger]) -> list["Table"]:
         ),
         _bars("Shares of cost", ("saved by cache", "saved by sharing", "billed"), shares),
         *(
-            table(
-                f"By {kind}",
-                (kind, "calls", "time", "prompt tokens", "completion tokens", "billed", "saved"),
-                [(name, *_spending(spending)) for name, spending in spendings.items()],
-            )
+            _spendings(kind, spendings)
             for kind, spendings in (("backend", report.backends), ("model", report.models))
             if spendings
         ),
     ]
 
 
-def _spending(spending: BackendSpending) -> tuple[str, ...]:
+def _spendings(kind: str, spendings: Mapping[str, BackendSpending]) -> "Table":
+    """Return a table; it has the share of cached prompt tokens if there are any."""
+    cached = ("cached",) if any(spending.cached_prompt_tokens for spending in spendings.values()) else ()
+    heads = (kind, "calls", "time", "prompt tokens", *cached, "completion tokens", "billed", "saved")
+    rows = [(name, *_spending(spending, with_cached=bool(cached))) for name, spending in spendings.items()]
+    return table(f"By {kind}", heads, rows)
+
+
+def _spending(spending: BackendSpending, *, with_cached: bool) -> tuple[str, ...]:
+    reported = spending.cached_prompt_tokens + spending.processed_prompt_tokens
+    share = percent(spending.cached_prompt_tokens / reported) if reported else "-"
     return (
         count(spending.calls),
         seconds(spending.seconds),
         count(spending.prompt_tokens),
+        *((share,) if with_cached else ()),
         count(spending.completion_tokens),
         dollars(spending.dollars),
         dollars(spending.saved_dollars),

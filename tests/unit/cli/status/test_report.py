@@ -131,6 +131,12 @@ def test_report_shows_backends_models_and_budgets() -> None:
     assert ["cloud/large", "1", "0", "s", "10", "0", "$0.50", "$0.00"] in rows
     assert ["day", "hard", "$2.00", "$0.50", "$0.00"] in [row[:5] for row in rows]
 
+    usage = wire.Usage(model="large", prompt_tokens=40, cached_prompt_tokens=30, cost_dollars=0.25)
+    peer.completes(peer.leads("other", backends=("mine",)), "answer", usage=usage)
+    rows = [row.split() for row in report_text(host.report()).split("\n")]
+    assert ["cloud", "1", "0", "s", "10", "-", "0", "$0.50", "$0.00"] in rows, "it has reported none"
+    assert ["mine", "1", "0", "s", "40", "75.0", "%", "0", "$0.25", "$0.00"] in rows
+
 
 def test_report_shows_passed_requests_and_unstored_answers_with_their_reasons() -> None:
     """Both have columns if any were counted, and rows by task and by API."""
