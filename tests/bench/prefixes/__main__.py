@@ -11,7 +11,7 @@ import msgspec
 from sidecard.cli.demo.model import find_model
 from sidecard.errors import SidecardError
 from tests.bench.prefixes import agents, harness, picture, report
-from tests.bench.prefixes.ways import AFFINITY, ARRIVAL, DEFAULT, WAYS, Way
+from tests.bench.prefixes.ways import AFFINITY, ARRIVAL, WAYS, Way
 from tests.bench.prefixes.workloads import Workload, workloads
 
 DESCRIPTION = """\
@@ -76,7 +76,7 @@ def _selection(parsed: argparse.Namespace) -> tuple[list[Workload], list[Way]]:
         chosen = [one for one in workloads(parsed.words) if any(name in one.name for name in parsed.workload)]
 
     if parsed.way:
-        ways = [way for way in [*WAYS, DEFAULT] if any(name in way.name for name in parsed.way)]
+        ways = [way for way in WAYS if any(name in way.name for name in parsed.way)]
 
     return chosen, ways
 

@@ -125,17 +125,18 @@ class Plan(Struct, frozen=True):
     """Rounds after the first stop in time for this."""
 
     def runs_of_round(self, number: int) -> list[tuple[Workload, Way]]:
-        """Return the runs of a round, the ways in another order each time."""
+        """Return the runs of a round: the ways in another order each time, and the workloads backwards every other time."""
         runs = []
-        for workload in self.workloads:
-            ways = [way for way in self.ways if number == 0 or way.repeated]
-            # Sorting by prefix means nothing where each script has a beginning of its own.
-            sortable = len({script.group for script in workload.scripts}) < len(workload.scripts)
-            ways = [way for way in ways if sortable or not way.sorts]
+        for workload in self.workloads[:: -1 if number % 2 else 1]:
+            ways = [way for way in self.ways if _is_due(workload, way, number)]
             turned = number % len(ways) if ways else 0
             runs += [(workload, way) for way in (*ways[turned:], *ways[:turned])]
 
         return runs
+
+
+def _is_due(workload: Workload, way: Way, number: int) -> bool:
+    return (number == 0 or way.repeated) and (workload.long or way.everywhere)
 
 
 def run_all(model: Model, plan: Plan, results: list[Run], report: Callable[[str], None]) -> None:

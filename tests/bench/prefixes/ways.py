@@ -2,12 +2,14 @@
 
 from msgspec import Struct
 
+from sidecard.config.schema import default_local_limit
 from tests.bench.prefixes.workloads import Script, Workload
 
 SLOTS = 4
 """Of the model server."""
 
-STATIC_LIMITS = (1, 2, 4)
+DEFAULT_LIMIT = default_local_limit()
+STATIC_LIMITS = tuple(sorted({1, 2, SLOTS, DEFAULT_LIMIT}))
 
 
 class Way(Struct, frozen=True):
@@ -19,6 +21,8 @@ class Way(Struct, frozen=True):
     """Whether the application sorts its calls by their prompts' beginnings."""
     repeated: bool = True
     """Whether a target depends on its time, so that it is measured in every round."""
+    everywhere: bool = True
+    """Whether it is measured with all workloads, or only with those of long prefixes."""
 
     def scripts(self, workload: Workload) -> tuple[Script, ...]:
         """Return the scripts in the order in which they start."""
@@ -30,15 +34,21 @@ class Way(Struct, frozen=True):
         return [text for key, value in settings.items() for text in ("--set", f"backends.local.{key}={value}")]
 
 
-def _static(limit: int, **fields: bool) -> Way:
-    return Way(f"arrival, {limit} at a time", {"max_concurrent": str(limit)}, **fields)
-
-
 ALONE = Way("the server alone", None, repeated=False)
-ARRIVAL = {limit: _static(limit) for limit in STATIC_LIMITS}
-GROUPED = Way("sorted by prefix, 4 at a time", {"max_concurrent": "4"}, sorts=True, repeated=False)
-ADAPTIVE = Way("adaptive, up to 4", {"max_concurrent": "4", "adaptive": "true"}, repeated=False)
-DEFAULT = Way("default settings", {}, repeated=False)
-AFFINITY = Way("prefix affinity", {"prefix_affinity": "slots", "slots": str(SLOTS)})
+ARRIVAL = {limit: Way(f"arrival, {limit} at a time", {"max_concurrent": str(limit)}) for limit in STATIC_LIMITS}
+GROUPED = Way(
+    f"sorted by prefix, {SLOTS} at a time", {"max_concurrent": str(SLOTS)}, sorts=True, repeated=False, everywhere=False
+)
+ADAPTIVE = Way(
+    f"adaptive, up to {SLOTS}", {"max_concurrent": str(SLOTS), "adaptive": "true"}, repeated=False, everywhere=False
+)
+AFFINITY = Way("prefix affinity", {"prefix_affinity": "slots"})
+"""With the default limit, which is `DEFAULT_LIMIT` here."""
+WIDE_AFFINITY = Way(
+    f"prefix affinity, {SLOTS} at a time",
+    {"prefix_affinity": "slots", "max_concurrent": str(SLOTS)},
+    repeated=False,
+    everywhere=False,
+)
 
-WAYS = [ALONE, *ARRIVAL.values(), GROUPED, ADAPTIVE, AFFINITY]
+WAYS = [ALONE, *ARRIVAL.values(), GROUPED, ADAPTIVE, WIDE_AFFINITY, AFFINITY]

@@ -44,6 +44,8 @@ class Workload(Struct, frozen=True):
     scripts: tuple[Script, ...]
     shares: bool = True
     """Whether prompts begin alike."""
+    long: bool = False
+    """Whether it is one of those with long prefixes, which are measured in every way."""
 
     @property
     def calls(self) -> int:
@@ -77,6 +79,7 @@ def _prefixes(words: int, answer_tokens: int) -> Workload:
         f"prefixes, {answer_tokens} tokens",
         f"30 calls over 6 prefixes of {words} words, answers of {answer_tokens} tokens",
         _shuffled(chance, scripts),
+        long=True,
     )
 
 
@@ -84,7 +87,7 @@ def _documents(words: int) -> Workload:
     """Retrieval: a system text for all calls, then the documents that suit the question, best first."""
     chance = random.Random(SEED + 1)
     system = _text(chance, words // 3)
-    documents = [_text(chance, words // 3) for _ in range(6)]
+    documents = [_text(chance, words // 4) for _ in range(6)]
     scripts = []
     for number in range(24):
         first, second = chance.sample(range(6), 2)
@@ -93,7 +96,7 @@ def _documents(words: int) -> Workload:
 
     return Workload(
         "documents",
-        f"24 calls: a system text of {words // 3} words, two of 6 documents of as many, answers of 16 tokens",
+        f"24 calls: a system text of {words // 3} words, two of 6 documents of {words // 4}, answers of 16 tokens",
         _shuffled(chance, scripts),
     )
 
