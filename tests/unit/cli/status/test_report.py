@@ -70,6 +70,21 @@ def test_report_shows_similar_hits_separately() -> None:
     assert ["general", "1", "2", "s", "-"] not in rows
 
 
+def test_report_shows_what_backends_read_from_their_own_caches() -> None:
+    """Apart from what sidecard saved; without a price the dollars are a dash."""
+    host = Host()
+    peer = host.peer()
+    peer.completes(peer.leads("other", task="faq"), "answer", usage=wire.Usage(prompt_tokens=9))
+    assert "own caches" not in report_text(host.report())
+    usage = wire.Usage(prompt_tokens=1500, cached_prompt_tokens=1200)
+    peer.completes(peer.leads("key", task="rag"), "answer", usage=usage)
+    text = report_text(host.report())
+    assert "in no other sum" in text
+    rows = [line.split() for line in text.split("\n")]
+    assert ["rag", "1,200", "-"] in rows
+    assert not any(row[:1] == ["faq"] and len(row) == 3 for row in rows)
+
+
 def test_stats_show_every_field_of_the_wire() -> None:
     """Every counter of the protocol is shown."""
     shown = {"version", "boot_id", "uptime_seconds", "draining", "peers", "flights", "leases", "waiters"}
