@@ -82,8 +82,8 @@ def report_text(report: Report) -> str:
     if total.saved_by_prefix_tokens:
         parts.append(
             table(
-                "Prompt tokens that backends read from their own caches; what they saved is in no other sum",
-                ("task", "tokens", "dollars saved"),
+                "Prompt tokens from the backends' own caches",
+                ("task", "tokens", "dollars saved, in no other sum"),
                 [(task, *_prefix(ledger)) for task, ledger in tasks.items() if ledger.saved_by_prefix_tokens],
             )
         )
