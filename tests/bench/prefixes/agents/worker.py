@@ -1,4 +1,4 @@
-"""One process with some of the workers: ``python -m tests.bench.prefixes.agent_worker ASSIGNMENT`` (JSON), prints `Streamed` (JSON).
+"""One process with some of the workers: ``python -m tests.bench.prefixes.agents.worker ASSIGNMENT`` (JSON), prints `Streamed` (JSON).
 
 Each worker is a thread that makes its turns one after another, as streams of Anthropic's API. All begin when a line arrives on
 standard input.
@@ -18,7 +18,7 @@ from sidecard.errors import SidecardError
 from sidecard_client import Client
 from sidecard_client.http import SidecardTransport
 from sidecard_client.protocol.values import BYTES_PER_TOKEN
-from tests.bench.prefixes.provider import BURST_SECONDS, Turn, is_first
+from tests.bench.prefixes.agents.provider import BURST_SECONDS, Turn, is_first
 
 SECONDS = 120.0
 BACKEND = "cloud"

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
-from tests.bench.prefixes.provider import BURST_SECONDS, Answered, Ideal, Provider, Turn, is_first
+from tests.bench.prefixes.agents.provider import BURST_SECONDS, Answered, Ideal, Provider, Turn, is_first
 from tests.host import Actor, Host, packed
 
 WAIT_SECONDS = 3600.0

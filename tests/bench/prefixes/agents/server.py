@@ -1,4 +1,4 @@
-"""The simulated provider as a process: ``python -m tests.bench.prefixes.provider_server SCALE`` prints its URL.
+"""The simulated provider as a process: ``python -m tests.bench.prefixes.agents.server SCALE`` prints its URL.
 
 It speaks Anthropic's messages API, streamed, and runs ``SCALE`` times as fast as the provider. It exits when its standard input is
 closed.
@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from typing import Any, ClassVar
 
 from sidecard_client.protocol.values import BYTES_PER_TOKEN
-from tests.bench.prefixes.provider import Answered, Provider, Turn
+from tests.bench.prefixes.agents.provider import Answered, Provider, Turn
 
 BACKLOG = 128
 
