@@ -142,6 +142,7 @@ SCRIPTS: list[Script] = [
         (INVALID, INVALID, lease(), Returned("v"), STORED),
     ),
     ("a daemon that is full", {}, wire.Rejected(1, "busy"), (Returned("v"),)),
+    ("a daemon that asks for prefixes", {"prefix": "x"}, wire.PrefixWanted(1), (lease(), Returned("v"), STORED)),
 ]
 
 IDS = [script[0] for script in SCRIPTS]

@@ -5,14 +5,18 @@ from typing import Any
 
 import httpx2
 import pytest
+from msgspec import structs
 
 from sidecard_client.call.call import UNKEYED
+from sidecard_client.call.options import Options
 from sidecard_client.http import interception
 from sidecard_client.http.clients import Clients
 from sidecard_client.http.identity import ACCEPTED
 from sidecard_client.http.intercepted_call import InterceptedCall
 from sidecard_client.http.interception import Interception, PassedRequest
+from sidecard_client.http.recognition import families
 from sidecard_client.http.transports import SidecardTransport
+from sidecard_client.keys.prefixes.recipe import NO_PREFIXES
 from sidecard_client.testing import FakeClient
 
 BODY = json.dumps({"model": "m", "messages": []}).encode()
@@ -225,3 +229,52 @@ def test_a_fault_in_here_lets_the_request_pass(
     assert claimed is not None
     assert transport.intercept(request, claimed, BODY) == PassedRequest("dialect", "", "rag")
     assert "intercepting a request failed" in caplog.text
+
+
+def test_a_call_offers_the_prefixes_of_its_prompt() -> None:
+    """They are found when they are asked for, and scoped to the account."""
+    one, other = (intercept({"authorization": f"Bearer {key}"}) for key in ("a", "b"))
+    (found, different) = (call.options(Options()).prefix for call in (one, other))
+    assert callable(found)
+    assert callable(different)
+    assert found() == different() == NO_PREFIXES  # without messages
+
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    prefixes = set()
+    for key in ("a", "b", "b"):
+        request = httpx2.Request(
+            "POST", "http://h/v1/chat/completions", headers={"authorization": f"Bearer {key}"}, content=body
+        )
+        transport = Transport()
+        claimed = transport.claim(request)
+        assert claimed is not None
+        call = transport.intercept(request, claimed, body)
+        assert isinstance(call, InterceptedCall)
+        prefixes |= {*call.prefixes().digests}
+
+    assert len(prefixes) == 2
+
+
+def test_a_request_without_a_prompt_offers_no_prefixes() -> None:
+    """Such as one for embeddings, even if the app wants no cache."""
+    body = b'{"model": "m", "input": "hi"}'
+    request = httpx2.Request("POST", "http://h/v1/embeddings", content=body)
+    transport = Transport()
+    claimed = transport.claim(request)
+    assert claimed is not None
+    call = transport.intercept(request, claimed, body)
+    assert isinstance(call, InterceptedCall)
+    assert call.options(Options()).prefix is None
+
+
+def test_a_fault_in_finding_prefixes_costs_only_these(caplog: pytest.LogCaptureFixture) -> None:
+    """The call is made without them."""
+
+    class Faulty(type(families()["openai_chat"])):  # type: ignore[misc]  # a class that is known at run time only
+        def prompt(self, *_: Any) -> Any:
+            raise KeyError("messages")
+
+    call = intercept()
+    call.asked = structs.replace(call.asked, family=Faulty())
+    assert call.prefixes() == NO_PREFIXES
+    assert "without them" in caplog.text
