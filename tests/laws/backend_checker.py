@@ -14,6 +14,7 @@ from sidecard.core.events import DrainExpired, Event, Peer, Tick
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client.protocol import wire
 from tests.laws.event_checker import EventChecker
+from tests.laws.held_callers import HeldCallers
 from tests.laws.observed import Asked, Held, Who
 from tests.laws.reference_breaker import ReferenceBreaker
 
@@ -44,6 +45,7 @@ class BackendChecker(EventChecker):
         """Leases that ended before their call did: a late answer is still billed."""
         self._spent: dict[tuple[str, int], float] = defaultdict(float)
         """By budget and period."""
+        self.holds = HeldCallers()
         self._exact = True
         """No lease ended between two effects of this event: what is free is known at each of them."""
 
@@ -75,6 +77,10 @@ class BackendChecker(EventChecker):
             and (not settings.max_concurrent or self.live(name) < (1 if settings.adaptive else settings.max_concurrent))
         )
 
+    def may_be_held(self, asked: Asked, now: float) -> bool:
+        """Return whether a caller may wait for the prompt of a call in progress, at any of the backends that it names."""
+        return any(self.holds.may_wait(asked, name, self.backend(name), self.held, now) for name in sorted(asked.names))
+
     # Events -----------------------------------------------------------------------------------------------------------
 
     def _take_in(self, event: Event, effects: Sequence[Effect], now: float) -> None:
@@ -98,7 +104,9 @@ class BackendChecker(EventChecker):
     def _take_request(
         self, asker: Peer, request: wire.Request, presented: Held | None, effects: Sequence[Effect], now: float
     ) -> None:
-        if isinstance(request, wire.Complete) and presented is None:
+        if isinstance(request, wire.Started) and presented is not None:
+            self.holds.with_output.add(request.lease)
+        elif isinstance(request, wire.Complete) and presented is None:
             late = self._unanswered.get(request.lease)
             if late is not None and late.peer == asker:
                 self._bill(self._unanswered.pop(request.lease), request.usage, now)
@@ -257,10 +265,14 @@ class BackendChecker(EventChecker):
                 assert any(budget.hard for budget in self.settings.budgets.values())
             case _:
                 assert why == "saturated"
-                assert settings.max_concurrent or settings.requests_per_minute or settings.tokens_per_minute
+                limits = settings.max_concurrent, settings.requests_per_minute, settings.tokens_per_minute
+                assert any(limits) or settings.prefix_affinity != "off"
 
     def _none_free(self, asked: Asked, reply: str, now: float) -> None:
         """Remember the backends that could have been called when a caller got no lease."""
+        if reply == "pending" and self.may_be_held(asked, now):
+            return
+
         if self._exact and len(self.held) < self.settings.max_leases:
             self.passed_over |= {(name, reply) for name in asked.names if self.is_free(name, now)}
 

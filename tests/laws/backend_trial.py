@@ -62,8 +62,12 @@ class BackendTrial(EngineTrial):
             assert (breaker.calls, breaker.failures, breaker.slow) == counted, "an outcome was counted that must not be"
             waiting = len(backend.queue)
             assert waiting <= backend.settings.max_queue
-            if waiting and not (late and backend.settings.requests_per_minute):
-                assert not checker.is_free(name, self.now), f"callers wait for {name}, which is free"
+            settings = backend.settings
+            excused = late and (settings.requests_per_minute or settings.prefix_affinity != "off")
+            if waiting and not excused and checker.is_free(name, self.now):
+                for applicant in backend.queue:
+                    asked = checker.asked[applicant.peer.id, applicant.reply_id]
+                    assert checker.may_be_held(asked, self.now), f"{asked} waits for {name}, which is free"
 
             assert waiting or self._queued.get(name) or name not in passed_over, (
                 f"{name} was free: {checker.passed_over}"
@@ -72,7 +76,7 @@ class BackendTrial(EngineTrial):
         self._queued = {name: len(backend.queue) for name, backend in backends.items()}
         for applicant in self.engine._flights.applicants():
             asked = checker.asked[applicant.peer.id, applicant.reply_id]
-            free = [name for name in asked.names if self._takes(name)]
+            free = [] if checker.may_be_held(asked, self.now) else [name for name in asked.names if self._takes(name)]
             assert applicant.not_before or late or not free, f"a caller waits though {free} could be called"
 
     def _takes(self, name: str) -> bool:

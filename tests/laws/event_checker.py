@@ -53,7 +53,7 @@ _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)
 _DEFERRED = (wire.Get, wire.Delete, wire.Purge, wire.Reload)
 """Requests that a later event may answer."""
 
-_OF_A_LEASE = (wire.Append, wire.Complete, wire.Fail, wire.Renew)
+_OF_A_LEASE = (wire.Append, wire.Started, wire.Complete, wire.Fail, wire.Renew)
 _FOR_THE_STORE = (StoreRead, StoreWrite, StoreRelease, StoreRemove, StorePurge)
 
 
@@ -391,7 +391,7 @@ class EventChecker:
         replies = [reply for reply in direct if not isinstance(reply, wire.Chunk | wire.End)]
         who = (asker.id, request.id)
         match request:
-            case wire.Append() | wire.Complete() | wire.Fail() | wire.Renew() if presented is None:
+            case wire.Append() | wire.Started() | wire.Complete() | wire.Fail() | wire.Renew() if presented is None:
                 assert [type(reply) for reply in replies] == [wire.StaleLease], (
                     f"a lease that is not current: {replies}"
                 )
@@ -399,6 +399,8 @@ class EventChecker:
                 assert len(others) == 1, "a lease that is not current changed something"
             case wire.Append():
                 assert not replies or isinstance(replies[0], wire.Error)
+            case wire.Started():
+                assert not replies
             case wire.Complete():
                 assert presented is not None
                 assert len(replies) == 1, f"{request} was answered {replies}"

@@ -4,6 +4,9 @@ from collections import Counter
 from math import inf
 
 from sidecard.core.accounts.charges import begin_bytes, flight_bytes, question_bytes, removal_bytes
+from sidecard.core.backends.backend import Backend
+from sidecard.core.backends.prompt_caches.provider import WARM_BYTES, ProviderCache
+from sidecard.core.backends.prompt_caches.slots import SlotModel
 from sidecard.core.engine import Engine
 from sidecard.core.flights.failures import charge_of
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LEASED, LOOKING_UP, QUEUED, Flight
@@ -55,7 +58,7 @@ class TableChecker:
             "gets": len(lookups.gets),
             "removals": len(engine._writes.removals),
             "followers": len(streams.followers),
-            "memory": sum(engine.memory.by_uid().values()) - self._of_failures(),
+            "memory": sum(engine.memory.by_uid().values()) - self._of_failures() - self._warm_by_uid().total(),
             "entries": engine._policy.cache.count,
             "bytes": engine._policy.cache.bytes,
             "permits": sum(backend.permits for backend in backends),
@@ -84,10 +87,44 @@ class TableChecker:
             waiting = list(backend.queue)
             assert len(waiting) == len(set(waiting)) == len(backend.queue)
             assert set(waiting) <= set(flights._applicants), f"the queue of {name} has a caller that waits no more"
+            if backend.affinity is not None:
+                self._check_prompts(backend)
 
         self._permits = {name: backend.permits for name, backend in backends.items()}
         for applicant in flights._applicants:
             assert applicant.queues or applicant.not_before, "an applicant waits for nothing"
+
+    def _check_prompts(self, backend: Backend) -> None:
+        """Check that callers and calls known to affinity exist, and that what calls process is what they have sent."""
+        affinity, permits = backend.affinity, {lease.permit for lease in self._engine._flights._leases.values()}
+        assert affinity is not None
+        assert set(affinity._callers) <= set(backend.queue), "a caller is known that left the queue"
+        held = {item for items in affinity._held.values() for item in items}
+        assert held == set(affinity._hold_ends._live), "a held caller without an end of its hold"
+        assert all(affinity._callers[item].wanted for item in held)
+        uses = [permit.use for permit in permits if permit.use is not None and permit.affinity is affinity]
+        cache = affinity._cache
+        if isinstance(cache, ProviderCache):
+            processing = Counter(
+                key
+                for use in uses
+                for key, tokens in zip(use.chain.keys, use.chain.tokens, strict=True)
+                if use.output_at is None and tokens > use.warm_tokens
+            )
+            assert cache._processing == processing, "a prefix is said to be processed that is not"
+        else:
+            assert isinstance(cache, SlotModel)
+            busy = {id(slot.use) for slot in cache._slots.values() if slot.use is not None}
+            assert busy <= {id(use) for use in uses}, "a slot is busy without a call"
+            having = {(key, number) for number, slot in cache._slots.items() for key in slot.keys}
+            assert having == {(key, number) for key, slots in cache._having.items() for number in slots}
+
+    def _warm_by_uid(self) -> Counter[int]:
+        """Recount the memory of prefixes that backends keep."""
+        caches = [of.affinity._cache for of in self._engine._backends.all().values() if of.affinity is not None]
+        of_providers = [cache for cache in caches if isinstance(cache, ProviderCache)]
+        uids = Counter(warm.uid for cache in of_providers for warm in cache._warm.values())
+        return Counter({uid: number * WARM_BYTES for uid, number in uids.items()})
 
     def _check_bytes(self) -> None:
         cache = self._engine._policy.cache
@@ -103,7 +140,7 @@ class TableChecker:
     def _requests_by_uid(self) -> Counter[int]:
         """Recount the memory of all that waits or is held, and is reachable from the engine's tables."""
         engine = self._engine
-        flights, charged = engine._flights, Counter[int]()
+        flights, charged = engine._flights, self._warm_by_uid()
         for table in flights._peers.values():
             of_peer: list[Waiter | Applicant | HeldLease] = [*table.waiters.values(), *table.applicants.values()]
             for one in (*of_peer, *table.leases.values()):

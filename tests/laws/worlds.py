@@ -1,5 +1,7 @@
 """The settings of trials: each world makes some part of the laws matter that others leave idle."""
 
+import random
+
 from msgspec import structs
 
 from sidecard.core.settings import (
@@ -160,3 +162,32 @@ BACKEND_WORLDS = {
     ),
 }
 """Trials also call backends that a world does not name, which no operator configured."""
+
+
+_HOLD_SECONDS = 4.0
+
+
+def with_affinity(settings: EngineSettings) -> EngineSettings:
+    """Return a world whose backends schedule calls by their prompts: those with several permits as slots, the others as providers."""
+    backends = {
+        name: structs.replace(
+            given,
+            prefix_affinity="slots" if given.max_concurrent > 1 else "provider",
+            prefix_min_tokens=1,
+            prefix_hold_seconds=_HOLD_SECONDS,
+            prefix_lifetime_seconds=16.0,
+            prefix_pass_seconds=2.0,
+        )
+        for name, given in settings.backends.items()
+    }
+    return structs.replace(settings, backends=backends)
+
+
+def prompt(chance: random.Random) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the prefixes of a prompt of one of few applications: its beginnings, and their lengths."""
+    names = ["", chance.choice("aaab")]
+    for _ in range(chance.randrange(3)):
+        names.append(names[-1] + chance.choice("cd"))
+
+    digests = tuple(name.encode().hex().ljust(32, "0") for name in names[1:])
+    return digests, tuple(400 * (place + 1) for place in range(len(digests)))

@@ -12,10 +12,14 @@ from msgspec import UNSET, structs
 from sidecard.core.accounts.charges import flight_bytes
 from sidecard.core.accounts.ledger import TaskLedger
 from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.affinity import Affinity
 from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import MinuteLimit
+from sidecard.core.backends.prompt_caches.cache import PromptUse
+from sidecard.core.backends.prompt_caches.provider import ProviderCache
+from sidecard.core.backends.prompt_caches.slots import SlotModel
 from sidecard.core.cache import freshness
 from sidecard.core.cache.entry import Entry, Insertion, Terms
 from sidecard.core.cache.eviction import GreedyDual
@@ -121,10 +125,35 @@ def _one_too_many(limit: Any) -> Any:
 
 
 def _withdraw_and_stay_queued(withdraw: Original) -> Original:
-    def mutant(self: Flights, applicant: Applicant) -> None:
+    def mutant(self: Flights, applicant: Applicant, now: float) -> None:
         queues, applicant.queues = applicant.queues, ()
-        withdraw(self, applicant)
+        withdraw(self, applicant, now)
         del queues
+
+    return mutant
+
+
+def _process_for_ever(stop_processing: Original) -> Original:
+    def mutant(self: ProviderCache, use: PromptUse) -> Any:
+        return [] if use.output_at is None else stop_processing(self, use)
+
+    return mutant
+
+
+def _stay_busy_after_failures(end: Original) -> Original:
+    def mutant(self: SlotModel, use: PromptUse, now: float, *, processed: bool) -> Any:
+        return end(self, use, now, processed=processed) if processed else ()
+
+    return mutant
+
+
+def _expect_output(choose: Original) -> Original:
+    def mutant(self: Affinity[Any], item: Any, caller: Any, fit: Any, now: float) -> Any:
+        held = choose(self, item, caller, fit, now)
+        if held:
+            self._hold_ends.set(item, item.deadline)
+
+        return held
 
     return mutant
 
@@ -285,8 +314,8 @@ def _charge_twice(start: Original) -> Original:
 
 
 def _release_to_another_uid(withdraw: Original) -> Original:
-    def mutant(self: Flights, applicant: Applicant) -> None:
-        withdraw(self, applicant)
+    def mutant(self: Flights, applicant: Applicant, now: float) -> None:
+        withdraw(self, applicant, now)
         self._memory.charge(applicant.peer.uid, 1)
         self._memory.charge(applicant.peer.uid + 1, -1)
 
@@ -434,6 +463,29 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ("a hard budget admits every call", "budgets", 2_000, (Budget, "admits", _always)),
         ("a budget forgets what was spent", "budgets", 2_000, (Budget, "spend", nothing)),
         ("a budget keeps what ended calls reserved", "budgets", 2_000, (Admission, "release_reservation", nothing)),
+        ("the first output lets no caller proceed", "three probes", 20_000, (Queues, "first_output", no_effects)),
+        ("the end of a call lets no held caller proceed", "three probes", 20_000, (Affinity, "ended", nothing)),
+        (
+            "a failed call processes its prompt for ever",
+            "three probes",
+            20_000,
+            (ProviderCache, "_stop_processing", _process_for_ever),
+        ),
+        ("a failed call keeps its slot", "three probes", 20_000, (SlotModel, "end", _stay_busy_after_failures)),
+        ("no alarm ends a hold", "three probes", 20_000, (Affinity, "next_end_of_hold", _never)),
+        (
+            "a hold lasts as long as its caller waits",
+            "three probes",
+            20_000,
+            (Affinity, "_hold_if_it_gains", _expect_output),
+        ),
+        ("a caller that left is still held", "three probes", 20_000, (Affinity, "leave", nothing)),
+        (
+            "a caller whose hold has ended takes no other backend",
+            "three probes",
+            100_000,
+            (Queues, "_offer_others", no_effects),
+        ),
     ),
     **mutants_of(
         "engine",

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from sidecard_client.protocol import wire
 from tests.laws.backend_trial import BackendTrial
-from tests.laws.worlds import BACKEND_WORLDS, BREAKERS
+from tests.laws.worlds import BACKEND_WORLDS, BREAKERS, prompt, with_affinity
 from tests.simulation.schedules import EngineSchedule, live, steps
 
 _STEPS = steps(12_000)
@@ -28,11 +28,14 @@ class Schedule(EngineSchedule[BackendTrial]):
     PIDS = (0, 1, 1, 2)
 
     def __init__(self, world: str, seed: str) -> None:
-        super().__init__(BackendTrial(BACKEND_WORLDS[world]), random.Random(seed))
+        chance, settings = random.Random(seed), BACKEND_WORLDS[world]
+        self.has_prompts = chance.random() < 0.5
+        super().__init__(BackendTrial(with_affinity(settings) if self.has_prompts else settings), chance)
         self.failing = 0.3
         self.moves |= {
             self.begin: 30,
             self.report: 30,
+            self.start: 8 if self.has_prompts else 0,
             self.renew: 4,
             self.wait: 12,
             self.cancel: 3,
@@ -53,6 +56,7 @@ class Schedule(EngineSchedule[BackendTrial]):
             mode=chance.choice(_MODES),
         )
         for _ in range(chance.choice([1, 1, 1, 5])):
+            prefix, lengths = prompt(chance) if self.has_prompts else ((), ())
             asked = [asked.reply_id for asked in self.trial.checker.asked.values()]
             in_use = asked and chance.random() < 0.02
             request_id = chance.choice(asked) if in_use else self.trial.next_id()
@@ -63,8 +67,20 @@ class Schedule(EngineSchedule[BackendTrial]):
                 route=request.route,
                 wait_seconds=request.wait_seconds,
                 mode=request.mode,
+                prefix=prefix,
+                prefix_bytes=lengths,
             )
             self.trial.ask(self.peer(), begin)
+
+    def start(self) -> None:
+        """A holder reports its first output; now and then one whose lease has ended, or another peer."""
+        current = [(held.peer, name) for name, held in self.trial.checker.held.items()]
+        leases = current if current and self.chance.random() < 0.9 else self.trial.granted[-20:]
+        if leases:
+            peer, lease = self.chance.choice(leases)
+            self.trial.ask(
+                peer if peer in self.trial.peers else self.peer(), wire.Started(lease, id=self.trial.next_id())
+            )
 
     def report(self) -> None:
         """Complete or fail a lease, mostly a current one."""
@@ -138,6 +154,7 @@ class Schedule(EngineSchedule[BackendTrial]):
                 max_concurrent=chance.randint(1, 3) if given.max_concurrent else 0,
                 requests_per_minute=chance.choice([0.0, 3.0, 8.0]) if given.requests_per_minute else 0.0,
                 breaker=chance.choice((given.breaker, *BREAKERS)),
+                prefix_hold_seconds=chance.choice([0.0, 2.0, 6.0]) if given.prefix_affinity != "off" else None,
             )
             for name, given in settings.backends.items()
             if chance.random() < 0.9

@@ -41,9 +41,12 @@ Interleavings:
 1. A leads p; B is held. 2. B leaves. 3. A has its output: no one is held for p.
 1. A's permit is shared by a batch; B is held. 2. A's first lease ends. 3. B is held until the last one has ended: it is one call.
 1. B is held at backend x and queued at y. 2. y serves it: it leaves the queue of x, and its hold ends.
+1. B is held at x although y, which it also named, is free. 2. Other calls fill x. 3. B's hold ends, and x has no room. B is admitted
+   to y, and never held again; if y is full too, it waits for both (`take_freed`).
 """
 
 from collections.abc import Callable, Hashable, Iterable
+from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -78,6 +81,10 @@ class Queued(Hashable, Protocol):
     def deadline(self) -> float:
         """Until when it waits."""
 
+    @property
+    def patient(self) -> bool:
+        """Whether it may still be held."""
+
 
 T = TypeVar("T", bound=Queued)
 
@@ -110,6 +117,8 @@ class Affinity(Generic[T]):
         self._callers: dict[T, QueuedCaller] = {}
         self._held: dict[PrefixKey, dict[T, None]] = {}
         """Held callers by the prefix that they wait for."""
+        self._freed: dict[T, None] = {}
+        """See `take_freed`."""
         self._hold_ends: Timers[T] = Timers()
 
     @property
@@ -135,10 +144,7 @@ class Affinity(Generic[T]):
 
     def choose(self, queue: FairQueue[T], now: float) -> T | None:
         """Return the next caller to serve, if the backend has room; None if all are held."""
-        while (item := self._hold_ends.pop_due(now)) is not None:
-            self._unhold(item, self._callers[item], now)
-            self._callers[item].released = True
-
+        self._end_holds(now)
         if self.held < queue.items:
             chosen = self._choose_ready(queue, now)
             if chosen is not None:
@@ -146,9 +152,16 @@ class Affinity(Generic[T]):
 
         return self._choose_held(queue, now)
 
-    def next_end_of_hold(self) -> float | None:
-        """Return when the first hold ends by time alone."""
-        return self._hold_ends.next_deadline()
+    def take_freed(self, now: float) -> list[T]:
+        """Return the callers whose hold has ended since the last time, and that are still in the queue."""
+        self._end_holds(now)
+        freed, self._freed = self._freed, {}
+        return list(freed)
+
+    def next_end_of_hold(self) -> float:
+        """Return when the first hold ends by time alone; infinity if no caller is held."""
+        ends_at = self._hold_ends.next_deadline()
+        return inf if ends_at is None else ends_at
 
     def serve(self, queue: FairQueue[T], item: T, now: float) -> None:
         """Record that a chosen caller is served: others that were ready and due before it have been passed over."""
@@ -178,6 +191,7 @@ class Affinity(Generic[T]):
         if caller.wanted is not None:
             self._unhold(item, caller, now)
 
+        self._freed.pop(item, None)
         if caller.held_since is not None:
             self._on_hold_ended(caller.held_seconds)
 
@@ -223,6 +237,13 @@ class Affinity(Generic[T]):
             self.leave(item, now)
 
         self._cache.close()
+
+    def _end_holds(self, now: float) -> None:
+        """Release the callers whose hold ends by time."""
+        while (item := self._hold_ends.pop_due(now)) is not None:
+            caller = self._callers[item]
+            self._unhold(item, caller, now)
+            caller.released = True
 
     def _choose_ready(self, queue: FairQueue[T], now: float) -> T | None:
         """Return the best caller of the next uid in turn that has one; hold those that gain by waiting."""
@@ -280,7 +301,7 @@ class Affinity(Generic[T]):
 
     def _hold_if_it_gains(self, item: T, caller: QueuedCaller, fit: Fit, now: float) -> bool:
         wanted = fit.wanted
-        if wanted is None or caller.released:
+        if wanted is None or caller.released or not item.patient:
             return False
 
         since = now if caller.held_since is None else caller.held_since
@@ -304,6 +325,7 @@ class Affinity(Generic[T]):
             if not items:
                 del self._held[wanted]
 
+            self._freed[item] = None
             caller.wanted = None
             caller.held_seconds += now - caller.parked_at
             self._hold_ends.clear(item)

@@ -356,20 +356,15 @@ class Backend:
         if not self.queue:
             return None
 
-        overdue_at = self.breaker.overdue_at()
+        room_at, limit = float("inf"), self.limit
         if self.obstacle(now) is None:
             if self.has_ready(now):
                 return now  # the tick that admits it is late, and another caller has queued behind it meanwhile
+        elif not limit or self.permits < limit:
+            room_at = max(self._requests.room_at(1.0, now), self._minute_tokens.room_at(self._expected_tokens(), now))
 
-            hold_ends_at = None if self.affinity is None else self.affinity.next_end_of_hold()
-            return overdue_at if hold_ends_at is None else min(hold_ends_at, overdue_at)
-
-        limit = self.limit
-        if limit and self.permits >= limit:
-            return overdue_at if overdue_at < float("inf") else None
-
-        room_at = max(self._requests.room_at(1.0, now), self._minute_tokens.room_at(self._expected_tokens(), now))
-        return min(room_at if room_at > now else float("inf"), overdue_at)
+        hold_ends_at = float("inf") if self.affinity is None else self.affinity.next_end_of_hold()
+        return min(room_at if room_at > now else float("inf"), self.breaker.overdue_at(), hold_ends_at)
 
     def price_dollars(
         self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0, cache_write_tokens: float = 0

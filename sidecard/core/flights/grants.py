@@ -155,7 +155,7 @@ class Grants(Struct, frozen=True, eq=False):
 
     def _waits_until(self, applicant: Applicant, now: float) -> float:
         """Return until when a caller may wait for the prompt of another one; ``now`` if it would lose by that."""
-        if not applicant.request.prefix or applicant.previous is not None:
+        if not (applicant.request.prefix and applicant.patient) or applicant.previous is not None:
             return now
 
         if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):

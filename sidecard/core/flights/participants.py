@@ -94,6 +94,8 @@ class Applicant(Struct, eq=False):
     not_before: float = 0.0
     scope: str = ""
     """Whose namespace its key and its prefixes belong to."""
+    patient: bool = True
+    """It may wait for the prompt of another caller."""
     queues: tuple["Choice", ...] = ()
 
     @property
@@ -118,6 +120,10 @@ class Applicant(Struct, eq=False):
     def wait_longer(self, seconds: float) -> None:
         """Move the deadline."""
         self.deadline += seconds
+
+    def wait_no_longer(self) -> None:
+        """Let no further prompt of another caller delay it."""
+        self.patient = False
 
     def is_queued_at(self, backend: "Backend") -> bool:
         """Return whether the applicant is in a backend's queue."""

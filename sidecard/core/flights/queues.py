@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from sidecard.core.backends.admission import Admission, Decision
 from sidecard.core.backends.backend import Backend
+from sidecard.core.backends.equivalents import Choice
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.flights.election import Election
@@ -45,6 +46,7 @@ class Queues(Struct, frozen=True, eq=False):
                 break
 
             if obstacle is not None:
+                effects += self._offer_others(backend, now)
                 break
 
             applicant = backend.next_caller(now)
@@ -113,18 +115,44 @@ class Queues(Struct, frozen=True, eq=False):
             if not applicant.queues or applicant.is_queued_at(backend):
                 continue
 
-            named = [
-                (name, self.backends.of(name))
-                for name in self.admission.names(applicant.request)
-                if name not in applicant.tried
-            ]
-            choice = next((choice for choice in named if choice[1] is backend), None)
+            choice = next((choice for choice in self._not_queued(applicant) if choice[1] is backend), None)
             if (
                 choice is not None
                 and self.admission.has_queue_room(backend, applicant.request, applicant.flow)
                 and self.admission.policy_obstacle(applicant.request.task, backend, now) is None
             ):
                 applicant.enqueue(choice)
+
+    def _offer_others(self, full: Backend, now: float) -> list[Effect]:
+        """Let callers whose hold has ended go to other backends, which they did not take before, if theirs has become full."""
+        effects: list[Effect] = []
+        for applicant in [] if full.affinity is None else full.affinity.take_freed(now):
+            if not applicant.is_queued_at(full):
+                continue  # it was served when another one was
+
+            applicant.wait_no_longer()
+            for choice in self._not_queued(applicant):
+                obstacle = self.admission.obstacle(applicant.request.task, choice[1], now)
+                if obstacle is None:
+                    effects += self.applicant_due(applicant, now)
+                    break
+
+                # Two names may share `OTHER_BACKENDS`.
+                if (
+                    obstacle == "saturated"
+                    and not applicant.is_queued_at(choice[1])
+                    and self.admission.has_queue_room(choice[1], applicant.request, applicant.flow)
+                ):
+                    applicant.enqueue(choice)
+                    self.grants.set_alarm(choice[1], now)
+
+        return effects
+
+    def _not_queued(self, applicant: Applicant) -> list[Choice]:
+        """Return the backends that a caller named, has not tried, and does not wait for."""
+        names = [name for name in self.admission.names(applicant.request) if name not in applicant.tried]
+        named = [(name, self.backends.of(name)) for name in names]
+        return [choice for choice in named if not applicant.is_queued_at(choice[1])]
 
     def _empty(self, backend: Backend, now: float) -> list[Effect]:
         effects: list[Effect] = []
