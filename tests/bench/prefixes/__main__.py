@@ -24,6 +24,7 @@ a model of that server in virtual time, and 32 workers of ten agents call a simu
 """
 
 QUICK_MINUTES, MINUTES = 4.0, 22.0
+QUICK_SEEDS, SEEDS = 10, 40
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,12 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen, ways = _selection(parsed)
     rounds, minutes = (1, QUICK_MINUTES) if parsed.quick else (parsed.rounds, parsed.minutes)
     compared: list[modeled.Compared] = []
+    surveyed: list[modeled.Ratio] = []
     served: list[comparison.Agents] = []
     runs: list[harness.Run] = []
     failure = ""
     try:
         if parsed.only in {None, "model"}:
             compared += [modeled.compare(workload, name) for name in modeled.MACHINES for workload in chosen]
+            surveyed += modeled.survey(range(QUICK_SEEDS if parsed.quick else SEEDS))
 
         if parsed.only in {None, "provider"}:
             served.append(comparison.simulate())
@@ -54,11 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     best = report.best_of(runs)
     targets = [*report.targets(best, chosen), *(target for one in served for target in one.targets())]
     if parsed.json:
-        found = {"runs": runs, "modeled": compared, "provider": served, "targets": targets}
+        found = {"runs": runs, "modeled": compared, "survey": surveyed, "provider": served, "targets": targets}
         print(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
         tables = [report.draw(best, chosen)] if best else []
         tables += [modeled.draw(compared)] if compared else []
+        tables += [modeled.draw_survey(surveyed)] if surveyed else []
         tables += [comparison.draw(served)] if served else []
         tables += [report.draw_targets(targets)] if targets else []
         print(*tables, sep="\n\n")

@@ -126,6 +126,22 @@ def _unshared(words: int) -> Workload:
     )
 
 
+def random_workload(seed: int) -> Workload:
+    """Return a workload of 10 to 40 scripts with 1 to 10 prefixes; its lengths vary more than those of the others."""
+    chance = random.Random(seed)
+    prefixes, words = chance.randint(1, 10), chance.choice((100, 300, 900, 1500))
+    tail, answer_tokens = chance.choice((10, 50, 300)), chance.choice((4, 16, 64, 200))
+    systems = [_text(chance, words) for _ in range(prefixes)]
+    scripts = []
+    for _ in range(chance.randint(10, 40)):
+        group, turns = chance.randrange(prefixes), chance.choice((1, 1, 1, 3))
+        texts = tuple(_text(chance, tail) + _question(chance, turn) for turn in range(turns))
+        scripts.append(Script(group, systems[group], texts, answer_tokens))
+
+    about = f"{len(scripts)} scripts, {prefixes} prefixes of {words} words, turns of {tail}, answers of {answer_tokens} tokens"
+    return Workload(f"random {seed}", about, tuple(scripts))
+
+
 def _question(chance: random.Random, number: int) -> str:
     return f"\nQuestion {number}: what does {_word(chance)} {_word(chance)} mean?"
 
