@@ -117,7 +117,8 @@ def draw(best: Sequence[Best], workloads: Sequence[Workload]) -> str:
         ]
 
     heads = ("workload", "way", "time", "/ fastest", "tokens processed", "cached", "median call", "runs")
-    lines = [f"{workload.name}: {workload.about}" for workload in workloads]
+    measured = {one.workload for one in best}
+    lines = [f"{workload.name}: {workload.about}" for workload in workloads if workload.name in measured]
     return render(table("", heads, rows, align="llrrrrrr"), "\n".join(lines))
 
 
