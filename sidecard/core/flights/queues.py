@@ -127,11 +127,11 @@ class Queues(Struct, frozen=True, eq=False):
         """Let callers whose hold has ended go to other backends, which they did not take before, if theirs has become full."""
         effects: list[Effect] = []
         for applicant in [] if full.affinity is None else full.affinity.take_freed(now):
-            if not applicant.is_queued_at(full):
-                continue  # it was served when another one was
+            others = self._not_queued(applicant) if applicant.is_queued_at(full) else []
+            if others:
+                applicant.wait_no_longer()
 
-            applicant.wait_no_longer()
-            for choice in self._not_queued(applicant):
+            for choice in others:
                 obstacle = self.admission.obstacle(applicant.request.task, choice[1], now)
                 if obstacle is None:
                     effects += self.applicant_due(applicant, now)

@@ -37,6 +37,8 @@ class PromptUse(Struct, eq=False):
     slot: int | None = None
     output_at: float | None = None
     """When the first output came: the prompt has been processed."""
+    at_a_time: int = 1
+    """Calls in progress at the first output."""
 
     @property
     def is_cold(self) -> bool:

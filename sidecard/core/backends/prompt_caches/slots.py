@@ -13,12 +13,12 @@ The server gives a prompt the idle slot whose prompt has the longest beginning i
 used for longest; so does the model. A prefix is available while an idle slot has it. If only busy slots have it, a caller may wait
 for one of them, or process its prompt again in an idle slot, which also makes the prefix available twice.
 
-**When waiting pays.** Processing prompts is bound by the server's computing power, whatever the number of slots; answers are
-produced in all slots at the same time. Let ``c`` be the tokens that would be processed again, ``w`` the work of one call once its
-prefix is available (the rest of its prompt, and its answer at `AnswerCost.ratio` prompt tokens for each of its tokens), ``m`` the slots
-that have the prefix and ``n`` the callers that wait for it. ``n`` calls take ``n * w / m`` in ``m`` slots, so one more slot saves
-``n * w / (m * (m + 1))`` at the cost of ``c``. It is used if that is less, or if ``c`` is less than ``w``: then the caller is done
-earlier than its turn would come.
+**When waiting pays.** Processing prompts is bound by the server's computing power, whatever the number of slots. Producing answers
+is so in part: a token of ``k`` answers at a time takes ``a + b * k``, and only ``a`` is shared. Let ``c`` be the tokens that would be
+processed again, ``A`` the shared work of an answer (`AnswerCost`), ``r`` the rest of the caller's prompt, ``m`` the slots that have the
+prefix and ``n`` the callers that wait for it. The shared work of ``n`` calls takes ``n * A / m`` in ``m`` slots, so one more slot saves
+``n * A / (m * (m + 1))`` at the cost of ``c``. It is used if ``c`` is less than that, or less than ``r + A``: then the caller is done
+earlier than its turn would come. All are in tokens of prompts, so they are compared without knowing the server's speed.
 
 Until an answer has been measured, only the prompts count. So a long common beginning with a short question is waited for, and a
 short system text before long documents is not.
@@ -36,42 +36,59 @@ from sidecard.core.backends.windows import MovingAverage
 from sidecard_client.protocol.wire import PrefixState, Usage
 
 TYPICAL_RATIO: Final = 4.0
-"""Prompt tokens that a server processes in the time of one token of an answer, before it is measured. Small models on
-processors have about 3, large ones on accelerators 50 and more."""
+"""Prompt tokens that a server processes in the time that it saves by producing a token of two answers at once, before that is
+measured."""
 
-MIN_RATIO: Final = 1.0
 MAX_RATIO: Final = 100.0
 
 MEASURED_TOKENS: Final = 32
 """Shorter prompts are not measured: the time of a request itself would count."""
 
+AGING: Final = 1.02
+"""Growth of a least time with each further measurement, so that one of long ago does not last."""
+
+MAX_AT_A_TIME: Final = 16
+"""Numbers of answers at a time that are measured apart; more count as so many."""
+
 
 class AnswerCost:
-    """How much work an answer is, in prompt tokens."""
+    """How much work answers share if they are produced at the same time, in prompt tokens.
+
+    Times are the least ones: the others include prompts of other calls, processed between two tokens of an answer.
+    """
 
     def __init__(self) -> None:
         self._answer_tokens = MovingAverage()
-        self._prompt_token_seconds = MovingAverage()
-        self._answer_token_seconds = MovingAverage()
+        self._prompt_token_seconds: float | None = None
+        self._answer_token_seconds: dict[int, float] = {}
+        """By the number of answers at a time."""
 
     @property
     def ratio(self) -> float:
-        """Prompt tokens that take as long as one token of an answer."""
-        prompt, answer = self._prompt_token_seconds, self._answer_token_seconds
-        if not (prompt.known and answer.known and prompt.value > 0):
+        """Prompt tokens that take as long as what answers share of a token."""
+        if not (self._answer_token_seconds and self._prompt_token_seconds):
             return TYPICAL_RATIO
 
-        return max(MIN_RATIO, min(MAX_RATIO, answer.value / prompt.value))
+        return min(MAX_RATIO, self._shared_seconds() / self._prompt_token_seconds)
 
     @property
     def tokens(self) -> float:
-        """Work of an answer of the mean length; 0 before the first answer."""
+        """The shared work of an answer of the mean length; 0 before the first answer."""
         return self._answer_tokens.value * self.ratio
 
     def learn(
-        self, prompt_tokens: float, first_seconds: float | None, seconds: float, usage: Usage, now: float
+        self,
+        prompt_tokens: float,
+        first_seconds: float | None,
+        seconds: float,
+        at_a_time: int,
+        usage: Usage,
+        now: float,
     ) -> None:
-        """Learn from an answer; ``prompt_tokens`` were processed before its first output, after ``first_seconds``."""
+        """Learn from an answer, produced with ``at_a_time`` calls in progress.
+
+        ``prompt_tokens`` were processed before its first output, after ``first_seconds``.
+        """
         answered = usage.completion_tokens
         if answered is None:
             return
@@ -81,10 +98,26 @@ class AnswerCost:
             return
 
         if prompt_tokens >= MEASURED_TOKENS:
-            self._prompt_token_seconds.add(first_seconds / prompt_tokens, now)
+            self._prompt_token_seconds = _least(self._prompt_token_seconds, first_seconds / prompt_tokens)
 
         if answered > 1 and seconds > first_seconds:
-            self._answer_token_seconds.add((seconds - first_seconds) / (answered - 1), now)
+            place = min(MAX_AT_A_TIME, at_a_time)
+            measured = (seconds - first_seconds) / (answered - 1)
+            self._answer_token_seconds[place] = _least(self._answer_token_seconds.get(place), measured)
+
+    def _shared_seconds(self) -> float:
+        """Return the part of a token's seconds that does not grow with the answers at a time: their line's value at 0."""
+        few, many = min(self._answer_token_seconds), max(self._answer_token_seconds)
+        of_few, of_many = self._answer_token_seconds[few], self._answer_token_seconds[many]
+        if few == many:
+            return of_few / few  # unknown: between none and all of it
+
+        slope = (of_many - of_few) / (many - few)
+        return max(0.0, min(of_few, of_few - slope * few))
+
+
+def _least(least: float | None, measured: float) -> float:
+    return measured if least is None else min(least * AGING, measured)
 
 
 class Slot(Struct, eq=False):
@@ -138,8 +171,8 @@ class SlotModel:
             return False
 
         slots = len(self._having[fit.wanted])
-        work = chain.total_tokens - fit.warm_tokens - fit.gain_tokens + self._cost.tokens
-        return fit.gain_tokens >= max(work, waiting * work / (slots * (slots + 1)))
+        rest, shared = chain.total_tokens - fit.warm_tokens - fit.gain_tokens, self._cost.tokens
+        return fit.gain_tokens >= max(rest + shared, waiting * shared / (slots * (slots + 1)))
 
     def begin(self, chain: PrefixChain, uid: int, now: float) -> PromptUse:
         """Record a call that begins in the slot that the server chooses for it."""
@@ -157,6 +190,7 @@ class SlotModel:
         """Record the first output of a call. Its slot stays busy, so no prefix becomes available."""
         if use.output_at is None:
             use.output_at = now
+            use.at_a_time = self._busy()
 
         return ()
 
@@ -184,7 +218,8 @@ class SlotModel:
         if first_seconds is None and use.output_at is not None:
             first_seconds = use.output_at - use.began_at
 
-        self._cost.learn(prompt_tokens - cached_tokens, first_seconds, seconds, usage, now)
+        at_a_time = max(use.at_a_time, self._busy())
+        self._cost.learn(prompt_tokens - cached_tokens, first_seconds, seconds, at_a_time, usage, now)
 
     def state(self, key: PrefixKey, now: float) -> PrefixState:
         """Return the state of one prefix: warm if any slot has processed it, busy or not."""
@@ -229,6 +264,10 @@ class SlotModel:
 
         idle = [slot for slot in self._slots.values() if slot.use is None]
         return min(idle, key=lambda slot: slot.used_at, default=None), 0
+
+    def _busy(self) -> int:
+        """Return the number of calls in progress."""
+        return sum(slot.use is not None for slot in self._slots.values())
 
     def _offers(self, slot: Slot, now: float) -> bool:
         return slot.use is None and not self._is_expired(slot, now)
