@@ -9,6 +9,7 @@ import pytest
 
 from sidecard.config.load import load
 from sidecard.config.model import FIXED, NAMED, SECTIONS, START_ONLY_SECTIONS, START_ONLY_SETTINGS, TABLES
+from sidecard.config.schema import default_local_limit
 from sidecard.core.settings import EngineSettings
 from tests import settings_reference as reference
 
@@ -52,7 +53,10 @@ def test_the_uncommented_example_has_every_setting(file: Path) -> None:
 def test_the_example_without_changes_has_no_effect(file: Path) -> None:
     """Every setting is commented out, and its value is the default unless the generator chooses another."""
     file.write_text(example(active=False))
-    assert load(file, {}).engine_settings() == EngineSettings()
+    expected = EngineSettings(
+        local_max_concurrent=default_local_limit()
+    )  # the engine does not ask for the host's processors
+    assert load(file, {}).engine_settings() == expected
     default = load(None, {}).shown()
     file.write_text(example(active=True))
     uncommented = load(file, {}).shown()
