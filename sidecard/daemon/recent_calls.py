@@ -98,7 +98,8 @@ class RecentCalls:
     def _calls(self) -> Counter[str]:
         counters = self._counters
         rejected = {reason: getattr(counters, name) for reason, name in REJECTED.items() if reason not in _CHOSEN}
-        return Counter(rejected | {"begins": counters.begins})
+        begins = counters.begins - counters.vectors_wanted - counters.prefixes_wanted  # which are repeated
+        return Counter(rejected | {"begins": begins})
 
     def _minutes(self) -> str:
         seconds = min(self._clock() - self._samples[0].at, WINDOW_SECONDS)

@@ -233,8 +233,10 @@ def test_old_daemon_ignores_what_it_does_not_know(old: Version, daemon: Start) -
     """One conversation sends every new field of a request."""
     path = daemon("--no-state", **old.environ).socket
     with JsonPeer(path) as newer:
-        newer.send(op="begin", key="k", context="flex tier", wanted=True, id=1)
+        prefix = {"has_prefix": True, "prefix": ["0" * 32], "prefix_bytes": [9000]}
+        newer.send(op="begin", key="k", context="flex tier", wanted=True, id=1, **prefix)
         lease = newer.receive()
+        assert lease["type"] == "lease"
         newer.send(op="fail", lease=lease["lease"], kind="fatal", detail={"status": 400}, status=400, id=2)
         assert newer.receive()["type"] == "ok"
         newer.send(op="begin", key="k", id=3)
@@ -243,6 +245,16 @@ def test_old_daemon_ignores_what_it_does_not_know(old: Version, daemon: Start) -
         assert newer.receive() == {"type": "stored", "id": 4, "stored": False}
         newer.send(op="record", passed=[{"reason": "state", "family": "ollama"}], acknowledge=True, id=5)
         assert newer.receive()["type"] == "recorded"
+
+
+def test_old_client_is_not_asked_for_prefixes(old: Version, daemon: Start, worker: Callable[..., Worker]) -> None:
+    """Its calls are made on a backend that schedules by them as if it did not; a new client's carry them."""
+    affinity = ("--set", "backends.default.prefix_affinity=provider")
+    path = daemon("--no-state", *affinity, **NEW.environ).socket
+    assert worker(old, path, "prefixed").rest() == [["upstream", "cache"]]
+    assert ask(path, {"op": "stats"})["prefixes_wanted"] == 0
+    assert worker(NEW, path, "prefixed", "prefix").rest() == [["upstream", "cache"]]
+    assert ask(path, {"op": "stats"})["prefixes_wanted"] == 1
 
 
 class JsonPeer:

@@ -100,6 +100,12 @@ def fresh(client: Client) -> None:
     show([made(valid=lambda _: False), made(), client.outcome(upstream, "p", name="fresh").refresh().value])
 
 
+def prefixed(client: Client, keyword: str) -> None:
+    """Show the sources of two equal calls, which name the beginning of their prompt if ``keyword`` does."""
+    policy: Any = {keyword: "You answer from the manual."} if keyword else {}
+    show([client.outcome(answer, "p", **policy).source for _ in range(2)])
+
+
 def bounded(client: Client) -> None:
     """Show sources of calls with ``ttl=``, which every version knows, after its end."""
     sources = [client.outcome(answer, "p", ttl=0.2).source]
@@ -162,6 +168,8 @@ def main(path: str, scenario: str, argument: str = "") -> None:
                 fresh(client)
             case "bounded":
                 bounded(client)
+            case "prefixed":
+                prefixed(client, argument)
             case "hold":
                 hold(client, argument)
             case "wait":
