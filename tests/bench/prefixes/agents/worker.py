@@ -83,7 +83,9 @@ class AgentWorker:
 
     def work(self) -> list[Streamed]:
         """Make all calls. Raises what the first failed one has raised."""
-        transport = SidecardTransport(httpx.HTTPTransport(), Client(self._assignment.socket), backend=BACKEND)
+        transport = SidecardTransport(
+            httpx.HTTPTransport(), Client(self._assignment.socket, daemon_timeout=SECONDS), backend=BACKEND
+        )
         headers = {"x-api-key": "key", "anthropic-version": "2023-06-01"}
         with httpx.Client(
             transport=transport, base_url=self._assignment.url, timeout=SECONDS, headers=headers
