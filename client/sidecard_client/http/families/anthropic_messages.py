@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.json_family import JsonFamily
-from sidecard_client.http.request_bodies.prompts import PromptBuilder
+from sidecard_client.http.request_bodies.prompts import PromptBuilder, caches_only_marks
 from sidecard_client.http.request_bodies.shapes import are_messages
 from sidecard_client.keys.prefixes.recipe import PromptPart
 
@@ -108,8 +108,8 @@ class AnthropicMessages(JsonFamily):
         return are_messages(fields.get("messages"), _ROLES) and type(fields.get("max_tokens")) is int
 
     def prompt(self, asked: ApiRequest, target: RequestTarget) -> Sequence[PromptPart]:
-        """As `ApiFamily.prompt`. Anthropic caches nothing without marks; other servers of its API may."""
-        return anthropic_prompt(asked, only_marked=target.is_at(self.hosts))
+        """As `ApiFamily.prompt`. Anthropic caches nothing without marks; other models of servers that speak its API may."""
+        return anthropic_prompt(asked, only_marked=target.is_at(self.hosts) or caches_only_marks(asked.model))
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Containers and threads are the server's state; MCP servers and unknown tools may act."""

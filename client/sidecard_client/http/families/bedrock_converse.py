@@ -10,14 +10,12 @@ from sidecard_client.http.answers.bedrock import ConverseAnswer, bedrock_reader
 from sidecard_client.http.answers.json_answer import JsonAnswer
 from sidecard_client.http.family import NO_HEADERS, AnswerReader, ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.bedrock import BedrockFamily
-from sidecard_client.http.request_bodies.prompts import PromptBuilder
+from sidecard_client.http.request_bodies.prompts import PromptBuilder, caches_only_marks
 from sidecard_client.http.request_bodies.shapes import are_messages
 from sidecard_client.keys.prefixes.recipe import PromptPart
 
 _STREAMED: Final = "/converse-stream"
 _HINT: Final = "cachePoint"
-_ONLY_AT_POINTS: Final = "anthropic."
-"""Part of the names of the models whose prompts are cached at cache points alone."""
 _READING_TOOLS: Final = ("nova_grounding",)
 
 
@@ -67,7 +65,7 @@ class BedrockConverse(BedrockFamily):
         builder.items("system", fields.get("system"), "system")
         builder.cut()
         builder.messages(fields.get("messages") or (), "messages")
-        return builder.parts() if builder.is_marked or _ONLY_AT_POINTS not in asked.model else ()
+        return builder.parts() if builder.is_marked or not caches_only_marks(asked.model) else ()
 
     def reader(self, asked: ApiRequest, *, content_type: str, headers: Mapping[str, str] = NO_HEADERS) -> AnswerReader:  # noqa: ARG002 - as in `ApiFamily`
         """As `ApiFamily.reader`."""

@@ -81,7 +81,7 @@ class OpenAIChat(JsonFamily):
             builder.cut()
 
         builder.messages(messages, "messages")
-        return marked_prompt(builder, asked.outside)
+        return marked_prompt(builder, asked.model, asked.outside)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Stored and deferred completions are the server's state; its own tools may act."""

@@ -117,7 +117,7 @@ class OpenAIResponses(JsonFamily):
 
         items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
         builder.messages(items, "input", text="input_text")
-        return marked_prompt(builder, asked.outside)
+        return marked_prompt(builder, asked.model, asked.outside)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:
         """Conversations, background and stored responses, containers are the server's state; its own tools may act.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sidecard_client.http.family import SideEffect
-from sidecard_client.http.request_bodies.prompts import PromptBuilder
+from sidecard_client.http.request_bodies.prompts import PromptBuilder, caches_only_marks
 from sidecard_client.keys.prefixes.recipe import PromptPart
 
 HOSTS: Final = (
@@ -73,7 +73,7 @@ def asks_for_usage(fields: dict[str, Any]) -> bool:
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
-def marked_prompt(builder: PromptBuilder, outside: Mapping[str, Any]) -> Sequence[PromptPart]:
+def marked_prompt(builder: PromptBuilder, model: str, outside: Mapping[str, Any]) -> Sequence[PromptPart]:
     """Return the parts of a prompt with the app's marks, by OpenAI's rules and those of servers that accept Anthropic's.
 
     OpenAI also caches up to the end of the last message, unless ``prompt_cache_options.mode`` is ``explicit``; then it caches
@@ -87,7 +87,7 @@ def marked_prompt(builder: PromptBuilder, outside: Mapping[str, Any]) -> Sequenc
     if outside.get("cache_control") is not None or (builder.is_marked and marks_breakpoints):
         builder.mark()
 
-    return builder.parts()
+    return builder.parts() if builder.is_marked or not caches_only_marks(model) else ()
 
 
 def number_of_choices(fields: dict[str, Any]) -> int:

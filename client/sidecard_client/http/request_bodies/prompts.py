@@ -139,6 +139,11 @@ def text_prompt(fields: Mapping[str, Any], field: str, *settings: str) -> Sequen
     return builder.parts()
 
 
+def caches_only_marks(model: str) -> bool:
+    """Return whether a model's prompts are cached at the app's marks alone: Anthropic's, on any host and in any API."""
+    return "claude" in model.lower()
+
+
 def begins_with_system(messages: Any) -> bool:
     """Return whether the first message is the system's."""
     first = messages[0] if isinstance(messages, list) and messages else None

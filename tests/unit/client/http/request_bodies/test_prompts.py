@@ -331,6 +331,15 @@ def test_anthropic_caches_nothing_without_a_mark(url: str, cached: bool) -> None
     assert boundaries(url, body) == ([block("s"), block("u")] if cached else [])
 
 
+def test_anthropics_models_need_marks_on_any_host() -> None:
+    """Whoever serves them, and in whatever API."""
+    chat = {"model": "anthropic/claude-5", "messages": [said("system", "s"), said("user", "u")]}
+    assert boundaries("https://openrouter.ai/api/v1/chat/completions", chat) == []
+    assert boundaries("https://openrouter.ai/api/v1/chat/completions", chat | MARK) == [block("u")]
+    body = {"model": "Claude-5", "max_tokens": 5, "system": "s", "messages": [said("user", "u")]}
+    assert boundaries("https://r.services.ai.azure.com/anthropic/v1/messages", body) == []
+
+
 def test_the_cache_points_of_bedrock_are_marks() -> None:
     """At their places among tools, system text and messages. Only Anthropic's models need them."""
     point = {"cachePoint": {"type": "default"}}
