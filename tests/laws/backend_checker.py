@@ -77,9 +77,14 @@ class BackendChecker(EventChecker):
             and (not settings.max_concurrent or self.live(name) < (1 if settings.adaptive else settings.max_concurrent))
         )
 
-    def may_be_held(self, asked: Asked, now: float) -> bool:
-        """Return whether a caller may wait for the prompt of a call in progress, at any of the backends that it names."""
-        return any(self.holds.may_wait(asked, name, self.backend(name), self.held, now) for name in sorted(asked.names))
+    def may_be_held(self, asked: Asked, names: Sequence[str], now: float, *, starts: bool = False) -> bool:
+        """Return whether a caller may wait for the prompt of a call in progress at one of these backends.
+
+        ``starts``: it does, and the time for which it may do so begins, unless it has begun already.
+        """
+        return any(
+            self.holds.may_wait(asked, name, self.backend(name), self.held, now, starts=starts) for name in names
+        )
 
     # Events -----------------------------------------------------------------------------------------------------------
 
@@ -270,7 +275,8 @@ class BackendChecker(EventChecker):
 
     def _none_free(self, asked: Asked, reply: str, now: float) -> None:
         """Remember the backends that could have been called when a caller got no lease."""
-        if reply == "pending" and self.may_be_held(asked, now):
+        # A retry may wait for a backend that has failed it.
+        if reply == "pending" and self.may_be_held(asked, asked.begin.backends or (wire.DEFAULT_BACKEND,), now):
             return
 
         if self._exact and len(self.held) < self.settings.max_leases:

@@ -67,7 +67,8 @@ class BackendTrial(EngineTrial):
             if waiting and not excused and checker.is_free(name, self.now):
                 for applicant in backend.queue:
                     asked = checker.asked[applicant.peer.id, applicant.reply_id]
-                    assert checker.may_be_held(asked, self.now), f"{asked} waits for {name}, which is free"
+                    held = checker.may_be_held(asked, [name], self.now, starts=True)
+                    assert held, f"{asked} waits for {name}, which is free"
 
             assert waiting or self._queued.get(name) or name not in passed_over, (
                 f"{name} was free: {checker.passed_over}"
@@ -76,7 +77,8 @@ class BackendTrial(EngineTrial):
         self._queued = {name: len(backend.queue) for name, backend in backends.items()}
         for applicant in self.engine._flights.applicants():
             asked = checker.asked[applicant.peer.id, applicant.reply_id]
-            free = [] if checker.may_be_held(asked, self.now) else [name for name in asked.names if self._takes(name)]
+            held = checker.may_be_held(asked, [name for name, _ in applicant.queues], self.now)
+            free = [] if held else [name for name in asked.names if self._takes(name)]
             assert applicant.not_before or late or not free, f"a caller waits though {free} could be called"
 
     def _takes(self, name: str) -> bool:

@@ -19,8 +19,13 @@ class HeldCallers:
         self._since: dict[tuple[Who, str], float] = {}
         """By caller and backend: since when it has had to wait for a prompt."""
 
-    def may_wait(self, asked: Asked, name: str, settings: BackendSettings, held: dict[str, Held], now: float) -> bool:
-        """Return whether a caller may wait for a prompt at a backend that would take its call."""
+    def may_wait(
+        self, asked: Asked, name: str, settings: BackendSettings, held: dict[str, Held], now: float, *, starts: bool
+    ) -> bool:
+        """Return whether a caller may wait for a prompt at a backend.
+
+        With ``starts``, it does although the backend would take its call, so its time begins, unless it has begun already.
+        """
         if settings.prefix_affinity == "off" or not any(
             one.backend == name
             and (settings.prefix_affinity == "slots" or lease not in self.with_output)
@@ -30,16 +35,13 @@ class HeldCallers:
         ):
             return False
 
-        since = self._since.setdefault(((asked.peer.id, asked.reply_id), name), now)
+        place = (asked.peer.id, asked.reply_id), name
+        since = self._since.setdefault(place, now) if starts else self._since.get(place, now)
         hold_seconds = settings.prefix_hold_seconds
         if hold_seconds is None:
             hold_seconds = _HOLD_SECONDS[settings.prefix_affinity]
 
         return now - since < min(hold_seconds, (asked.deadline - since) / 2)
-
-    def forget(self, who: Who) -> None:
-        """Forget a caller that waits no longer."""
-        self._since = {place: since for place, since in self._since.items() if place[0] != who}
 
 
 def _scope(asked: Asked) -> str:
