@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +51,28 @@ def exposed(daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path) -> 
         "--set=calls.enabled=true",
         "--set=push.url=http://127.0.0.1:9/api/v1/import",
         "--set=budgets.day.dollars=5",
+        "--set=backends.local.prefix_affinity=slots",
+        "--set=backends.local.max_concurrent=2",
         STATE_DIRECTORY=str(tmp_path),
     )
     with Client(socket_path) as client:
         for _ in range(2):
             client.call(str, 1, name="f", usage=lambda _: {"model": "m", "cost_dollars": 0.5})
 
+        # One of them is held for the other's prompt.
+        with ThreadPoolExecutor() as threads:
+            slow: Any = {"name": "g", "backend": "local", "prefix": "a long beginning " * 100}
+            list(threads.map(lambda number: client.call(_slowly, number, **slow), range(2)))
+
     families: Any = ask(socket_path, {"op": "metrics"})["families"]
     names = {sample["name"] for family in families for sample in family["samples"]}
     # Those that nothing has happened to yet have no samples.
     return names | {f"{family['name']}_total" for family in families if family["kind"] == "counter"}
+
+
+def _slowly(number: int) -> int:
+    time.sleep(0.1)
+    return number
 
 
 def expressions(dashboard: Any) -> Iterator[str]:
