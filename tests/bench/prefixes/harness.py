@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -116,49 +116,60 @@ def _result(processes: Processes, worker: "subprocess.Popen[bytes]") -> list[Mad
 
 
 class Plan(Struct, frozen=True):
-    """What is run: in the first round every way, in the others only those on whose time a target depends."""
+    """What is run: the ways on whose time a target depends in each round, the others once, after the first round."""
 
     workloads: Sequence[Workload]
     ways: Sequence[Way]
     rounds: int
     seconds: float
-    """Rounds after the first stop in time for this."""
+    """What would end later is left out, except in the first round."""
 
-    def runs_of_round(self, number: int) -> list[tuple[Workload, Way]]:
-        """Return the runs of a round: the ways in another order each time, and the workloads backwards every other time."""
+    def passes(self) -> list[list[tuple[Workload, Way]]]:
+        """Return the runs of the first round, those of the other ways, and those of the further rounds."""
+        first, *further = (self._pass(number, repeated=True) for number in range(self.rounds))
+        return [first, self._pass(0, repeated=False), *further]
+
+    def _pass(self, number: int, *, repeated: bool) -> list[tuple[Workload, Way]]:
+        """Return runs: the ways in another order each time, and the workloads backwards every other time."""
         runs = []
         for workload in self.workloads[:: -1 if number % 2 else 1]:
-            ways = [way for way in self.ways if _is_due(workload, way, number)]
+            ways = [way for way in self.ways if way.repeated == repeated and (workload.long or way.everywhere)]
             turned = number % len(ways) if ways else 0
             runs += [(workload, way) for way in (*ways[turned:], *ways[:turned])]
 
         return runs
 
 
-def _is_due(workload: Workload, way: Way, number: int) -> bool:
-    return (number == 0 or way.repeated) and (workload.long or way.everywhere)
-
-
 def run_all(model: Model, plan: Plan, results: list[Run], report: Callable[[str], None]) -> None:
     """Execute a plan: add each run to ``results``, and report it."""
     began = monotonic()
     took: dict[tuple[str, str], float] = {}
-    for number in range(plan.rounds):
-        runs = plan.runs_of_round(number)
-        for place, (workload, way) in enumerate(runs):
+    passes = plan.passes()
+    total = sum(map(len, passes))
+    place = 0
+    for number, runs in enumerate(passes):
+        for workload, way in runs:
+            place += 1
             passed = monotonic() - began
-            expected = took.get((workload.name, way.name), 0.0)
-            if number and passed + expected > plan.seconds:
-                report(f"skipped {workload.name}, {way.name}: the time is up")
+            if number and passed + _expected(took, workload, way) > plan.seconds:
+                report(
+                    f"{passed / 60:4.1f} min  {place} of {total}: {workload.name}, {way.name}: left out, for lack of time"
+                )
                 continue
 
             started = monotonic()
             results.append(result := run(model, workload, way))
             took[workload.name, way.name] = monotonic() - started
             report(
-                f"{passed / 60:4.1f} min  round {number + 1}, {place + 1} of {len(runs)}: {workload.name}, {way.name}: "
+                f"{passed / 60:4.1f} min  {place} of {total}: {workload.name}, {way.name}: "
                 f"{result.seconds:.1f} s, {result.processed_tokens:,} prompt tokens processed"
             )
+
+
+def _expected(took: Mapping[tuple[str, str], float], workload: Workload, way: Way) -> float:
+    """Return how long a run took the last time; if it is the first, twice as long as the longest of its workload."""
+    of_workload = [seconds for (name, _), seconds in took.items() if name == workload.name]
+    return took.get((workload.name, way.name), 2 * max(of_workload, default=0.0))
 
 
 def processors() -> int:
