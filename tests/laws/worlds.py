@@ -1,6 +1,8 @@
 """The settings of trials: each world makes some part of the laws matter that others leave idle."""
 
 import random
+from collections.abc import Sequence
+from typing import TypedDict
 
 from msgspec import structs
 
@@ -167,6 +169,13 @@ BACKEND_WORLDS = {
 _HOLD_SECONDS = 4.0
 
 
+class Prompt(TypedDict, total=False):
+    """Fields of a begin."""
+
+    prefix: tuple[str, ...]
+    prefix_bytes: tuple[int, ...]
+
+
 def with_affinity(settings: EngineSettings) -> EngineSettings:
     """Return a world whose backends schedule calls by their prompts: those with several permits as slots, the others as providers."""
     backends = {
@@ -183,11 +192,18 @@ def with_affinity(settings: EngineSettings) -> EngineSettings:
     return structs.replace(settings, backends=backends)
 
 
-def prompt(chance: random.Random) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the prefixes of a prompt of one of few applications: its beginnings, and their lengths."""
-    names = ["", chance.choice("aaab")]
+def prompt(chance: random.Random) -> Prompt:
+    """Return the fields of a begin with the prompt of one of few applications."""
+    names = [chance.choice("aaab")]
     for _ in range(chance.randrange(3)):
         names.append(names[-1] + chance.choice("cd"))
 
-    digests = tuple(name.encode().hex().ljust(32, "0") for name in names[1:])
-    return digests, tuple(400 * (place + 1) for place in range(len(digests)))
+    return prompt_of(names)
+
+
+def prompt_of(names: Sequence[str]) -> Prompt:
+    """Return the fields of a begin whose prompt has these beginnings."""
+    return {
+        "prefix": tuple(name.encode().hex().ljust(32, "0") for name in names),
+        "prefix_bytes": tuple(400 * (place + 1) for place in range(len(names))),
+    }

@@ -12,7 +12,7 @@ from hypothesis.stateful import initialize, rule
 from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
 from tests.laws.backend_trial import BackendTrial
-from tests.laws.worlds import BACKEND_WORLDS
+from tests.laws.worlds import BACKEND_WORLDS, prompt_of, with_affinity
 from tests.properties.trial_machine import PICKS, TrialMachine, long_runs, with_peers
 
 BACKENDS = st.sampled_from([("a",), ("a",), ("a", "b"), ("b", "a"), ("b",), ("a", "b", "c"), ("c", "local"), ()])
@@ -26,6 +26,8 @@ USAGES = st.sampled_from(
         wire.Usage(first_chunk_seconds=0.75, completion_tokens=300),
     ]
 )
+PROMPTS = st.sampled_from([(), ("a",), ("a", "ac"), ("a", "ad"), ("a", "ac", "acc"), ("b",)])
+"""Beginnings of prompts of two applications."""
 
 
 class BackendMachine(TrialMachine):
@@ -33,14 +35,15 @@ class BackendMachine(TrialMachine):
 
     trial: BackendTrial
 
-    @initialize(world=st.sampled_from(sorted(BACKEND_WORLDS)))
-    def start(self, world: str) -> None:
+    @initialize(world=st.sampled_from(sorted(BACKEND_WORLDS)), affine=st.booleans())
+    def start(self, world: str, affine: bool) -> None:
         """Start a daemon with callers of two processes connected."""
-        self.trial = BackendTrial(BACKEND_WORLDS[world])
+        settings = BACKEND_WORLDS[world]
+        self.trial = BackendTrial(with_affinity(settings) if affine else settings)
         for pid in (1, 1, 2, 0):
             self.trial.join(1000, pid)
 
-    @rule(what=st.sampled_from(["join", "renew", "begin again", "look"]), pick=PICKS)
+    @rule(what=st.sampled_from(["join", "renew", "begin again", "look", "start"]), pick=PICKS)
     def seldom(self, what: str, pick: int) -> None:
         """Do what changes little: as one rule, because rules are chosen evenly."""
         trial = self.trial
@@ -51,6 +54,9 @@ class BackendMachine(TrialMachine):
             case "renew" if trial.peers:
                 peer, lease = self.lease(pick, current=True)
                 trial.ask(peer, wire.Renew(lease, id=trial.next_id()))
+            case "start" if trial.peers:
+                peer, lease = self.lease(pick, current=True)
+                trial.ask(peer, wire.Started(lease, id=trial.next_id()))
             case "begin again" if waiting:
                 one = waiting[pick % len(waiting)]
                 trial.ask(one.peer, wire.Begin("k", id=one.reply_id))
@@ -73,18 +79,25 @@ class BackendMachine(TrialMachine):
         route=ROUTES,
         wait_seconds=WAITS,
         mode=st.sampled_from(["use"] * 6 + ["refresh", "only_if_cached"]),
+        names=PROMPTS,
     )
-    def begin(self, picks: list[int], **fields: Any) -> None:
+    def begin(self, picks: list[int], names: tuple[str, ...], **fields: Any) -> None:
         """Begin for some peers."""
         for pick in picks:
-            self.trial.ask(self.peer(pick), wire.Begin(id=self.trial.next_id(), **fields))
+            self.trial.ask(self.peer(pick), wire.Begin(id=self.trial.next_id(), **fields, **prompt_of(names)))
 
     @with_peers
-    @rule(picks=st.lists(PICKS, min_size=3, max_size=8), backends=BACKENDS, key=st.sampled_from([None, None, "k"]))
-    def crowd(self, picks: list[int], backends: tuple[str, ...], key: str | None) -> None:
+    @rule(
+        picks=st.lists(PICKS, min_size=3, max_size=8),
+        backends=BACKENDS,
+        key=st.sampled_from([None, None, "k"]),
+        names=PROMPTS,
+    )
+    def crowd(self, picks: list[int], backends: tuple[str, ...], key: str | None, names: tuple[str, ...]) -> None:
         """Begin the same call for many peers."""
         for pick in picks:
-            self.trial.ask(self.peer(pick), wire.Begin(key, id=self.trial.next_id(), backends=backends))
+            begin = wire.Begin(key, id=self.trial.next_id(), backends=backends, **prompt_of(names))
+            self.trial.ask(self.peer(pick), begin)
 
     @with_peers
     @rule(times=st.integers(1, 4), pick=PICKS, current=st.sampled_from([True, True, True, False]), usage=USAGES)

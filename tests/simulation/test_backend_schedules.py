@@ -7,7 +7,7 @@ from msgspec import structs
 
 from sidecard_client.protocol import wire
 from tests.laws.backend_trial import BackendTrial
-from tests.laws.worlds import BACKEND_WORLDS, BREAKERS, prompt, with_affinity
+from tests.laws.worlds import BACKEND_WORLDS, BREAKERS, prompt, prompt_of, with_affinity
 from tests.simulation.schedules import EngineSchedule, live, steps
 
 _STEPS = steps(12_000)
@@ -56,7 +56,7 @@ class Schedule(EngineSchedule[BackendTrial]):
             mode=chance.choice(_MODES),
         )
         for _ in range(chance.choice([1, 1, 1, 5])):
-            prefix, lengths = prompt(chance) if self.has_prompts else ((), ())
+            fields = prompt(chance) if self.has_prompts else prompt_of(())
             asked = [asked.reply_id for asked in self.trial.checker.asked.values()]
             in_use = asked and chance.random() < 0.02
             request_id = chance.choice(asked) if in_use else self.trial.next_id()
@@ -67,8 +67,7 @@ class Schedule(EngineSchedule[BackendTrial]):
                 route=request.route,
                 wait_seconds=request.wait_seconds,
                 mode=request.mode,
-                prefix=prefix,
-                prefix_bytes=lengths,
+                **fields,
             )
             self.trial.ask(self.peer(), begin)
 
