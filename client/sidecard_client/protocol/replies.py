@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from sidecard_client.protocol.requests import Usage
+from sidecard_client.protocol.reported_usage import Usage
 from sidecard_client.protocol.values import (
     REPORT_HITS,
     REPORT_SECONDS,

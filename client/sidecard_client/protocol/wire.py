@@ -7,6 +7,8 @@ Both sides import these Structs; there is no second definition.
 `requests`                 what a client sends
 `replies`                  replies to calls and entry operations
 `reports`, `metrics`       replies about the daemon's state
+`ledgers`                  the reply about calls, time and money
+`reported_usage`           what a call used, in requests and replies
 `frames`                   framing: msgpack with a length prefix, or JSON lines
 ``sidecard docs protocol``   how they are used (`sidecard/docs/protocol.md`)
 =========================  ===========================================================
@@ -30,9 +32,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecard_client.protocol.metrics import *  # noqa: F403 - this module is their common namespace
+from sidecard_client.protocol.ledgers import *  # noqa: F403 - this module is their common namespace
+from sidecard_client.protocol.metrics import *  # noqa: F403
 from sidecard_client.protocol.replies import *  # noqa: F403
 from sidecard_client.protocol.replies import CallReply, Reply
+from sidecard_client.protocol.reported_usage import *  # noqa: F403
 from sidecard_client.protocol.reports import *  # noqa: F403
 from sidecard_client.protocol.reports import StateReply
 from sidecard_client.protocol.requests import *  # noqa: F403
