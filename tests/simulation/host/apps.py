@@ -77,7 +77,7 @@ class App:
 
     def policy(self, fields: Fields) -> Fields:
         """Return the policy keywords of a call."""
-        names = ("wait", "mode", "ttl", "stale", "retries", "namespace", "failure_ttl")
+        names = ("wait", "mode", "ttl", "stale", "retries", "namespace", "failure_ttl", "prefix")
         return {"key": fields["key"]} | {name: fields[name] for name in names if name in fields}
 
     def result(self, call: Call, outcome: Callable[[], tuple[object, str | None]]) -> None:

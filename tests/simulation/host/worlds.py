@@ -12,6 +12,7 @@ from sidecard.core.settings import (
     SharedWith,
     TaskSettings,
 )
+from sidecard_client.protocol.wire import PrefixAffinity
 from tests.simulation.host.apps import TEAM, TEAM_UIDS
 from tests.simulation.host.world import Setting
 
@@ -92,6 +93,27 @@ _SCARCE = structs.replace(
     },
 )
 
+_PROMPTS = [None, "one", ("one", "two"), ("one", "two", "three"), ("one", "other")]
+"""Beginnings of prompts, in worlds whose backends have prefix affinity."""
+
+
+def _affine(settings: EngineSettings, affinity: PrefixAffinity) -> EngineSettings:
+    """Return a world whose backends schedule calls by the beginnings of their prompts."""
+    backends = {
+        name: structs.replace(
+            given,
+            prefix_affinity=affinity,
+            prefix_min_tokens=0,
+            prefix_hold_seconds=0.4,
+            prefix_pass_seconds=0.3,
+            prefix_lifetime_seconds=2.0,
+            slots=given.max_concurrent or 2,
+        )
+        for name, given in settings.backends.items()
+    }
+    return structs.replace(settings, backends=backends)
+
+
 SETTINGS: dict[str, Setting] = {
     "calm": Setting(
         _PLAIN,
@@ -114,9 +136,11 @@ SETTINGS: dict[str, Setting] = {
         reloads=({}, {"lease_seconds": 0.9}, {"max_elections": 0}, {"cache_max_bytes": 12_000}, {"ttl_seconds": 0.5}),
     ),
     "streams": Setting(
-        structs.replace(_PLAIN, max_elections=1),
+        structs.replace(_affine(_PLAIN, "provider"), max_elections=1),
         _ORDERLY | _FAULTS,
-        calls=_CALLS | {"stream": [True, True, True, None], "size": [1, 2, 4, 8], "seconds": [0.0, 0.01, 0.05, 0.3]},
+        calls=_CALLS
+        | {"prefix": _PROMPTS}
+        | {"stream": [True, True, True, None], "size": [1, 2, 4, 8], "seconds": [0.0, 0.01, 0.05, 0.3]},
         reloads=({}, {"sharing_window_seconds": 0.0, "ttl_seconds": 0.0}),
     ),
     "stale": Setting(
@@ -126,10 +150,11 @@ SETTINGS: dict[str, Setting] = {
         reloads=({}, {"stale_seconds": 0.0}, {"ttl_seconds": 0.3}),
     ),
     "impatient": Setting(
-        structs.replace(_PLAIN, ttl_seconds=0.3, sharing_window_seconds=0.0, max_elections=4),
+        structs.replace(_affine(_PLAIN, "slots"), ttl_seconds=0.3, sharing_window_seconds=0.0, max_elections=4),
         _ORDERLY | {"call": 60} | {"interrupt": 25, "pause daemon": 5, "cut": 5, "kill": 3, "delete": 3, "say": 2},
         calls=_CALLS
         | {
+            "prefix": _PROMPTS,
             "key": ["hot", "hot", "warm"],
             "wait": [0.05, 0.1, 0.1, 0.2],
             "seconds": [0.05, 0.1, 0.1, 0.2],
@@ -137,10 +162,11 @@ SETTINGS: dict[str, Setting] = {
         },
     ),
     "scarce": Setting(
-        _SCARCE,
+        _affine(_SCARCE, "slots"),
         _ORDERLY | _FAULTS | {"break": 5},
         calls=_CALLS
         | {
+            "prefix": _PROMPTS,
             "backends": [None, ("local", "cloud"), ("cloud",), ("cloud", "local")],
             "retries": [None, None, 1, 2],
             "key": ["hot", "hot", "warm", "cold", "cool"],
@@ -176,9 +202,9 @@ SETTINGS: dict[str, Setting] = {
         has_views=True,
     ),
     "own store": Setting(
-        structs.replace(_PLAIN, store="own", ttl_seconds=10.0),
+        structs.replace(_affine(_PLAIN, "provider"), store="own", ttl_seconds=10.0),
         _ORDERLY | _FAULTS | {"cut store": 3, "slow store": 2, "crash": 2},
-        calls=_CALLS,
+        calls=_CALLS | {"prefix": _PROMPTS},
     ),
     "shared store": Setting(
         structs.replace(_PLAIN, store="shared", ttl_seconds=3.0),

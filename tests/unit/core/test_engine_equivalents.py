@@ -1,0 +1,114 @@
+"""Several backends with prefix affinity: a prompt prefers the one that has processed it, within a bounded load."""
+
+from collections import Counter
+
+import pytest
+
+from sidecard.core.settings import BackendSettings
+from sidecard_client.protocol import wire
+from tests.host import Actor, Host
+from tests.prompts import prompt
+
+AFFINE = BackendSettings(prefix_affinity="provider", prefix_hold_seconds=0.0)
+NAMES = ("a", "b", "c")
+
+
+def call(peer: Actor, *names: str, request_id: int = 1, route: wire.Route | None = None) -> wire.Lease:
+    """Begin a call whose prompt has these beginnings on any of three backends, and return its lease."""
+    return peer.calls(*NAMES, request_id=request_id, route=route, **prompt(*names))
+
+
+@pytest.mark.parametrize("route", ["order", "least_busy", "weighted"])
+def test_a_prompt_goes_to_the_backend_that_has_processed_it(route: wire.Route) -> None:
+    """One call at a time: all prompts that begin alike meet at one backend, and other prompts spread."""
+    host = Host(backends=dict.fromkeys(NAMES, AFFINE))
+    peer, chosen = host.peer(), Counter[str]()
+    for number in range(30):
+        places = set()
+        for question in "xyz":
+            lease = call(peer, f"system {number}", f"question {number} {question}", route=route)
+            places.add(lease.backend)
+            peer.completes(lease.lease, "x")
+
+        (place,) = places
+        chosen[place] += 1
+
+    assert set(chosen) == set(NAMES)
+
+
+def test_a_popular_prompt_does_not_overload_its_backend() -> None:
+    """No backend has more than 1.25 times its share of the calls, rounded up."""
+    host = Host(backends=dict.fromkeys(NAMES, AFFINE))
+    peer, calls = host.peer(), Counter[str]()
+    for number in range(1, 25):
+        calls[call(peer, "popular", request_id=number).backend] += 1
+        assert max(calls.values()) <= -(-1.25 * number // 3)
+
+    assert len(calls) == 3
+
+
+def test_shares_follow_limits_and_weights() -> None:
+    """A backend with a larger limit, or under the route ``weighted`` a larger weight, gets as much more."""
+    for settings, route in (({"max_concurrent": 16}, "least_busy"), ({"weight": 4.0}, "weighted")):
+        large = BackendSettings(prefix_affinity="provider", prefix_hold_seconds=0.0, **settings)
+        small = BackendSettings(
+            prefix_affinity="provider", prefix_hold_seconds=0.0, max_concurrent=4 if route == "least_busy" else 0
+        )
+        host = Host(backends={"a": large, "b": small, "c": small})
+        peer = host.peer()
+        chosen = Counter(call(peer, "popular", request_id=number, route=route).backend for number in range(1, 19))  # type: ignore[arg-type]  # a route
+        assert chosen["a"] >= 2 * max(chosen["b"], chosen["c"]), route
+
+
+def test_routes_by_price_and_speed_stay_as_they_are() -> None:
+    """They compare backends that are not equivalent."""
+    cheap = BackendSettings(
+        prefix_affinity="provider", input_dollars_per_million_tokens=1.0, output_dollars_per_million_tokens=1.0
+    )
+    dear = BackendSettings(
+        prefix_affinity="provider", input_dollars_per_million_tokens=9.0, output_dollars_per_million_tokens=9.0
+    )
+    host = Host(backends={"a": dear, "b": cheap, "c": dear})
+    peer = host.peer()
+    for number in range(9):
+        lease = call(peer, f"system {number}", route="cheapest")
+        assert lease.backend == "b"
+        peer.completes(lease.lease, "x")
+
+
+def test_backends_without_affinity_keep_their_places() -> None:
+    """Only those with affinity change places among each other; a short prompt changes none."""
+    host = Host(backends={"a": BackendSettings(), "b": AFFINE, "c": AFFINE})
+    peer = host.peer()
+    for number in range(9):
+        lease = call(peer, f"system {number}")
+        assert lease.backend == "a"
+        peer.completes(lease.lease, "x")
+
+    host = Host(backends=dict.fromkeys(NAMES, AFFINE))
+    peer = host.peer()
+    for number in range(9):
+        lease = peer.calls(*NAMES, **prompt(f"short {number}", step=10))
+        assert lease.backend == "a"
+        peer.completes(lease.lease, "x")
+
+
+def test_a_caller_whose_hold_ends_takes_the_other_backend_if_its_own_is_full() -> None:
+    """It waited although the other one was free; it is not held again."""
+    backends = {
+        "a": BackendSettings(prefix_affinity="provider", max_concurrent=2),
+        "b": BackendSettings(max_concurrent=1),
+    }
+    host = Host(backends=backends)
+    first, other, held, late = (host.peer() for _ in range(4))
+    first.calls("a", **prompt("p"))
+    held.asks(wire.Begin(None, id=1, backends=("a", "b"), **prompt("p")))
+    late.asks(wire.Begin(None, id=1, backends=("a", "b"), **prompt("p")))
+    assert held.receives() == late.receives() == [wire.Pending(1)]
+    other.calls("a", **prompt("q"))
+    host.passes(9.9)
+    assert held.receives() == late.receives() == []
+    host.passes(0.1)
+    assert held.gets(wire.Lease).backend == "b"
+    assert late.receives() == []
+    assert host.breakers()["b"].queued == 1, "it waits for both"
