@@ -220,7 +220,7 @@ def _by_request(sent: list[Sent]) -> dict[tuple[int, int], list[wire.AnyReply]]:
 def _plain(reply: wire.AnyReply) -> wire.AnyReply:
     match reply:
         case wire.Lease():
-            return msgspec.structs.replace(reply, lease=UNKNOWN, waiters=0)
+            return msgspec.structs.replace(reply, lease=UNKNOWN, waiters=0, prefix=False)
         case wire.Error() | wire.Failed():
             return msgspec.structs.replace(reply, message=UNKNOWN)
         case _:

@@ -192,6 +192,20 @@ def with_affinity(settings: EngineSettings) -> EngineSettings:
     return structs.replace(settings, backends=backends)
 
 
+def without_holds(settings: EngineSettings) -> EngineSettings:
+    """Return a world with affinity in which every reply is as without it.
+
+    Callers never wait for prompts, and of the backends that a begin names at most one has affinity: none is preferred.
+    """
+    backends = {
+        name: structs.replace(given, prefix_affinity="provider", prefix_min_tokens=1, prefix_hold_seconds=0.0)
+        if name in {"default", "local", "a"}
+        else given
+        for name, given in settings.backends.items()
+    }
+    return structs.replace(settings, backends=backends)
+
+
 def prompt(chance: random.Random) -> Prompt:
     """Return the fields of a begin with the prompt of one of few applications."""
     names = [chance.choice("aaab")]

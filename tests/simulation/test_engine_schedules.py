@@ -10,7 +10,7 @@ from sidecard.core.cache.view import views
 from sidecard.core.events import Peer, ViewReleased
 from sidecard_client.protocol import wire
 from tests.laws.model_trial import ModelTrial
-from tests.laws.worlds import MODEL_WORLDS
+from tests.laws.worlds import MODEL_WORLDS, prompt, prompt_of, without_holds
 from tests.simulation.schedules import EngineSchedule, live, steps
 
 _STEPS = steps(20_000)
@@ -32,7 +32,9 @@ class Schedule(EngineSchedule[ModelTrial]):
     PIDS = (0, 1, 1, 2, 3)
 
     def __init__(self, world: str, seed: str) -> None:
-        super().__init__(ModelTrial(MODEL_WORLDS[world]), random.Random(seed))
+        chance, settings = random.Random(seed), MODEL_WORLDS[world]
+        self.has_prompts = chance.random() < 0.5
+        super().__init__(ModelTrial(without_holds(settings) if self.has_prompts else settings), chance)
         self.keys = [f"key-{number}" for number in range(_KEYS.get(world, 0))] or ["hot", "hot", "hot", "cold"]
         # Bounds make most stored answers unusable, so half of the lives have none.
         bounded = self.chance.random() < 0.5
@@ -88,6 +90,7 @@ class Schedule(EngineSchedule[ModelTrial]):
             mode=chance.choices(_MODES, [10, 2, 1])[0],
             context=chance.choice(["", "", "", "a", "b"]),
             wanted=chance.random() < 0.5,
+            **(prompt(chance) if self.has_prompts else prompt_of(())),
         )
         self.trial.ask(self.peer(), request)
 
