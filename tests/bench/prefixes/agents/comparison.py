@@ -33,8 +33,9 @@ PROCESSES = 4
 SCALE = 20.0
 BURSTS = 2
 REACHED = 0.95
-NO_LATER = 1.02
-"""Of the median time to the first output: the clients of both ways run on a real machine."""
+NO_LATER = 1.0001
+NO_LATER_FOR_REAL = 1.1
+"""Of the median time to the first output. At `SCALE`, five milliseconds of the machine's own are a tenth of a second."""
 
 AFFINITY = BackendSettings(prefix_affinity="provider", prefix_family="anthropic")
 
@@ -45,6 +46,7 @@ class Agents(NamedTuple):
     name: str
     arrival: Outcome
     affinity: Outcome
+    no_later: float
 
     def targets(self) -> list[Target]:
         """Return what was to be reached."""
@@ -56,7 +58,7 @@ class Agents(NamedTuple):
                 REACHED,
                 at_least=True,
             ),
-            Target(f"{self.name}: median time to the first output, against arrival order", later, NO_LATER),
+            Target(f"{self.name}: median time to the first output, against arrival order", later, self.no_later),
         ]
 
 
@@ -64,17 +66,18 @@ def simulate() -> Agents:
     """Serve six bursts in virtual time."""
     work = work_of_agents()
     arrival, affinity = (outcome_of(Simulation(work, settings).run()) for settings in (BackendSettings(), AFFINITY))
-    return Agents("provider, virtual time", arrival, affinity)
+    return Agents("provider, virtual time", arrival, affinity, NO_LATER)
 
 
 def measure(report: Callable[[str], None]) -> Agents:
     """Serve bursts with a real daemon, real clients and the provider as a server. Raises `SidecardError` if a process fails."""
     outcomes = []
-    for name, affinity in (("arrival order", False), ("prefix affinity", True)):
+    for name, by_prefix in (("arrival order", False), ("prefix affinity", True)):
         report(f"provider, {name}: {BURSTS * BURST_SECONDS / SCALE:.0f} s")
-        outcomes.append(_serve(affinity=affinity))
+        outcomes.append(_serve(affinity=by_prefix))
 
-    return Agents("provider, real processes", *outcomes)
+    arrival, affinity = outcomes
+    return Agents("provider, real processes", arrival, affinity, NO_LATER_FOR_REAL)
 
 
 def draw(results: Sequence[Agents]) -> str:
