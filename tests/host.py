@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from sidecard.adapters.zstd import Zstd
+from sidecard.core.accounts.app_metrics import merged
 from sidecard.core.accounts.billing import Price, no_price
 from sidecard.core.cache.compression import Codec
 from sidecard.core.cache.similarity import IndexFactory
@@ -48,7 +49,6 @@ from sidecard.core.events import (
     WorkContinued,
 )
 from sidecard.core.notes import Note
-from sidecard.core.operations.metrics import merged
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.reference_index import ReferenceIndex

@@ -120,17 +120,8 @@ class Engine:
         admission = Admission(live, backends, budgets)
         retries = RetryBudget(live, jitter)
         ledgers = TaskLedgers(settings.max_tasks, live.has_task)
-        self._billing = billing = Billing(
-            ledgers,
-            BackendLedgers(settings.max_backends, live.has_backend),
-            budgets,
-            metrics,
-            price,
-            wall,
-            now,
-            shares_budgets=settings.share_budgets,
-        )
-
+        spent, shares = BackendLedgers(settings.max_backends, live.has_backend), settings.share_budgets
+        self._billing = billing = Billing(ledgers, spent, budgets, metrics, price, wall, now, shares_budgets=shares)
         self._forgetting = Forgetting(live, backends, ledgers, billing.spending, metrics)
         self._flights = flights = Flights(boot_id, live, memory.requests)
         self._timers = flights.timers

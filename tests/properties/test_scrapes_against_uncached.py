@@ -11,10 +11,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecard.core.accounts import app_metric
-from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource
+from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource, merged
 from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.events import Peer
-from sidecard.core.operations.metrics import merged
 from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard.observe.exposition import OPENMETRICS, TEXT, TextFormat
 from sidecard.observe.http.scrapes import Scrapes

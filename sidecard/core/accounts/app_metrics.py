@@ -6,8 +6,11 @@ connection and is dropped with it.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final, NamedTuple
+
+from msgspec import structs
 
 from sidecard.core.accounts.app_metric import (
     OVERFLOW,
@@ -75,6 +78,13 @@ class RecordedPart(NamedTuple):
     """It is the first part of a batch that was not sent before."""
     dropped: int | None = None
     """After the last part: how many measurements of the batch were dropped."""
+
+
+def merged(sources: Iterable[FamilySource]) -> Iterator[Family]:
+    """Yield whole families."""
+    for source in sources:
+        first, *others = source.pieces
+        yield structs.replace(first, samples=[*first.samples, *chain.from_iterable(piece.samples for piece in others)])
 
 
 class AppMetrics:

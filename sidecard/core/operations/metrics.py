@@ -5,13 +5,12 @@ Counters cover one run: they start at 0 with the daemon and only grow.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import get_args
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from sidecard.core.accounts.app_metric import RESERVED_PREFIX
-from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource
+from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource, merged
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.histogram import Buckets
@@ -369,13 +368,6 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             "Time that the daemon took to handle a request; of begins, a sample.",
             [({"op": tag_of(request)}, histogram) for request, histogram in handled.items()],
         )
-
-
-def merged(sources: Iterable[FamilySource]) -> Iterator[Family]:
-    """Yield whole families."""
-    for source in sources:
-        first, *others = source.pieces
-        yield structs.replace(first, samples=[*first.samples, *chain.from_iterable(piece.samples for piece in others)])
 
 
 def _by(label: str, values: Mapping[str, float]) -> Values:

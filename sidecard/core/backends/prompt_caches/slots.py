@@ -120,7 +120,7 @@ def _least(least: float | None, measured: float) -> float:
     return measured if least is None else min(least * AGING, measured)
 
 
-class Slot(Struct, eq=False):
+class ServerSlot(Struct, eq=False):
     """One slot."""
 
     number: int
@@ -141,8 +141,8 @@ class SlotModel:
 
     def __init__(self, policy: PrefixPolicy) -> None:
         self._lifetime_seconds = policy.lifetime_seconds
-        self._slots: dict[int, Slot] = {}
-        self._having: dict[PrefixKey, dict[int, Slot]] = {}
+        self._slots: dict[int, ServerSlot] = {}
+        self._having: dict[PrefixKey, dict[int, ServerSlot]] = {}
         """The slots that have a prefix, or will have it when their call has had its first output."""
         self._next_number = 0
         self._wanted_slots = 0
@@ -244,7 +244,7 @@ class SlotModel:
         self._lifetime_seconds = policy.lifetime_seconds
         self._wanted_slots = policy.slots
         while len(self._slots) < policy.slots:
-            self._slots[self._next_number] = Slot(self._next_number)
+            self._slots[self._next_number] = ServerSlot(self._next_number)
             self._next_number += 1
 
         self._drop_surplus()
@@ -254,7 +254,7 @@ class SlotModel:
         self._slots.clear()
         self._having.clear()
 
-    def _choose(self, chain: PrefixChain, now: float) -> tuple[Slot | None, int]:
+    def _choose(self, chain: PrefixChain, now: float) -> tuple[ServerSlot | None, int]:
         """Return the slot of a call that begins, and how many of its prefixes that slot has; None if all are busy."""
         for place in range(len(chain.keys) - 1, -1, -1):
             slots = self._having.get(chain.keys[place], {}).values()
@@ -269,20 +269,20 @@ class SlotModel:
         """Return the number of calls in progress."""
         return sum(slot.use is not None for slot in self._slots.values())
 
-    def _offers(self, slot: Slot, now: float) -> bool:
+    def _offers(self, slot: ServerSlot, now: float) -> bool:
         return slot.use is None and not self._is_expired(slot, now)
 
-    def _is_expired(self, slot: Slot, now: float) -> bool:
+    def _is_expired(self, slot: ServerSlot, now: float) -> bool:
         return slot.used_at + self._lifetime_seconds <= now
 
-    def _has_processed(self, slot: Slot, key: PrefixKey, now: float) -> bool:
+    def _has_processed(self, slot: ServerSlot, key: PrefixKey, now: float) -> bool:
         use = slot.use
         if use is None:
             return not self._is_expired(slot, now)
 
         return use.output_at is not None or key in slot.keys[: slot.kept]
 
-    def _fill(self, slot: Slot, keys: tuple[PrefixKey, ...]) -> None:
+    def _fill(self, slot: ServerSlot, keys: tuple[PrefixKey, ...]) -> None:
         for key in slot.keys:
             having = self._having[key]
             del having[slot.number]

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard.core.accounts.app_metrics import FamilySource
-from sidecard.core.operations.metrics import INLINE_BYTES, merged
+from sidecard.core.accounts.app_metrics import FamilySource, merged
+from sidecard.core.operations.metrics import INLINE_BYTES
 from sidecard.server.replies.metrics import MetricsReplies
 from sidecard_client.protocol import wire
 from tests.unit.server.harness import FakePeer, ServerHarness
