@@ -97,9 +97,10 @@ class Billing:
         dollars = usage.cost_dollars or 0.0
         backend, uid = lease.permit.backend.name, lease.peer.uid
         share = seconds / lease.permit.granted
-        ledger, read, saved = self.tasks.of(lease.request.task, uid, now), cached_tokens(usage), 0.0
+        ledger, saved = self.tasks.of(lease.request.task, uid, now), 0.0
         ledger.count_call(share, dollars, calls)
-        if read:
+        if usage.cached_prompt_tokens:
+            read = cached_tokens(usage)
             saved = self._saved_by_prefix(lease.permit.backend, usage, read)
             ledger.count_prefix(read, saved)
 

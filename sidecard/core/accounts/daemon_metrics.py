@@ -100,12 +100,10 @@ class DaemonMetrics:
 
     def count_prompt(self, backend: str, usage: Usage, uid: int, now: float) -> None:
         """Count the prompt tokens of an answer; those that the backend does not report as cached count as processed."""
-        if usage.prompt_tokens is None:
-            return
-
-        label, cached = self._label(backend, uid, now), min(usage.cached_prompt_tokens or 0, usage.prompt_tokens)
+        prompt_tokens, label = usage.prompt_tokens or 0, self._label(backend, uid, now)
+        cached = min(usage.cached_prompt_tokens or 0, prompt_tokens)
         self.prompt_tokens[label, "cached"] += cached
-        self.prompt_tokens[label, "processed"] += usage.prompt_tokens - cached
+        self.prompt_tokens[label, "processed"] += prompt_tokens - cached
 
     def observe_hold(self, backend: str, seconds: float) -> None:
         """Record for how long a caller waited for others' prompts. Only configured backends let callers wait."""
