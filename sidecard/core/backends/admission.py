@@ -188,7 +188,7 @@ class Admission:
     def obstacle(self, task: str, backend: Backend, now: float) -> RejectionReason | None:
         """Return why a new caller cannot have a permit. Queued callers come first, even if there is room now."""
         reason = self.policy_obstacle(task, backend, now) or backend.obstacle(now)
-        return reason or ("saturated" if backend.has_ready(now) else None)
+        return reason or ("saturated" if backend.queue and backend.has_ready(now) else None)
 
     def acquire(self, backend: Backend, task: str, now: float) -> Permit:
         """Issue a permit of a backend that admits the call, and reserve its expected cost."""

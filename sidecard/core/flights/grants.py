@@ -75,7 +75,7 @@ class LeaseReplies(Struct, frozen=True, eq=False):
             decision.route,
             decision.obstacles,
             self.recorder.prompts,
-            prefix=lease.permit.reports_output,
+            prefix=lease.permit.use is not None and lease.permit.reports_output,
         )
         if lease.request.wanted:
             waiters, idle_seconds = lease.report_waiters(), settings.idle_seconds
@@ -117,9 +117,8 @@ class Grants(Struct, frozen=True, eq=False):
             if shared is not None and shared[0] in names and self.admission.may_share(request.task, shared[1]):
                 return None, self._share(applicant, shared, Decision(self.admission.route(request)), now)
 
-        decision, effects = self.admission.decide(
-            request, names, applicant.flow, now, applicant.scope, self._waits_until(applicant, now)
-        )
+        waits_until = self._waits_until(applicant, now) if request.prefix else now
+        decision, effects = self.admission.decide(request, names, applicant.flow, now, applicant.scope, waits_until)
         if decision.chosen is not None:
             return None, effects + self.grant(applicant, decision.chosen, decision, now)
 
@@ -138,7 +137,9 @@ class Grants(Struct, frozen=True, eq=False):
         """Give an applicant a lease on a backend that admits; so do others of its batch that wait."""
         name, backend = choice
         permit = self.admission.acquire(backend, applicant.request.task, now)
-        backend.use_prompt(permit, applicant.scope, applicant.request, applicant.peer.uid, now)
+        if backend.affinity is not None:
+            backend.use_prompt(permit, applicant.scope, applicant.request, applicant.peer.uid, now)
+
         effects = self._give(applicant, name, permit, decision, now)
         batch = applicant.request.batch
         if batch:
@@ -155,7 +156,7 @@ class Grants(Struct, frozen=True, eq=False):
 
     def _waits_until(self, applicant: Applicant, now: float) -> float:
         """Return until when a caller may wait for the prompt of another one; ``now`` if it would lose by that."""
-        if not (applicant.request.prefix and applicant.patient) or applicant.previous is not None:
+        if not applicant.patient or applicant.previous is not None:
             return now
 
         if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
