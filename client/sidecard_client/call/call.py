@@ -45,7 +45,6 @@ UNKEYED: Final = ""
 """Key of a call whose normal forms are the task's, until the daemon has named them. No real key is empty."""
 
 
-
 class Call(Struct):
     """A function (or one per backend) with its arguments, its policy and its key.
 
