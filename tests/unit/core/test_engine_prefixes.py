@@ -268,3 +268,20 @@ def test_what_the_backend_reports_is_counted() -> None:
     assert samples["sidecard_prompt_tokens_total backend=a kind=cached"] == 1000
     assert samples["sidecard_prompt_tokens_total backend=a kind=processed"] == 2000
     assert samples["sidecard_prefix_warm backend=a"] == 1
+
+
+def test_a_full_table_drops_the_oldest_prefix_of_the_uid_with_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uid with many prompts does not displace those of others."""
+    monkeypatch.setattr("sidecard.core.backends.prompt_caches.provider.MAX_WARM", 4)
+    host = provider()
+    for uid, name in ((2, "a"), (1, "b"), (1, "c"), (1, "d"), (1, "e")):
+        Caller(host, name, uid=uid).completes()
+
+    assert host.breakers()["a"].warm_prefixes == 4
+    states: list[wire.PrefixState] = []
+    for uid, names in ((2, "a"), (1, "bcde")):
+        peer = host.peer(uid)
+        peer.asks(wire.Explain(prefix=tuple(map(digest, names))))
+        states += peer.gets(wire.Explained).prefixes["a"].states
+
+    assert states == ["warm", "cold", "warm", "warm", "warm"]

@@ -226,3 +226,13 @@ def test_explain_shows_prompts_in_busy_slots() -> None:
     assert states() == ("warm", "cold")
     caller.completes()
     assert states() == ("warm", "cold")
+
+
+def test_a_prompt_in_a_slot_expires_if_it_has_a_lifetime() -> None:
+    """By default it stays until another prompt replaces it."""
+    for lifetime_seconds, cold in ((None, False), (100.0, True)):
+        host = server(1, prefix_lifetime_seconds=lifetime_seconds)
+        Caller(host, "a").completes()
+        host.passes(100.0)
+        assert host.breakers()["a"].warm_prefixes == (not cold)
+        assert Caller(host, "a").granted().prefix == cold
