@@ -301,19 +301,18 @@ def test_very_many_hits_are_reported_at_once(daemon: ViewDaemon) -> None:
 @pytest.mark.parametrize(
     ("changes", "reads"),
     [
-        ({}, True),
-        ({"options": Options(key=KEY, mode="only_if_cached")}, True),
-        ({"options": Options(key=KEY, mode="refresh")}, False),
-        ({"options": Options(key=KEY, task="rag")}, False),
-        ({"options": Options(key=KEY, namespace="team")}, False),
-        ({"options": Options(key=KEY, ttl_seconds=0.5)}, False),
-        ({"options": Options(key=KEY, max_age_seconds=0.5)}, False),
-        ({"options": Options(key=KEY, ttl_seconds=100.0, max_age_seconds=100.0)}, True),
-        ({"key": None}, False),
-        ({"stream": True}, True),
-        ({"trace": "00-1-2-01"}, True),
+        pytest.param({}, True, id="plain"),
+        pytest.param({"options": Options(key=KEY, mode="only_if_cached")}, True, id="only if cached"),
+        pytest.param({"options": Options(key=KEY, mode="refresh")}, False, id="refresh"),
+        pytest.param({"options": Options(key=KEY, task="rag")}, False, id="another task"),
+        pytest.param({"options": Options(key=KEY, namespace="team")}, False, id="another namespace"),
+        pytest.param({"options": Options(key=KEY, ttl_seconds=0.5)}, False, id="too old for ttl"),
+        pytest.param({"options": Options(key=KEY, max_age_seconds=0.5)}, False, id="too old for max_age"),
+        pytest.param({"options": Options(key=KEY, ttl_seconds=100.0, max_age_seconds=100.0)}, True, id="young enough"),
+        pytest.param({"key": None}, False, id="without a key"),
+        pytest.param({"stream": True}, True, id="stream"),
+        pytest.param({"trace": "00-1-2-01"}, True, id="traced"),
     ],
-    ids=str,
 )
 def test_calls_that_a_view_answers(daemon: ViewDaemon, changes: dict[str, Any], reads: bool) -> None:
     """Those to which the daemon would reply with this answer, and for which it would do nothing else."""
