@@ -324,7 +324,7 @@ def test_a_lifespan_closes_and_opens_a_client_of_the_module(path: str) -> None:
     for _ in range(3):
         with TestClient(app) as browser:
             assert browser.get("/a").json() == "A"
-            assert peers(path) == 1
+            assert peers(path) in {1, 2}, "one for calls, and perhaps one for a view"
 
         poll(lambda: peers(path) == 0, "a connection is left")
 
