@@ -93,7 +93,7 @@ class Begin(Request, frozen=True, tag="begin"):
     has_prefix: bool = False
     """The caller can send ``prefix`` if the daemon replies `PrefixWanted`."""
     prefix_bytes: PrefixBytes = ()
-    """Lengths of these beginnings, never descending; empty if unknown: then each counts as long enough."""
+    """Lengths of these beginnings, ascending; empty if unknown: then each counts as long enough."""
 
 
 class Transcript(Struct, frozen=True):

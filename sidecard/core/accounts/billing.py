@@ -105,6 +105,10 @@ class Billing:
             ledger.count_prefix(read, saved)
 
         self.spending.count_call(lease.backend, share, usage, uid, now, calls, saved)
+        if usage.prompt_tokens is not None:
+            lease.permit.backend.count_prompt(usage)
+            self._metrics.count_prompt(backend, usage, uid, now)
+
         if calls:
             self._metrics.observe_call(backend, seconds, lease.request.trace, uid, now)
 

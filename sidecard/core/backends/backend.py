@@ -329,14 +329,16 @@ class Backend:
         timeouts = self.settings.timeouts
         return "neutral" if timeouts == "nothing" else timeouts
 
+    def count_prompt(self, usage: Usage) -> None:
+        """Count the prompt tokens of an answer that reports how many of them were cached."""
+        if usage.prompt_tokens is not None and usage.cached_prompt_tokens is not None:
+            self.counted_tokens += usage.prompt_tokens
+            self.cached_tokens += min(usage.cached_prompt_tokens, usage.prompt_tokens)
+
     def learn_usage(self, seconds: float, usage: Usage, now: float) -> None:
         """Add an answer's cost and tokens to the measurements."""
         if usage.cost_dollars is not None:
             self.dollars.add(usage.cost_dollars, now)
-
-        if usage.prompt_tokens is not None and usage.cached_prompt_tokens is not None:
-            self.counted_tokens += usage.prompt_tokens
-            self.cached_tokens += min(usage.cached_prompt_tokens, usage.prompt_tokens)
 
         tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
         if tokens:

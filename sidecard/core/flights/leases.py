@@ -135,9 +135,6 @@ class Leases(Struct, frozen=True, eq=False):
         backend, seconds = permit.backend, now - lease.granted_at
         usage = self.billing.priced(backend, usage)
         calls = permit.count_answer(seconds, usage)
-        if usage.prompt_tokens is not None:
-            self.metrics.count_prompt(backend.name, usage, lease.peer.uid, now)
-
         if permit.use is not None and permit.affinity is not None and permit.granted == 1:
             permit.affinity.learn(permit.use, seconds, usage, now)
 

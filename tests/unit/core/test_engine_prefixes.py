@@ -6,7 +6,7 @@ import pytest
 
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
-from tests.host import Host
+from tests.host import Host, packed
 from tests.prompts import Caller, Ending, digest, prompt, provider
 
 ENDS_WITHOUT_OUTPUT: list[Ending] = ["transient", "fatal", "ignored", "cancelled", "withdrawn", "lost", "expired"]
@@ -191,7 +191,8 @@ def test_a_prompt_of_unknown_length_counts() -> None:
         ({"prefix": ("a" * 32, "a" * 32)}, "repeated"),
         ({"prefix": ("a" * 32,), "prefix_bytes": (1, 2)}, "2 numbers for 1 digests"),
         ({"prefix_bytes": (1,)}, "1 numbers for 0 digests"),
-        ({"prefix": ("a" * 32, "b" * 32), "prefix_bytes": (2, 1)}, "must not descend"),
+        ({"prefix": ("a" * 32, "b" * 32), "prefix_bytes": (2, 1)}, "must ascend"),
+        ({"prefix": ("a" * 32, "b" * 32), "prefix_bytes": (2, 2)}, "must ascend"),
     ],
 )
 def test_malformed_prefixes_are_rejected(fields: dict[str, Any], problem: str) -> None:
@@ -285,3 +286,22 @@ def test_a_full_table_drops_the_oldest_prefix_of_the_uid_with_the_most(monkeypat
         states += peer.gets(wire.Explained).prefixes["a"].states
 
     assert states == ["warm", "cold", "warm", "warm", "warm"]
+
+
+def test_every_answer_of_a_batch_and_every_late_one_is_counted() -> None:
+    """As in the ledger: the backend did the work."""
+    host = provider()
+    alice = host.peer()
+    usage = wire.Usage(prompt_tokens=1000, cached_prompt_tokens=500)
+    leases = [alice.calls("a", request_id=number, batch=1) for number in (1, 2)]
+    for lease in leases:
+        alice.completes(lease.lease, "x", usage=usage)
+
+    late = alice.calls("a").lease
+    host.passes(15.0)
+    alice.asks(wire.Complete(late, packed("x"), usage, id=3))
+    alice.gets(wire.StaleLease)
+    assert host.breakers()["a"].cached_prompt_share == 0.5
+    samples, spent = host.samples(), host.report().backends["a"]
+    assert samples["sidecard_prompt_tokens_total backend=a kind=cached"] == spent.cached_prompt_tokens == 1500
+    assert samples["sidecard_prompt_tokens_total backend=a kind=processed"] == spent.processed_prompt_tokens == 1500

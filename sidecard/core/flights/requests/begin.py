@@ -1,7 +1,7 @@
 """`begin`: answer the question "must I make this call?"."""
 
 import re
-from operator import gt
+from operator import ge
 
 from msgspec import Struct, structs
 
@@ -109,8 +109,8 @@ def prefix_problem(request: wire.Begin) -> str | None:
             f"prefix_bytes: it has {len(lengths)} numbers for {len(request.prefix)} digests; send one for each, or none"
         )
 
-    if any(map(gt, lengths, lengths[1:])):
-        return "prefix_bytes: the numbers must not descend: each prefix is longer than the one before"
+    if any(map(ge, lengths, lengths[1:])):
+        return "prefix_bytes: the numbers must ascend: each prefix is longer than the one before"
 
     return None
 
