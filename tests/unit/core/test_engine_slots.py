@@ -236,3 +236,28 @@ def test_a_prompt_in_a_slot_expires_if_it_has_a_lifetime() -> None:
         host.passes(100.0)
         assert host.breakers()["a"].warm_prefixes == (not cold)
         assert Caller(host, "a").granted().prefix == cold
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"completion_tokens": 2**53},
+        {"completion_tokens": 9, "first_chunk_seconds": 0.0},
+        {"completion_tokens": 2**53, "first_chunk_seconds": 0.0},
+    ],
+)
+def test_one_false_report_does_not_decide_who_waits(lie: dict[str, float]) -> None:
+    """An answer of any length, or one in no time, changes nothing for the callers of honest ones."""
+    host = server(2)
+    for number in range(6):
+        caller = Caller(host, f"{number}")
+        host.passes(1.08)
+        usage = {"completion_tokens": 9, "first_chunk_seconds": 1.0}
+        caller.completes(prompt_tokens=1000, cached_prompt_tokens=0, **(lie if number == 3 else usage))
+
+    running = Caller(host, "a", "b")
+    running.granted()
+    assert Caller(host, "a", "b").waits
+    cost = host.engine._backends.of("a").affinity._cache._cost
+    assert cost.tokens == pytest.approx(9 * cost.ratio)
+    assert cost.ratio == pytest.approx(10)

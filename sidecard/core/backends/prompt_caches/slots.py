@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from sidecard.core.backends.prefix_policy import PrefixChain, PrefixKey, PrefixPolicy
 from sidecard.core.backends.prompt_caches.cache import NO_FIT, Fit, PromptUse
-from sidecard.core.backends.windows import MovingAverage
+from sidecard.core.backends.windows import TrimmedMean
 from sidecard_client.protocol.wire import PrefixState, Usage
 
 TYPICAL_RATIO: Final = 4.0
@@ -47,6 +47,9 @@ MEASURED_TOKENS: Final = 32
 AGING: Final = 1.02
 """Growth of a least time with each further measurement, so that one of long ago does not last."""
 
+PLAUSIBLE_SECONDS: Final = 1e-6
+"""Least time of a token: no server is faster, and the least of false reports would last."""
+
 MAX_AT_A_TIME: Final = 16
 """Numbers of answers at a time that are measured apart; more count as so many."""
 
@@ -58,7 +61,7 @@ class AnswerCost:
     """
 
     def __init__(self) -> None:
-        self._answer_tokens = MovingAverage()
+        self._answer_tokens = TrimmedMean()  # peers report them: one claim must not decide
         self._prompt_token_seconds: float | None = None
         self._answer_token_seconds: dict[int, float] = {}
         """By the number of answers at a time."""
@@ -73,7 +76,7 @@ class AnswerCost:
 
     @property
     def tokens(self) -> float:
-        """The shared work of an answer of the mean length; 0 before the first answer."""
+        """The shared work of an answer of the mean length, without the longest ones; 0 before the first answer."""
         return self._answer_tokens.value * self.ratio
 
     def learn(
@@ -97,12 +100,12 @@ class AnswerCost:
         if first_seconds is None:
             return
 
-        if prompt_tokens >= MEASURED_TOKENS:
+        if prompt_tokens >= MEASURED_TOKENS and first_seconds >= PLAUSIBLE_SECONDS * prompt_tokens:
             self._prompt_token_seconds = _least(self._prompt_token_seconds, first_seconds / prompt_tokens)
 
-        if answered > 1 and seconds > first_seconds:
+        measured = (seconds - first_seconds) / max(1, answered - 1)
+        if answered > 1 and measured >= PLAUSIBLE_SECONDS:
             place = min(MAX_AT_A_TIME, at_a_time)
-            measured = (seconds - first_seconds) / (answered - 1)
             self._answer_token_seconds[place] = _least(self._answer_token_seconds.get(place), measured)
 
     def _shared_seconds(self) -> float:
