@@ -69,6 +69,7 @@ class Backend:
         flow, names = FLOWS[place % len(FLOWS)], PROMPTS[place // len(FLOWS)]
         item = Item(flow, Begin(None, **prompt_of(names)), self.now + 100.0)
         self.queue.push(flow, item)
+        self.affinity.join(item)
         flows = next((flows for uid, flows in self.turns if uid == flow[0]), None)
         if flows is None:
             flows = []

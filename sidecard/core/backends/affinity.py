@@ -117,6 +117,8 @@ class Affinity(Generic[T]):
         self._callers: dict[T, QueuedCaller] = {}
         self._held: dict[PrefixKey, dict[T, None]] = {}
         """Held callers by the prefix that they wait for."""
+        self._ready: dict[T, None] = {}
+        """The other callers."""
         self._freed: dict[T, None] = {}
         """See `take_freed`."""
         self._hold_ends: Timers[T] = Timers()
@@ -142,11 +144,18 @@ class Affinity(Generic[T]):
         chain = self.chain_of(scope, request)
         return self._gains(chain, self._cache.fit(chain, now))
 
-    def choose(self, queue: FairQueue[T], now: float) -> T | None:
-        """Return the next caller to serve, if the backend has room; None if all are held."""
+    def join(self, *items: T) -> None:
+        """Record callers that have joined the queue."""
+        self._ready.update(dict.fromkeys(items))
+
+    def choose(self, queue: FairQueue[T], now: float, lookahead: int = LOOKAHEAD) -> T | None:
+        """Return the next caller to serve, if the backend has room; None if all are held.
+
+        If there is room for all, ``lookahead`` may be 1: their order is of no consequence.
+        """
         self._end_holds(now)
-        if self.held < queue.items:
-            chosen = self._choose_ready(queue, now)
+        if self._ready:
+            chosen = self._choose_ready(queue, now, lookahead)
             if chosen is not None:
                 return chosen
 
@@ -165,8 +174,8 @@ class Affinity(Generic[T]):
 
     def serve(self, queue: FairQueue[T], item: T, now: float) -> None:
         """Record that a chosen caller is served: others that were ready and due before it have been passed over."""
-        if self._caller(item).wanted is not None:
-            return  # no one was ready
+        if item not in self._ready or len(self._ready) == 1:
+            return  # no other one was ready
 
         for turn in queue.turns():
             passed: list[QueuedCaller] = []
@@ -178,19 +187,20 @@ class Affinity(Generic[T]):
 
                     return
 
-                caller = self._caller(other)
-                if caller.wanted is None:
-                    passed.append(caller)
+                if other in self._ready:
+                    passed.append(self._caller(other))
 
     def leave(self, item: T, now: float) -> None:
         """Forget a caller that has left the queue, served or not."""
         caller = self._callers.pop(item, None)
         if caller is None:
+            self._ready.pop(item, None)
             return
 
         if caller.wanted is not None:
             self._unhold(item, caller, now)
 
+        self._ready.pop(item, None)
         self._freed.pop(item, None)
         if caller.held_since is not None:
             self._on_hold_ended(caller.held_seconds)
@@ -245,15 +255,16 @@ class Affinity(Generic[T]):
             self._unhold(item, caller, now)
             caller.released = True
 
-    def _choose_ready(self, queue: FairQueue[T], now: float) -> T | None:
+    def _choose_ready(self, queue: FairQueue[T], now: float, lookahead: int) -> T | None:
         """Return the best caller of the next uid in turn that has one; hold those that gain by waiting."""
-        for turn in queue.turns():
+        # A caller that joins many held ones is found without them.
+        for turn in [list(self._ready)] if len(self._ready) == 1 else queue.turns():
             best, best_tokens, seen = None, -1.0, 0
             for item in turn:
-                caller = self._caller(item)
-                if caller.wanted is not None:
+                if item not in self._ready:
                     continue
 
+                caller = self._caller(item)
                 fit = self._cache.fit(caller.chain, now)
                 if self._hold_if_it_gains(item, caller, fit, now):
                     continue
@@ -265,7 +276,7 @@ class Affinity(Generic[T]):
                     best, best_tokens = item, fit.warm_tokens
 
                 seen += 1
-                if seen == LOOKAHEAD:
+                if seen == lookahead:
                     break
 
             if best is not None:
@@ -311,6 +322,7 @@ class Affinity(Generic[T]):
 
         caller.held_since = since
         caller.wanted = wanted
+        del self._ready[item]
         caller.parked_at = now
         self._held.setdefault(wanted, {})[item] = None
         self._hold_ends.set(item, ends_at)
@@ -325,6 +337,7 @@ class Affinity(Generic[T]):
             if not items:
                 del self._held[wanted]
 
+            self._ready[item] = None
             self._freed[item] = None
             caller.wanted = None
             caller.held_seconds += now - caller.parked_at

@@ -1,13 +1,13 @@
 """One backend: its breaker, limits, queue and measurements, shared by all workers of the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
 from msgspec import Struct, structs
 
-from sidecard.core.backends.affinity import Affinity
+from sidecard.core.backends.affinity import LOOKAHEAD, Affinity
 from sidecard.core.backends.breaker import NO_PAUSE, Breaker, BreakerPass, CallResult, Pause
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
@@ -30,9 +30,10 @@ _PER_MILLION = 1e-6
 _WEIGHTS: dict[CallResult, int] = {"nothing": 0, "neutral": 1, "success": 2, "slow": 3, "failure": 4}
 """The leases of one call may end differently: the result with the greatest weight decides."""
 
-
 MAX_SHARING: Final = 10_000
 """Leases of one permit."""
+
+_SUMMED = ("prompt_tokens", "completion_tokens", "cost_dollars")
 
 
 class Permit(Struct, eq=False):
@@ -106,9 +107,6 @@ def _sum(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else one + other
 
 
-_SUMMED = ("prompt_tokens", "completion_tokens", "cost_dollars")
-
-
 class BackendParts(Struct, frozen=True):
     """What all backends have in common."""
 
@@ -180,7 +178,9 @@ class Backend:
         if policy is None:
             return None
 
-        return Affinity(policy, self._parts.memory, partial(self._parts.on_hold_ended, self.name))
+        affinity: Affinity[Any] = Affinity(policy, self._parts.memory, partial(self._parts.on_hold_ended, self.name))
+        affinity.join(*self.queue)
+        return affinity
 
     def _reconfigure_affinity(self, now: float) -> None:
         policy, affinity = prefix_policy(self.settings), self.affinity
@@ -251,11 +251,21 @@ class Backend:
 
     def next_caller(self, now: float) -> Any | None:
         """Return the caller in the queue to serve next, if there is room; None if all wait for others' prompts."""
-        return self.queue.first() if self.affinity is None else self.affinity.choose(self.queue, now)
+        if self.affinity is None:
+            return self.queue.first()
+
+        is_limited = self.limit or self.settings.requests_per_minute or self.settings.tokens_per_minute
+        return self.affinity.choose(self.queue, now, LOOKAHEAD if is_limited else 1)
 
     def has_ready(self, now: float) -> bool:
         """Return whether the queue has a caller that can be served as soon as there is room."""
-        return bool(self.queue) and (self.affinity is None or self.affinity.choose(self.queue, now) is not None)
+        return bool(self.queue) and (self.affinity is None or self.affinity.choose(self.queue, now, 1) is not None)
+
+    def enqueue(self, flow: tuple[int, int], caller: Any, place: Hashable) -> None:
+        """Append a caller to the queue."""
+        self.queue.push(flow, caller, place)
+        if self.affinity is not None:
+            self.affinity.join(caller)
 
     def dequeue(self, flow: tuple[int, int], caller: Any, now: float, *, served: bool = False) -> None:
         """Remove a caller from the queue."""

@@ -131,7 +131,7 @@ class Applicant(Struct, eq=False):
 
     def enqueue(self, choice: "Choice") -> None:
         """Join a backend's queue."""
-        choice[1].queue.push(self.flow, self, queue_place(self.request, self.flow))
+        choice[1].enqueue(self.flow, self, queue_place(self.request, self.flow))
         self.queues += (choice,)
 
     def dequeue(self, backend: "Backend", now: float) -> None:

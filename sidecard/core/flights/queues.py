@@ -1,5 +1,7 @@
 """Serve the backends' queues: whenever a permit returns, a breaker changes, or time alone makes room."""
 
+from typing import Final
+
 from msgspec import Struct
 
 from sidecard.core.backends.admission import Admission, Decision
@@ -14,6 +16,9 @@ from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.participants import Applicant, HeldLease
 from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
+
+MAX_AT_ONCE: Final = 256
+"""Effects of serving a queue: 5 to 10 ms of work, or one batch."""
 
 
 class Queues(Struct, frozen=True, eq=False):
@@ -30,7 +35,8 @@ class Queues(Struct, frozen=True, eq=False):
     def permit_released(self, backend: Backend, now: float) -> list[Effect]:
         """Serve a backend's queue as far as it has room; if its breaker has opened, empty the queue.
 
-        Call this whenever a permit has returned or a breaker may have changed.
+        Call this whenever a permit has returned or a breaker may have changed. Hundreds may have waited for one prompt:
+        after `MAX_AT_ONCE` effects, the alarm is due at once, so that other peers have their turn.
         """
         if backend.take_reclosed():
             self._enqueue_others(backend, now)
@@ -40,6 +46,10 @@ class Queues(Struct, frozen=True, eq=False):
 
         effects: list[Effect] = [EmitNote(note) for note in backend.breaker.advance(now)]
         while backend.queue:
+            if len(effects) >= MAX_AT_ONCE:
+                self.flights.timers.set(backend, now)
+                return effects
+
             obstacle = backend.obstacle(now)
             if obstacle == "breaker_open":
                 effects += self._empty(backend, now)

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from sidecard.core.backends.prefix_policy import PrefixChain
+from sidecard.core.backends.prompt_caches.cache import Fit
+from sidecard.core.events import Tick
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
 from tests.host import Host, packed
@@ -305,3 +308,51 @@ def test_every_answer_of_a_batch_and_every_late_one_is_counted() -> None:
     samples, spent = host.samples(), host.report().backends["a"]
     assert samples["sidecard_prompt_tokens_total backend=a kind=cached"] == spent.cached_prompt_tokens == 1500
     assert samples["sidecard_prompt_tokens_total backend=a kind=processed"] == spent.processed_prompt_tokens == 1500
+
+
+def test_a_crowd_that_has_waited_for_one_prompt_proceeds_in_parts() -> None:
+    """No event makes hundreds of grants: other peers have their turn between the parts, which are due at once."""
+    host = provider()
+    first, crowd = Caller(host, "a"), host.peer()
+    for number in range(512):
+        crowd.asks(wire.Begin(None, id=number, backends=("a",), **prompt("a", f"{number}")))
+
+    assert set(map(type, crowd.receives())) == {wire.Pending}
+    first.starts()
+    parts = [len(crowd.receives())]
+    while sum(parts) < 512:
+        assert host.engine.next_deadline() == host.now
+        host.happens(Tick())
+        parts.append(len(crowd.receives()))
+
+    assert max(parts) < 300
+    assert host.breakers()["a"].queued == 0
+
+
+def test_a_caller_that_joins_a_crowd_is_served_without_looking_at_all_of_it() -> None:
+    """Begins of one batch take one place in the queue, so thousands may wait."""
+    host = provider()
+    Caller(host, "a")
+    crowd = host.peer()
+    affinity = host.engine._backends.of("a").affinity
+    assert affinity is not None
+    fits = 0
+    find = affinity._cache.fit
+
+    def count(chain: PrefixChain, now: float) -> Fit:
+        nonlocal fits
+        fits += 1
+        return find(chain, now)
+
+    affinity._cache.fit = count  # type: ignore[method-assign]  # counts the work
+    queue = host.engine._backends.of("a").queue
+    turns = queue.turns
+    queue.turns = lambda: pytest.fail("looks at the whole queue")  # type: ignore[method-assign]  # see above
+    for number in range(100):
+        crowd.asks(wire.Begin(None, id=number, backends=("a",), batch=1, **prompt("a", f"{number}")))
+
+    other = Caller(host, "b")
+    other.granted()
+    assert fits <= 3 * 101
+    queue.turns = turns  # type: ignore[method-assign]  # see above
+    assert host.breakers()["a"].held == 100

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sidecard.core.backends.prompt_caches.slots import SlotModel
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
 from tests.prompts import Caller, Ending, prompt, server
@@ -258,6 +259,9 @@ def test_one_false_report_does_not_decide_who_waits(lie: dict[str, float]) -> No
     running = Caller(host, "a", "b")
     running.granted()
     assert Caller(host, "a", "b").waits
-    cost = host.engine._backends.of("a").affinity._cache._cost
+    affinity = host.engine._backends.of("a").affinity
+    assert affinity is not None
+    assert isinstance(affinity._cache, SlotModel)
+    cost = affinity._cache._cost
     assert cost.tokens == pytest.approx(9 * cost.ratio)
     assert cost.ratio == pytest.approx(10)

@@ -10,7 +10,7 @@ from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.leases import HungCalls
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
-from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.queues import MAX_AT_ONCE, Queues
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import PendingRemoval
 from sidecard.core.flights.store.writes import StoreUpdates
@@ -32,7 +32,7 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
     writes: StoreUpdates
     cache: MemoryCache
 
-    def tick(self, now: float) -> list[Effect]:
+    def tick(self, now: float) -> list[Effect]:  # noqa: C901 - one case for each kind of item
         """Handle what is due, up to `MAX_DUE` items."""
         effects: list[Effect] = []
         timers = self.flights.timers
@@ -52,6 +52,8 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
                     effects += self.queues.applicant_due(due, now)
                 case Backend():
                     effects += self.queues.permit_released(due, now)
+                    if len(effects) >= MAX_AT_ONCE:
+                        break  # it may be due again at once
                 case Flight():
                     effects += self.lookups.flight_due(due, now)
                 case PendingRemoval():
