@@ -70,6 +70,10 @@ class Queued(Hashable, Protocol):
     """What affinity needs to know of a caller in a queue."""
 
     @property
+    def flow(self) -> Hashable:
+        """Its process."""
+
+    @property
     def scope(self) -> str:
         """Whose namespace its prefixes belong to."""
 
@@ -178,17 +182,39 @@ class Affinity(Generic[T]):
             return  # no other one was ready
 
         for turn in queue.turns():
-            passed: list[QueuedCaller] = []
+            passed: list[T] = []
             for other in turn:
                 if other is item:
-                    for one in passed:
-                        if one.passed_since is None:
-                            one.passed_since = now
-
+                    self._pass_over(queue, passed, item.flow, now)
                     return
 
                 if other in self._ready:
-                    passed.append(self._caller(other))
+                    passed.append(other)
+
+    def _pass_over(self, queue: FairQueue[T], passed: Iterable[T], served: Hashable, now: float) -> None:
+        """Mark callers that were due. If they are marked, their process has lost one more turn: so has its next caller.
+
+        Otherwise the callers of a process would be passed over one after another, each for ``prefix_pass_seconds``.
+        """
+        marked: dict[Hashable, bool] = {}
+        for one in passed:
+            marked[one.flow] = self._mark(one, now) or marked.get(one.flow, False)
+
+        for flow, is_new in marked.items():
+            if not is_new and flow != served:
+                any(self._mark(one, now) for one in queue.of_flow(flow))
+
+    def _mark(self, item: T, now: float) -> bool:
+        """Note that a caller is passed over; return whether that is news."""
+        if item not in self._ready:
+            return False
+
+        caller = self._caller(item)
+        if caller.passed_since is not None:
+            return False
+
+        caller.passed_since = now
+        return True
 
     def leave(self, item: T, now: float) -> None:
         """Forget a caller that has left the queue, served or not."""

@@ -40,6 +40,10 @@ class FairQueue(Generic[T]):
         for flows in self._groups.values():
             yield _in_turn(flows.values())
 
+    def of_flow(self, flow: Hashable) -> Iterable[T]:
+        """Return the items of a flow that has any, the first one first."""
+        return self._groups[self._group_of(flow)][flow]
+
     def push(self, flow: Hashable, item: T, place: Hashable = None) -> None:
         """Append an item to a flow. A place belongs to one flow."""
         group = self._group_of(flow)

@@ -5,6 +5,7 @@ import pytest
 from sidecard.core.backends.prompt_caches.slots import SlotModel
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
+from tests.host import packed
 from tests.prompts import Caller, Ending, prompt, server
 
 
@@ -265,3 +266,30 @@ def test_one_false_report_does_not_decide_who_waits(lie: dict[str, float]) -> No
     cost = affinity._cache._cost
     assert cost.tokens == pytest.approx(9 * cost.ratio)
     assert cost.ratio == pytest.approx(10)
+
+
+def test_a_process_that_lost_its_turns_gets_all_of_them_back() -> None:
+    """Its callers are passed over together, and not one after another for ``prefix_pass_seconds`` each."""
+    host = server(1, prefix_pass_seconds=10.0)
+    busy, other = host.peer(pid=1), host.peer(pid=2)
+    for number in range(30):
+        busy.asks(wire.Begin(None, id=number, backends=("a",), **prompt("warm", f"{number}")))
+
+    for number in range(5):
+        other.asks(wire.Begin(None, id=number, backends=("a",), **prompt(f"cold {number}")))
+
+    served = []
+    for number in range(30, 70):
+        actor, lease = next(
+            (actor, reply.lease)
+            for actor in (busy, other)
+            for reply in actor.receives()
+            if isinstance(reply, wire.Lease)
+        )
+        served.append(actor is other)
+        busy.asks(wire.Begin(None, id=number, backends=("a",), **prompt("warm", f"{number}")))
+        host.passes(0.5)
+        actor.asks(wire.Complete(lease, packed("x")))
+
+    assert served.index(True) >= 20
+    assert sum(served[20:30]) == 5
