@@ -83,4 +83,10 @@ def prefixes_of(kind: str, model: str, account: str, parts: Iterable[PromptPart]
 
 def prefixes_of_texts(model: str, texts: Iterable[str | bytes]) -> PromptPrefixes:
     """Return those of a function's ``prefix=``."""
-    return prefixes_of(FUNCTION_KIND, model, "", (PromptPart(text, True) for text in texts))  # noqa: FBT003 - named above
+    parts = (PromptPart(_plain(text), True) for text in texts)  # noqa: FBT003 - named above
+    return prefixes_of(FUNCTION_KIND, str.__str__(model), "", parts)
+
+
+def _plain(text: str | bytes) -> str | bytes:
+    """Return a text without its class: templates and arrays have texts of their own, which mean the same."""
+    return str.__str__(text) if isinstance(text, str) else bytes(memoryview(text))

@@ -48,3 +48,20 @@ def test_kind_model_and_account_separate_prompts(other: tuple[str, str, str]) ->
     parts = [PromptPart("x", is_boundary=True)]
 
     assert prefixes_of("k", "m", "a", parts).digests != prefixes_of(*other, parts).digests
+
+
+class Rendered(str):
+    """A text of a template library."""
+
+    __slots__ = ()
+
+
+class Packed(bytes):
+    """Bytes of a library."""
+
+    __slots__ = ()
+
+
+def test_a_text_of_a_library_is_its_text() -> None:
+    """Templates and arrays have texts of their own, and a call must not fail because of them."""
+    assert prefixes_of_texts(Rendered("m"), [Rendered("x"), Packed(b"x")]) == prefixes_of_texts("m", ["x", b"x"])
