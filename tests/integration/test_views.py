@@ -190,7 +190,8 @@ def test_attaching_a_thousand_times_leaks_nothing(daemon: Start) -> None:
     running = daemon()
     first = ViewPeer(running.socket)
     first.maps()
-
+    # 1. The daemon sends a descriptor. 2. The peer has it. 3. The daemon closes its own copy, before it replies to anything else.
+    first.asks(wire.Ping(id=2))
     gc.collect()
     before = descriptors(running.pid), descriptors(os.getpid())
     for number in range(1000):
