@@ -1,4 +1,4 @@
-"""Entries as a store keeps them, and the tags by which a store finds them."""
+"""Entries as a store keeps them, the tags by which a store finds them, and what their calls used."""
 
 from msgspec import Struct
 
@@ -9,6 +9,11 @@ NO_USAGE = Usage()
 TASK_TAG_PREFIX = "\x01"
 """Prefix of the tag under which a store indexes an entry's task. A store has one index for tags and tasks, so a record of a
 version that kept no task needs no other layout."""
+
+
+def cached_tokens(usage: Usage) -> int:
+    """Return the prompt tokens that a backend read from its own cache, as it reported; at most all of the prompt's."""
+    return min(usage.cached_prompt_tokens or 0, usage.prompt_tokens or 0)
 
 
 class Record(Struct, frozen=True):

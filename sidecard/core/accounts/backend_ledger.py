@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sidecard.core.accounts.ledger import origin
 from sidecard.core.names import OTHER, UNKNOWN_UID, Hold, NameMemory, NameTable, never
-from sidecard.core.records import NO_USAGE
+from sidecard.core.records import NO_USAGE, cached_tokens
 from sidecard.core.sums import repaired, saturated
 from sidecard_client.protocol.wire import BackendSpending, Usage
 
@@ -12,11 +12,6 @@ MAX_MODELS = 512
 """Pairs of backend and model with sums of their own; peers choose both names."""
 
 _SUMS = BackendSpending.__struct_fields__
-
-
-def cached_tokens(usage: Usage) -> int:
-    """Return the prompt tokens that a backend read from its own cache, as it reported; at most all of the prompt's."""
-    return min(usage.cached_prompt_tokens or 0, usage.prompt_tokens or 0)
 
 
 class BackendLedger:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from sidecard.core.accounts.backend_ledger import BackendLedgers, cached_tokens
+from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.call_records import LeasedCall
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedgers
@@ -13,7 +13,7 @@ from sidecard.core.backends.budgets import Budget, Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, ShareSpending
 from sidecard.core.events import RemoteSpending
-from sidecard.core.records import NO_USAGE
+from sidecard.core.records import NO_USAGE, cached_tokens
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import MAX_DOLLARS, Usage, in_own_words
 

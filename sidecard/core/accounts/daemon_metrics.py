@@ -7,6 +7,7 @@ from sidecard.core.accounts.backend_ledger import MAX_MODELS
 from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Buckets
 from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable, NameUse, never
 from sidecard.core.notes import Outcome
+from sidecard.core.records import cached_tokens
 from sidecard.core.sums import saturated
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import PASSED_REASONS, Exemplar, Usage
@@ -100,10 +101,9 @@ class DaemonMetrics:
 
     def count_prompt(self, backend: str, usage: Usage, uid: int, now: float) -> None:
         """Count the prompt tokens of an answer; those that the backend does not report as cached count as processed."""
-        prompt_tokens, label = usage.prompt_tokens or 0, self._label(backend, uid, now)
-        cached = min(usage.cached_prompt_tokens or 0, prompt_tokens)
+        cached, label = cached_tokens(usage), self._label(backend, uid, now)
         self.prompt_tokens[label, "cached"] += cached
-        self.prompt_tokens[label, "processed"] += prompt_tokens - cached
+        self.prompt_tokens[label, "processed"] += (usage.prompt_tokens or 0) - cached
 
     def observe_hold(self, backend: str, seconds: float) -> None:
         """Record for how long a caller waited for others' prompts. Only configured backends let callers wait."""

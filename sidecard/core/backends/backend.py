@@ -17,7 +17,7 @@ from sidecard.core.backends.queue import FairQueue
 from sidecard.core.backends.windows import MovingAverage, TrimmedMean
 from sidecard.core.names import UNKNOWN_UID, Hold
 from sidecard.core.notes import BreakerNote
-from sidecard.core.records import NO_USAGE
+from sidecard.core.records import NO_USAGE, cached_tokens
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, Fail, RejectionReason, Usage
 
@@ -343,7 +343,7 @@ class Backend:
         """Count the prompt tokens of an answer that reports how many of them were cached."""
         if usage.prompt_tokens is not None and usage.cached_prompt_tokens is not None:
             self.counted_tokens += usage.prompt_tokens
-            self.cached_tokens += min(usage.cached_prompt_tokens, usage.prompt_tokens)
+            self.cached_tokens += cached_tokens(usage)
 
     def learn_usage(self, seconds: float, usage: Usage, now: float) -> None:
         """Add an answer's cost and tokens to the measurements."""
