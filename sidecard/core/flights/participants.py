@@ -78,6 +78,8 @@ class Applicant(Struct, eq=False):
     """The id to answer: of the begin, or of the `fail` that requested another lease."""
     joined_at: float
     deadline: float
+    scope: str
+    """Whose namespace its key and its prefixes belong to."""
     first: bool = True
     """Its begin has not been answered yet."""
     elected: bool = False
@@ -92,8 +94,6 @@ class Applicant(Struct, eq=False):
     """Backends that have failed it since its last retry."""
     retries: int = 0
     not_before: float = 0.0
-    scope: str = ""
-    """Whose namespace its key and its prefixes belong to."""
     patient: bool = True
     """It may wait for the prompt of another caller."""
     queues: tuple["Choice", ...] = ()
@@ -171,12 +171,12 @@ class HeldLease(Struct, eq=False):
     early_refresh: bool
     """The answer that it replaces is still fresh."""
     renewed_until: float
+    scope: str
+    """As `Applicant.scope`."""
     knows_waiters: bool = False
     """Its holder was last informed that callers wait."""
     last_chunk_at: float | None = None
     """When its stream last produced a chunk."""
-    scope: str = ""
-    """As `Applicant.scope`."""
     slept_seconds: float = 0.0
     """How long the host has slept since the grant; no call makes progress meanwhile."""
 
