@@ -17,9 +17,6 @@ MAX_FILES = 14
 LONG_FILES = {
     # One state machine: a reader, its replies and its end.
     "client/sidecard_client/_async/connection.py": 460,
-    # One class for each request, and for each reply about the daemon's state.
-    "client/sidecard_client/protocol/requests.py": 430,
-    "client/sidecard_client/protocol/reports.py": 430,
     # The whole of a daemon's part, for one thread.
     "client/sidecard_client/testing.py": 430,
     # The blocking client's public methods, each with its faults.

@@ -116,8 +116,8 @@ class Admission:
         names: Sequence[str],
         flow: tuple[int, int],
         now: float,
-        scope: str = "",
-        waits_until: float = -math.inf,
+        scope: str,
+        waits_until: float,
     ) -> tuple[Decision, list[Effect]]:
         """Choose among ``names`` for a caller of ``flow``; also return notes of breakers that changed with time.
 

@@ -100,8 +100,8 @@ def prefix_policy(settings: BackendSettings) -> PrefixPolicy | None:
     of_mode = DEFAULTS[settings.prefix_affinity]
     family, slots = settings.prefix_family, settings.slots
     defaults = of_mode if family is None else FAMILIES.get(family, of_mode)
-    given = settings.prefix_min_tokens, settings.prefix_lifetime_seconds, settings.prefix_hold_seconds
-    min_tokens, lifetime_seconds, hold_seconds = given
+    min_tokens, lifetime_seconds = settings.prefix_min_tokens, settings.prefix_lifetime_seconds
+    hold_seconds = settings.prefix_hold_seconds
     return PrefixPolicy(
         settings.prefix_affinity,
         defaults.min_tokens if min_tokens is None else min_tokens,

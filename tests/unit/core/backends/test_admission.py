@@ -28,7 +28,9 @@ class Town:
     def decide(self, *names: str, route: Route | None = None, task: str = "general") -> Decision:
         """Decide, without acquiring a permit."""
         request = Begin(None, backends=names, route=route, task=task)
-        return self.admission.decide(request, self.admission.names(request), (1000, 1), self.now)[0]
+        return self.admission.decide(
+            request, self.admission.names(request), (1000, 1), self.now, "1000:default", self.now
+        )[0]
 
     def chooses(self, *names: str, route: Route | None = None) -> str | None:
         """Decide, and return the chosen backend's name."""
