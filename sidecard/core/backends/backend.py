@@ -130,7 +130,7 @@ class Backend:
         self.breaker = Breaker(name, settings.breaker, parts.jitter)
         self.permits = 0
         self.queue: FairQueue[Any] = FairQueue(itemgetter(0))
-        """Applicants (`sidecard.core.flights`); only their number matters to this package."""
+        """Applicants (`sidecard.core.flights`). This package reads only what `sidecard.core.backends.affinity.Queued` has."""
         self.queue_full_noted = False
         """Whether the full queue has been noted since it last had room."""
         self.latency = MovingAverage()

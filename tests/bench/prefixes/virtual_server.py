@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from heapq import heappop, heappush
 from itertools import accumulate, count
 
 from msgspec import Struct
@@ -12,6 +11,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.values import BYTES_PER_TOKEN, PREFIX_CHARACTERS
 from tests.bench.prefixes.harness import PROCESSES
 from tests.bench.prefixes.server_model import Machine, Prompt, Server, Task
+from tests.bench.prefixes.virtual_time import VirtualTime
 from tests.bench.prefixes.workloads import Script, Workload
 from tests.host import Actor, Host, packed
 
@@ -36,9 +36,8 @@ class _Served:
     def __init__(self, workload: Workload, settings: BackendSettings, server: Server) -> None:
         self._host = Host(backends={"local": settings}, lease_seconds=WAIT_SECONDS)
         self._server = server
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = count()
-        self._waiting: dict[int, tuple[Actor, Callable[[wire.Lease], None]]] = {}
+        self._time = VirtualTime(self._host)
+        self._answers = count()
         self._computing: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
         """By the task's identity: what its first token and its end cause."""
         self._batch_ends = False
@@ -46,21 +45,17 @@ class _Served:
         self._began_at = self._host.now
         for place, script in enumerate(workload.scripts):
             actor = self._host.peer(pid=1 + place % PROCESSES)
-            self._at(self._host.now + place * STEP_SECONDS, self._turns(actor, script))
+            self._time.at(self._host.now + place * STEP_SECONDS, self._turns(actor, script))
 
     def run(self) -> Modeled:
         """Run until every call has its answer."""
         ended_at = self._began_at
-        while self._events or self._waiting or self._computing:
-            times = [self._events[0][0]] if self._events else []
-            deadline = self._host.engine.next_deadline()
-            times += [] if deadline is None else [deadline]
-            self._host.passes(max(0.0, min(times) - self._host.now))
-            while self._events and self._events[0][0] <= self._host.now:
-                heappop(self._events)[2]()
+        while self._time.goes_on or self._computing:
+            for event in self._time.due():
+                event()
                 ended_at = self._host.now
 
-            self._deliver()
+            self._time.deliver()
 
         return Modeled(ended_at - self._began_at, self._processed)
 
@@ -75,7 +70,7 @@ class _Served:
                 return
 
             prompt = (*prompt, _segment(left.pop(0)))
-            self._want(actor, Task(prompt, f"answer {next(self._numbers)}", script.answer_tokens), answered)
+            self._want(actor, Task(prompt, f"answer {next(self._answers)}", script.answer_tokens), answered)
 
         def answered(task: Task) -> None:
             nonlocal prompt
@@ -112,15 +107,13 @@ class _Served:
             self._server.add(task)
             self._compute()
 
-        self._waiting[actor.peer.id] = actor, send
         digests = accumulate((name for name, _ in task.prompt), _digest, initial="")
         lengths = accumulate(tokens * BYTES_PER_TOKEN for _, tokens in task.prompt)
         prefix, prefix_bytes = tuple(digests)[1:][-16:], tuple(lengths)[-16:]
-        actor.asks(
-            wire.Begin(
-                None, id=1, backends=("local",), wait_seconds=WAIT_SECONDS, prefix=prefix, prefix_bytes=prefix_bytes
-            )
+        begin = wire.Begin(
+            None, id=1, backends=("local",), wait_seconds=WAIT_SECONDS, prefix=prefix, prefix_bytes=prefix_bytes
         )
+        self._time.begin(actor, begin, send)
 
     def _compute(self) -> None:
         """Let the server compute its next batch, if it computes none."""
@@ -140,19 +133,7 @@ class _Served:
             self._compute()
 
         self._batch_ends = True
-        self._at(self._host.now + seconds, end_of_batch)
-
-    def _deliver(self) -> None:
-        for actor, send in list(self._waiting.values()):
-            for reply in actor.receives():
-                if isinstance(reply, wire.Lease):
-                    del self._waiting[actor.peer.id]
-                    send(reply)
-                else:
-                    assert isinstance(reply, wire.Pending | wire.Stored), reply
-
-    def _at(self, time: float, event: Callable[[], None]) -> None:
-        heappush(self._events, (time, next(self._numbers), event))
+        self._time.at(self._host.now + seconds, end_of_batch)
 
 
 def _segment(text: str) -> tuple[str, int]:

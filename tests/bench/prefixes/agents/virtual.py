@@ -1,16 +1,15 @@
 """The simulated provider behind a real engine in virtual time: hours of work in a second."""
 
-import heapq
 from collections.abc import Callable, Sequence
 from itertools import count
 from statistics import median
-from typing import Any
 
 from msgspec import Struct
 
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
 from tests.bench.prefixes.agents.provider import BURST_SECONDS, Answered, Ideal, Provider, Turn, is_first
+from tests.bench.prefixes.virtual_time import VirtualTime
 from tests.host import Actor, Host, packed
 
 WAIT_SECONDS = 3600.0
@@ -71,25 +70,19 @@ class Simulation:
         self._ideal = Ideal()
         self._tells = tells
         """Whether holders report the first output, as those of streams do."""
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = count()
+        self._time = VirtualTime(self._host)
         self._sent: list[Sent] = []
-        self._waiting: dict[int, tuple[Actor, Callable[[wire.Lease], None]]] = {}
         for turns in work:
             self._work(turns)
 
     def run(self) -> list[Sent]:
         """Run until every call has its answer."""
-        while self._events or self._waiting:
-            times = [self._events[0][0]] if self._events else []
-            deadline = self._host.engine.next_deadline()
-            times += [] if deadline is None else [deadline]
-            self._host.passes(max(0.0, min(times) - self._host.now))
-            while self._events and self._events[0][0] <= self._host.now:
-                heapq.heappop(self._events)[2]()
-                self._deliver()
+        while self._time.goes_on:
+            for event in self._time.due():
+                event()
+                self._time.deliver()
 
-            self._deliver()
+            self._time.deliver()
 
         return self._sent
 
@@ -105,7 +98,7 @@ class Simulation:
                 return
 
             after = started_at + next(bursts) * BURST_SECONDS if is_first(turn) else self._host.now
-            self._at(max(after, self._host.now) + turn.pause_seconds, lambda: self._want(actor, turn, go_on))
+            self._time.at(max(after, self._host.now) + turn.pause_seconds, lambda: self._want(actor, turn, go_on))
 
         go_on()
 
@@ -117,26 +110,16 @@ class Simulation:
             answered = self._provider.call(turn, self._host.now)
             self._sent.append(Sent(wanted_at, answered, readable))
             if self._tells and lease.prefix:
-                self._at(answered.first_output_at, lambda: actor.asks(wire.Started(lease.lease)))
+                self._time.at(answered.first_output_at, lambda: actor.asks(wire.Started(lease.lease)))
 
             def end() -> None:
                 actor.asks(wire.Complete(lease.lease, packed("done"), id=2))
                 then()
 
-            self._at(answered.ends_at, end)
+            self._time.at(answered.ends_at, end)
 
-        self._waiting[actor.peer.id] = actor, send
-        begin: dict[str, Any] = {"prefix": turn.prefix, "prefix_bytes": turn.prefix_bytes}
-        actor.asks(wire.Begin(None, id=1, backends=("cloud",), wait_seconds=WAIT_SECONDS, **begin))
-
-    def _deliver(self) -> None:
-        for actor, send in list(self._waiting.values()):
-            for reply in actor.receives():
-                if isinstance(reply, wire.Lease):
-                    del self._waiting[actor.peer.id]
-                    send(reply)
-                else:
-                    assert isinstance(reply, wire.Pending | wire.Stored), reply
-
-    def _at(self, time: float, event: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (time, next(self._numbers), event))
+        prefix, prefix_bytes = turn.prefix, turn.prefix_bytes
+        begin = wire.Begin(
+            None, id=1, backends=("cloud",), wait_seconds=WAIT_SECONDS, prefix=prefix, prefix_bytes=prefix_bytes
+        )
+        self._time.begin(actor, begin, send)
