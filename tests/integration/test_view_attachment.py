@@ -244,8 +244,8 @@ def test_hit_that_is_booked_after_the_end_is_taken_back() -> None:
     connection.daemon.close()
 
 
-def test_descriptor_that_the_app_has_closed_is_noticed_at_the_next_report(connection: PairedConnection) -> None:
-    """Its number may be another file's: that is neither written to nor closed, and the view is not used again."""
+def test_descriptor_that_the_app_has_closed_ends_the_view_and_is_left_alone(connection: PairedConnection) -> None:
+    """Its number may be another file's: the next read uses no view, and that file is neither read, nor written, nor closed."""
     view_held, _ = view_of(connection)
     assert read(view_held) is not None
     assert view_held.report()
@@ -253,17 +253,32 @@ def test_descriptor_that_the_app_has_closed_is_noticed_at_the_next_report(connec
     ours, theirs = socket.socketpair()
     reused = connection.socket.fileno()
     os.dup2(ours.fileno(), reused)
-    assert read(view_held) is not None, "no event: it cannot be told by poll() alone"
-    view_held.report()
+    theirs.send(b"for the app")
+    assert read(view_held) is None
     assert not view_held.reader.usable
-    theirs.setblocking(False)
+    assert not view_held.has_input()
+    assert view_held.report()
     view_held.end(1.0)
+    theirs.setblocking(False)
     with pytest.raises(BlockingIOError):
         theirs.recv(1)
 
+    assert ours.recv(20) == b"for the app"
     os.close(reused)
     ours.close()
     theirs.close()
+
+
+def test_number_of_a_closed_descriptor_may_be_another_views(connection: PairedConnection) -> None:
+    """The second view's connection is open, the first one's is not known to be."""
+    first, _ = view_of(connection)
+    other = PairedConnection()
+    second, _ = view_of(other)
+    os.dup2(other.socket.fileno(), connection.socket.fileno())
+    assert read(first) is None
+    assert read(second) is not None
+    second.end(0.0)
+    other.daemon.close()
 
 
 def test_mapping_is_released_with_its_last_reader(connection: PairedConnection) -> None:

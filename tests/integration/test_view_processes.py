@@ -286,6 +286,46 @@ def test_process_reports_its_last_hits_at_its_end(path: str, tmp_path: Path, how
     assert counts[0] - before < 140
 
 
+CLOSER = """
+import os, signal, socket, sys, tempfile, threading
+from sidecard_client import Client
+from tests.callers import Caller
+from tests.view_callers import publish
+
+sidecard, failed = Client(sys.argv[1]), []
+threading.excepthook = failed.append
+publish(Caller(sidecard, None), "k")
+os.closerange(3, 1024)
+files = [tempfile.TemporaryFile(buffering=0) for _ in range(50)]
+for _ in range(3):
+    assert sidecard.outcome(str.upper, "k", name="shout", key="k").source == "cache"
+
+os.kill(int(sys.argv[2]), signal.SIGKILL)
+connection = socket.socket(socket.AF_UNIX)
+while not connection.connect_ex(sys.argv[1]):
+    connection.close()
+    connection = socket.socket(socket.AF_UNIX)
+
+assert sidecard.outcome(str.upper, "k", name="shout", key="k").source == "fallback"
+connection.close()
+sidecard.close()
+assert {os.fstat(file.fileno()).st_size for file in files} == {0}
+assert not failed, failed
+"""
+
+
+def test_app_that_closes_all_descriptors_loses_views_and_nothing_else(
+    daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """As daemons do at their start; files that it opens then get the numbers. Nothing is raised, written, closed, or stale."""
+    served = daemon()
+    program = tmp_path / "closer.py"
+    program.write_text(CLOSER)
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-W", "error", str(program), served.socket, str(served.pid)]
+    subprocess.run(command, env=environ, check=True, timeout=60)
+
+
 def test_idle_process_gives_a_retired_view_back(
     daemon: Callable[..., Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

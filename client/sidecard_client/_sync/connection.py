@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
+from sidecard_client.doorbell import inode_of
 from sidecard_client.protocol.connection import (
     Connection,
     ConnectionEnded,
@@ -40,6 +41,7 @@ class BlockingConnection:
     __slots__ = (
         "__weakref__",
         "_buffer",
+        "_inode",
         "_replies",
         "_sending",
         "_view",
@@ -60,6 +62,7 @@ class BlockingConnection:
         self._view = memoryview(self._buffer)
         self._sending = threading.Lock()  # a stream's chunks are sent while the heartbeat may renew its lease
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._inode = inode_of(self.socket.fileno())
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval_of(timeout_seconds))
             # Connecting and sending have this limit. A quarter each, so that a daemon that hangs with a full accept queue
@@ -246,11 +249,22 @@ class BlockingConnection:
     def close(self) -> None:
         """Close this process's descriptor. The connection ends with its last descriptor, which may be another process's."""
         self.usable = False
-        self.socket.close()
+        if self._is_own():
+            self.socket.close()
+        else:
+            self.socket.detach()
 
     def _shut_down(self) -> None:
         with suppress(OSError):  # the connection has ended already
-            self.socket.shutdown(socket.SHUT_RDWR)
+            if self._is_own():
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _is_own(self) -> bool:
+        """Return whether the descriptor is this socket's: some apps close descriptors that they do not know, and open other files."""
+        try:
+            return inode_of(self.socket.fileno()) == self._inode
+        except OSError:
+            return False
 
     def _beat(self, request: AnyRequest) -> int | None:
         if not self._sending.acquire(blocking=False):

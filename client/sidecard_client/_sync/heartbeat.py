@@ -157,7 +157,13 @@ class Heartbeat:
                 held = [one.socket.fileno() for one in self._watchers if one in self._held]
 
             del watchers  # a stream without references is to be freed
-            readable = bell.wait(seconds, [descriptor for descriptor in held if descriptor >= 0])
+            try:
+                readable = bell.wait(seconds, [descriptor for descriptor in held if descriptor >= 0])
+            except OSError:  # the app has closed descriptors that it does not know
+                with self._lock:
+                    self._thread = self._bell = None
+
+                return
 
     def _receive(self, readable: set[int]) -> None:
         """Receive on the connections of held streams that have something to read."""

@@ -205,6 +205,10 @@ def _run(keeper: ViewKeeper, bell: Doorbell) -> None:
     readable: set[int] = set()
     try:
         while (seconds := keeper.turn(readable)) is not None:
-            readable = bell.wait(seconds, keeper.descriptors())
+            try:
+                readable = bell.wait(seconds, keeper.descriptors())
+            except OSError:  # the app has closed descriptors that it does not know, perhaps those of the views, too
+                break
+
     finally:
         keeper.end()

@@ -3,7 +3,7 @@
 The daemon may change any byte while it is read, and memory may be damaged. So a read is a hit only if every step succeeds;
 otherwise the caller asks over the socket::
 
-    1  poll            the view's connection shows no event: the daemon has not ended
+    1  poll            the view's connection shows no event: the daemon has not ended. And it is that connection still
     2  clock           now
     3  copy bucket     find the key's whole digest in it
     4  check slot      stable, not expired, its record within the arena
@@ -61,6 +61,9 @@ _STALE: Final = False
 Poll = Callable[[int], Any]
 """``select.poll().poll`` of one connection: returns a true value after an event."""
 
+Identify = Callable[[], object]
+"""Returns a mark of the connection that other files lack; raises `OSError` if its descriptor is closed."""
+
 Book = Callable[[tuple[int, float]], object]
 """Takes the publication and the time of a hit, to be reported."""
 
@@ -84,7 +87,8 @@ boot_clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 class ViewReader:
     """Reads one view. Any number of threads may read at the same time.
 
-    ``data`` and ``words`` are the same memory. ``new_poll`` makes a `Poll`, which one thread uses at a time. ``usable`` becomes
+    ``data`` and ``words`` are the same memory. ``new_poll`` makes a `Poll`, which one thread uses at a time. ``identify`` returns
+    another mark than at first if the app has closed the connection, and another file has its descriptor. ``usable`` becomes
     False for good when the view must not be read again: the daemon has ended, or retired the view; its owner may set it too.
     Raises `ViewLayoutError`.
     """
@@ -94,6 +98,8 @@ class ViewReader:
         "_buckets",
         "_clock",
         "_data",
+        "_identify",
+        "_mark",
         "_new_poll",
         "_places",
         "_polls",
@@ -103,7 +109,12 @@ class ViewReader:
     )
 
     def __init__(
-        self, data: Bytes, words: Words, new_poll: Callable[[], Poll], clock: Callable[[], float] = boot_clock
+        self,
+        data: Bytes,
+        words: Words,
+        new_poll: Callable[[], Poll],
+        clock: Callable[[], float] = boot_clock,
+        identify: Identify = int,
     ) -> None:
         header = decode_header(data[:HEADER_BYTES])
         self._arena_offset = header.arena_offset
@@ -112,6 +123,8 @@ class ViewReader:
         self._data = data
         self._words = words
         self._new_poll = new_poll
+        self._identify = identify
+        self._mark = identify()
         self._places: dict[str, tuple[bytes, int]] = {}
         """Digests and bucket offsets of keys that were found: a lookup is faster than computing them."""
         self._polls: list[Poll] = []  # not in use; pop and append are atomic
@@ -142,8 +155,14 @@ class ViewReader:
         except IndexError:
             poll = self._new_poll()
 
-        # In this order: the owner clears ``usable`` before it closes the connection, so poll saw no other file's descriptor.
-        if poll(0) or not self.usable:
+        # In this order: the owner clears ``usable`` before it closes the connection, and an app that closes it does not give its
+        # number back, so poll saw no other file's descriptor.
+        try:
+            is_open = not poll(0) and self.usable and self._identify() == self._mark
+        except OSError:
+            is_open = False
+
+        if not is_open:
             self.usable = False
             return None
 

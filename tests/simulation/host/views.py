@@ -107,8 +107,8 @@ class CheckedReader(ViewReader):
 
     __slots__ = ("_descriptor",)
 
-    def __init__(self, data: Any, words: Any, new_poll: Any) -> None:
-        super().__init__(data, words, new_poll, boot_clock)
+    def __init__(self, data: Any, words: Any, new_poll: Any, identify: Any) -> None:
+        super().__init__(data, words, new_poll, boot_clock, identify)
         (self._descriptor,) = new_poll.args
 
     def read(self, *what: Any) -> Hit | None:
@@ -122,11 +122,19 @@ class CheckedReader(ViewReader):
         return hit
 
 
-def _fstat(descriptor: int) -> Any:
-    return SimpleNamespace(st_ino=descriptor) if descriptor >= FIRST_DESCRIPTOR else os.fstat(descriptor)
+def inode_of(descriptor: int) -> tuple[int, int]:
+    """Return what tells a simulated socket from others. Raises `OSError` if it is closed."""
+    if descriptor < FIRST_DESCRIPTOR:
+        raise OSError("the socket is closed")
+
+    return 0, descriptor
 
 
-OS_MODULE: Any = SimpleNamespace(fstat=_fstat, close=os.close)
+def mark(_: int) -> Any:
+    """Mark nothing: no app closes descriptors that it does not know."""
+    return int
+
+
 SELECT_MODULE: Any = SimpleNamespace(poll=_Poll, POLLIN=select.POLLIN, POLLOUT=select.POLLOUT)
 
 attach = partial(attachment.attach, clock=boot_clock)
