@@ -8,7 +8,7 @@ from sidecard_client.http.answers.readers import StreamForm, json_reader
 from sidecard_client.http.family import NO_HEADERS, AnswerReader, ApiRequest, RequestTarget, SideEffect, media_type_of
 from sidecard_client.http.request_bodies.cohere import HOSTS, usage_of
 from sidecard_client.http.request_bodies.json_family import JsonFamily
-from sidecard_client.http.request_bodies.prompts import PromptBuilder, begins_with_system
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
 from sidecard_client.http.request_bodies.shapes import are_messages
 from sidecard_client.keys.prefixes.recipe import PromptPart
 
@@ -75,10 +75,7 @@ class CohereChat(JsonFamily):
             asked.body, "citation_options", "documents", "response_format", "safety_mode", "strict_tools", "thinking"
         )
         builder.items("tool", asked.body.get("tools"), "tools")
-        if not begins_with_system(messages):
-            builder.cut()
-
-        builder.messages(messages, "messages")
+        builder.chat(messages, "messages")
         return builder.parts()
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:

@@ -8,7 +8,7 @@ from sidecard_client.http.answers.ollama import OllamaAnswer
 from sidecard_client.http.answers.readers import StreamForm
 from sidecard_client.http.family import ApiRequest, RequestTarget, SideEffect
 from sidecard_client.http.request_bodies.json_family import JsonFamily
-from sidecard_client.http.request_bodies.prompts import PromptBuilder, begins_with_system
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
 from sidecard_client.http.request_bodies.shapes import are_messages, has_only
 from sidecard_client.keys.prefixes.recipe import PromptPart
 
@@ -36,10 +36,7 @@ class OllamaChat(JsonFamily):
         builder = PromptBuilder(asked.outside)
         builder.settings(asked.body, "template", "think")
         builder.items("tool", asked.body.get("tools"), "tools")
-        if not begins_with_system(messages):
-            builder.cut()
-
-        builder.messages(messages, "messages")
+        builder.chat(messages, "messages")
         return builder.parts()
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:

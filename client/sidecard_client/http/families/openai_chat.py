@@ -18,7 +18,7 @@ from sidecard_client.http.request_bodies.openai import (
     marked_prompt,
     number_of_choices,
 )
-from sidecard_client.http.request_bodies.prompts import PromptBuilder, begins_with_system
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
 from sidecard_client.http.request_bodies.shapes import are_messages
 from sidecard_client.keys.prefixes.recipe import PromptPart
 
@@ -77,10 +77,7 @@ class OpenAIChat(JsonFamily):
         builder = PromptBuilder(asked.outside)
         builder.settings(fields | asked.outside, *ROUTING_HINTS, *_WRITTEN_BEFORE)
         builder.items("tool", fields.get("tools"), "tools")
-        if not begins_with_system(messages):
-            builder.cut()
-
-        builder.messages(messages, "messages")
+        builder.chat(messages, "messages")
         return marked_prompt(builder, asked.model, asked.outside)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:

@@ -15,7 +15,7 @@ from sidecard_client.http.request_bodies.openai import (
     effect_of_tools,
     marked_prompt,
 )
-from sidecard_client.http.request_bodies.prompts import PromptBuilder, begins_with_system
+from sidecard_client.http.request_bodies.prompts import PromptBuilder
 from sidecard_client.http.request_bodies.shapes import has_only
 from sidecard_client.keys.prefixes.recipe import PromptPart
 
@@ -112,11 +112,8 @@ class OpenAIResponses(JsonFamily):
         builder.settings(fields | asked.outside, *ROUTING_HINTS, *_WRITTEN_BEFORE)
         builder.items("instructions", fields.get("instructions"), "instructions")
         builder.items("tool", fields.get("tools"), "tools")
-        if not begins_with_system(given):
-            builder.cut()
-
         items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
-        builder.messages(items, "input", text="input_text")
+        builder.chat(items, "input", text="input_text")
         return marked_prompt(builder, asked.model, asked.outside)
 
     def effect(self, fields: dict[str, Any]) -> SideEffect:

@@ -78,6 +78,13 @@ class PromptBuilder:
         if self._values:
             self._marks.add(len(self._values))
 
+    def chat(self, messages: Any, place: str, text: str = "text") -> None:
+        """Add the messages of a chat, as `messages` does. A first message of the system belongs to what is before it."""
+        if not _begins_with_system(messages):
+            self.cut()
+
+        self.messages(messages, place, text=text)
+
     def messages(self, messages: Iterable[Any], place: str, content: str = "content", text: str = "text") -> None:
         """Add messages: for each its fields but the content, then each block of the content. ``text`` is the type of a text."""
         for number, message in enumerate(messages):
@@ -144,8 +151,7 @@ def caches_only_marks(model: str) -> bool:
     return "claude" in model.lower()
 
 
-def begins_with_system(messages: Any) -> bool:
-    """Return whether the first message is the system's."""
+def _begins_with_system(messages: Any) -> bool:
     first = messages[0] if isinstance(messages, list) and messages else None
     return isinstance(first, dict) and first.get("role") in _SYSTEM
 
