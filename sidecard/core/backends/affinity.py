@@ -202,7 +202,13 @@ class Affinity(Generic[T]):
 
         for flow, is_new in marked.items():
             if not is_new and flow != served:
-                any(self._mark(one, now) for one in queue.of_flow(flow))
+                self._mark_first(queue.of_flow(flow), now)
+
+    def _mark_first(self, items: Iterable[T], now: float) -> None:
+        """Mark the first one that is ready and not marked yet."""
+        for item in items:
+            if self._mark(item, now):
+                return
 
     def _mark(self, item: T, now: float) -> bool:
         """Note that a caller is passed over; return whether that is news."""
