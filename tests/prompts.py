@@ -7,16 +7,16 @@ from sidecard_client.protocol import wire
 from tests.host import Actor, Host, packed
 
 LONG = 40_000
-"""Bytes of a prompt's beginning: 10,000 tokens."""
+"""Bytes of a prefix: 10,000 tokens."""
 
 
 def digest(name: str) -> str:
-    """Return the digest of a prompt's beginning, by a readable name."""
+    """Return the digest of a prefix, by a readable name."""
     return name.encode().hex().ljust(32, "0")
 
 
 def prompt(*names: str, step: int = LONG) -> dict[str, Any]:
-    """Return the fields of a begin whose prompt has these beginnings, each ``step`` bytes longer than the one before."""
+    """Return the fields of a begin whose prompt has these prefixes, each ``step`` bytes longer than the one before."""
     return {
         "prefix": tuple(map(digest, names)),
         "prefix_bytes": tuple(step * (place + 1) for place in range(len(names))),
@@ -65,7 +65,7 @@ class Caller:
         self.actor.asks(wire.Started(self.granted().lease, id=7))
 
     def completes(self, **usage: Any) -> None:
-        """Bring the answer."""
+        """Complete the call."""
         self.actor.asks(wire.Complete(self.granted().lease, packed("x"), wire.Usage(**usage), id=8))
 
     def ends(self, how: Ending) -> None:

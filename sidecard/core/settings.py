@@ -93,24 +93,24 @@ class BackendSettings(Struct, frozen=True):
     timeouts: TimeoutsCount = "failure"
     """How a caller's own timeout is scored: failure, slow, or nothing."""
     prefix_affinity: PrefixAffinity = "off"
-    """Whether calls are scheduled so that a beginning that prompts share is processed once: ``slots`` for a model server that
-    keeps the last prompt of each slot, as llama.cpp's does; ``provider`` for a provider with a prompt cache."""
+    """Whether calls are scheduled so that a prefix that prompts share is processed once: ``slots`` for a model server that keeps
+    the last prompt of each slot, as llama.cpp's does; ``provider`` for a provider with a prompt cache."""
     prefix_family: PrefixFamily | None = None
     """Whose published minimum and lifetime apply, unless ``prefix_min_tokens`` and ``prefix_lifetime_seconds`` are set: 1,024 tokens
     and 300 s for Anthropic and OpenAI, 4,096 tokens and 300 s for Gemini; llama.cpp's are those of slots. Some models differ."""
     prefix_min_tokens: int | None = None
-    """Shorter beginnings of prompts are ignored, at 4 bytes per token; unset: those of the family, else 64 for slots and 1,024
-    for a provider."""
+    """Shorter prefixes are ignored, at 4 bytes per token; unset: the minimum of the family, else 64 for slots and 1,024 for a
+    provider."""
     prefix_lifetime_seconds: float | None = None
-    """How long a processed beginning is kept after its last use; unset: that of the family, else without end for slots and
+    """How long a processed prefix is kept after its last use; unset: the lifetime of the family, else without end for slots and
     300 s for a provider."""
     prefix_hold_seconds: float | None = None
-    """How long callers wait for the first output of a call that processes the same beginning; unset: 30 s for slots, 10 s for a
-    provider. 0: they do not wait."""
+    """How long callers are held at most while another call processes the same prefix; unset: 30 s for slots, 10 s for a provider.
+    0: they are not held."""
     prefix_pass_seconds: float = 10.0
-    """How long others may overtake a caller because the beginnings of their prompts are processed already."""
+    """How long callers of the same uid may overtake a caller because their prefixes are warm."""
     slots: int | None = None
-    """Prompts that a model server keeps, one in each slot, with ``prefix_affinity = "slots"``; unset: ``max_concurrent``."""
+    """Number of slots of a model server, with ``prefix_affinity = "slots"``; unset: ``max_concurrent``."""
     breaker: BreakerSettings = BreakerSettings()
 
 

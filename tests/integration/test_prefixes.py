@@ -40,7 +40,7 @@ def running(module_daemon: Callable[..., Daemon]) -> Daemon:
 
 @pytest.fixture
 def manual(request: pytest.FixtureRequest) -> str:
-    """A beginning of some 1,200 tokens, which no other test has."""
+    """A prefix of some 1,200 tokens, which no other test has."""
     return f"Answer from the manual of {request.node.name}. " * 100
 
 
@@ -88,7 +88,7 @@ def openai_completions(llm: openai.OpenAI, manual: str, question: str) -> Any:
 
 
 @pytest.mark.parametrize("call", [openai_chat, openai_stream, openai_responses, openai_completions])
-def test_a_call_of_openais_sdk_warms_the_beginning_of_its_prompt(
+def test_a_call_of_openais_sdk_warms_the_prefixes_of_its_prompt(
     running: Daemon, client: Client, manual: str, call: Callable[..., Any]
 ) -> None:
     """The next question finds it warm. A hit asks for nothing."""
@@ -340,7 +340,7 @@ async def test_prefix_is_a_keyword_of_every_asynchronous_call(running: Daemon, m
     assert await anyio.to_thread.run_sync(states, running, asked) == ["warm", "warm"]
 
 
-def test_calls_with_a_common_beginning_wait_for_the_first_one(running: Daemon, client: Client, manual: str) -> None:
+def test_calls_with_a_common_prefix_wait_for_the_first_one(running: Daemon, client: Client, manual: str) -> None:
     """Then they proceed together; what they waited is in their outcomes. Another prompt waits for nobody."""
     entered, proceed = threading.Semaphore(0), threading.Event()
 

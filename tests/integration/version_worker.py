@@ -101,7 +101,7 @@ def fresh(client: Client) -> None:
 
 
 def prefixed(client: Client, keyword: str) -> None:
-    """Show the sources of two equal calls, which name the beginning of their prompt if ``keyword`` does."""
+    """Show the sources of two equal calls, which pass the prefix of their prompt if ``keyword`` does."""
     policy: Any = {keyword: "You answer from the manual."} if keyword else {}
     show([client.outcome(answer, "p", **policy).source for _ in range(2)])
 

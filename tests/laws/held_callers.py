@@ -1,4 +1,4 @@
-"""Which callers may wait beside a backend that is free: those whose prompt begins like that of a call in progress there.
+"""Which callers may wait beside a backend that is free: those whose prompt shares a prefix with a call in progress there.
 
 A second, simplest implementation of the bound, from the documentation: it keeps neither queues nor prompts that are processed. It
 says when a caller must not wait, and not when it must.
@@ -11,7 +11,7 @@ _HOLD_SECONDS = {"slots": 30.0, "provider": 10.0}
 
 
 class HeldCallers:
-    """What decides how long callers may wait for others' prompts."""
+    """What decides how long callers may be held."""
 
     def __init__(self) -> None:
         self.with_output: set[str] = set()

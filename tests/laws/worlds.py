@@ -216,7 +216,7 @@ def prompt(chance: random.Random) -> Prompt:
 
 
 def prompt_of(names: Sequence[str]) -> Prompt:
-    """Return the fields of a begin whose prompt has these beginnings."""
+    """Return the fields of a begin whose prompt has these prefixes."""
     return {
         "prefix": tuple(name.encode().hex().ljust(32, "0") for name in names),
         "prefix_bytes": tuple(400 * (place + 1) for place in range(len(names))),

@@ -27,7 +27,7 @@ USAGES = st.sampled_from(
     ]
 )
 PROMPTS = st.sampled_from([(), ("a",), ("a", "ac"), ("a", "ad"), ("a", "ac", "acc"), ("b",)])
-"""Beginnings of prompts of two applications."""
+"""Prefixes of the prompts of two applications."""
 
 
 class BackendMachine(TrialMachine):

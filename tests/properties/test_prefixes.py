@@ -1,4 +1,4 @@
-"""Two prompts share exactly the prefixes of their common beginning."""
+"""Two prompts share exactly the prefixes of their common parts."""
 
 import json
 from typing import Any
@@ -15,10 +15,8 @@ PARTS = st.lists(st.builds(PromptPart, VALUES, st.just(value=True)), max_size=MA
 
 
 @given(PARTS, PARTS, PARTS)
-def test_the_common_beginning_decides(
-    beginning: list[PromptPart], one: list[PromptPart], other: list[PromptPart]
-) -> None:
-    """Prompts share as many prefixes as they share parts at their beginnings."""
+def test_common_first_parts_decide(beginning: list[PromptPart], one: list[PromptPart], other: list[PromptPart]) -> None:
+    """Prompts share as many prefixes as first parts."""
     first, second = (beginning + one)[:MAX_PREFIXES], (beginning + other)[:MAX_PREFIXES]
     common = 0
     while common < min(len(first), len(second)) and first[common] == second[common]:

@@ -277,7 +277,7 @@ class Trial:
         assert after.hits - before.hits in {0, 2 * count}
 
     def every_hit_of_a_view_is_one_of_the_socket(self) -> None:
-        """The same value, age, savings and metadata; and whoever may read the file may read the entry."""
+        """The same value, age, savings and metadata; and a peer that may read the file may read the entry."""
         for reader in self.readers:
             for key in ALL_KEYS:
                 found = reader.finds(key, None)

@@ -76,7 +76,7 @@ class Call(Struct):
     similar: CanEmbed | QueryVector | None = None
     """Whether the call can compute a vector, or the vector that it sends."""
     prefixes: PromptPrefixes | None = None
-    """The beginnings of its prompt, once the daemon has asked for them."""
+    """The prefixes of its prompt, once the daemon has asked for them."""
 
     def backend_of(self, lease_backend: str) -> str:
         """Return the backend that a lease names. A name that is not among several means the preferred one."""

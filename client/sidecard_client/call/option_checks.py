@@ -29,7 +29,7 @@ MAX_BACKENDS = 16
 MAX_NAME_CHARACTERS = 128
 
 MAX_PREFIX_TEXTS = 1000
-"""Limit of ``prefix=``; of the beginnings that they make, the wire takes 16."""
+"""Limit of the parts of ``prefix=``; the wire takes 16 of their prefixes."""
 
 
 def functions_of_backends(functions: Any) -> tuple[Callable[..., Any], ...]:
@@ -51,7 +51,7 @@ def functions_of_backends(functions: Any) -> tuple[Callable[..., Any], ...]:
 
 
 def prefix_texts(keyword: str, value: Any) -> tuple[str | bytes, ...]:
-    """Check the beginning of a prompt: a text or bytes, or several of them, one after another."""
+    """Check the prefix of a prompt: a text or bytes, or several of them that follow one another."""
     texts = (value,) if isinstance(value, str | bytes) else value
     if not isinstance(texts, Sequence) or not all(isinstance(part, str | bytes) for part in texts):
         raise TypeError(

@@ -94,7 +94,7 @@ class Options(Struct, frozen=True):
     retries: int = 0
     sovereign: bool = False
     prefix: tuple[str | bytes, ...] | FindPrefixes | None = None
-    """The beginning of the prompt, or, set by transports, what computes its prefixes."""
+    """The parts of the prompt's prefix; set by transports, a function that computes the prefixes."""
     context: str = ""
     """Digest of what differs between equal keys. No keyword: transports set it, and the next one too."""
     not_stored: WhyNotStored | None = None

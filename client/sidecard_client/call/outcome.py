@@ -101,7 +101,7 @@ class NextStep(Enum):
     REFRESH = "refresh"
     """The caller does not accept the answer (too old, invalid, or of another type): begin again, for a new one."""
     SEND_PREFIX = "send the prefixes"
-    """A backend schedules calls by the beginnings of their prompts: begin again, with them (`prefixed`)."""
+    """A backend schedules calls by their prefixes: begin again with them (`prefixed`)."""
     SEND_VECTOR = "send the vector"
     """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
 

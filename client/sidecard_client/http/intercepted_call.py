@@ -203,11 +203,11 @@ class InterceptedCall:
         }
 
     def prefixes(self) -> PromptPrefixes:
-        """Return the prefixes of the request's prompt; none if finding them fails, which is no reason for a request to fail."""
+        """Return the prefixes of the request's prompt; none if finding them fails: the request must not fail."""
         try:
             return prefixes_of_request(self.asked)
         except Exception:  # noqa: BLE001 - logged
-            _log.exception("finding the beginnings of a prompt failed; the call is made without them")
+            _log.exception("finding the prefixes of a prompt failed; the call is scheduled without them")
             return NO_PREFIXES
 
     def keeps(self, _answer: Any) -> bool:

@@ -43,7 +43,7 @@ class VectorWanted(Reply, frozen=True, tag="vector_wanted"):
 
 
 class PrefixWanted(Reply, frozen=True, tag="prefix_wanted"):
-    """No stored answer, and a backend may be called that needs ``prefix``: repeat the begin with it, or without ``has_prefix``.
+    """No answer is stored, and a backend has ``prefix_affinity``: repeat the begin with ``prefix``, or without ``has_prefix``.
 
     So a caller computes no digests for a hit, nor for backends that have no use for them.
     """
@@ -126,8 +126,7 @@ class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     idle_seconds: float = 0.0
     """If its begin had ``wanted``: how long its stream may stay unread while no caller waits for it; 0 is not known."""
     prefix: bool = False
-    """The backend processes a beginning of the prompt for the first time: send `Started` at the first output, if that is known
-    before the end."""
+    """The backend processes a prefix of the prompt for the first time: send `Started` at the first output, if the holder can tell."""
 
 
 class Wanted(Reply, frozen=True, tag="wanted"):
@@ -263,7 +262,7 @@ class BackendPrefixes(Struct, frozen=True):
 
     affinity: PrefixAffinity
     min_tokens: int
-    """Shorter beginnings are ignored."""
+    """Shorter prefixes are ignored."""
     states: tuple[PrefixState, ...]
     """One for each of `Explain.prefix`."""
 

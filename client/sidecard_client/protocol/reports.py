@@ -218,9 +218,9 @@ class BackendState(Struct, frozen=True):
     dollars_per_call: float | None
     prefix_affinity: PrefixAffinity = "off"
     warm_prefixes: int = 0
-    """Beginnings of prompts that it has processed and still keeps, as far as the daemon knows."""
+    """Prefixes that it has processed and keeps, as far as the daemon knows."""
     held: int = 0
-    """Of ``queued``, callers that wait because another call processes a beginning of their prompt."""
+    """Of ``queued``, callers that are held while another call processes one of their prefixes."""
     cached_prompt_share: float | None = None
     """Share of the prompt tokens since the daemon started that it read from its own cache, in answers that report them; None
     without such an answer."""

@@ -89,11 +89,11 @@ class Begin(Request, frozen=True, tag="begin"):
     wanted: bool = False
     """If this caller becomes the holder, it is to be sent `Wanted`."""
     prefix: Prefixes = ()
-    """Digests of the prompt's beginnings, for backends with ``prefix_affinity``; others ignore them."""
+    """Digests of the prompt's prefixes, the shortest first, for backends with ``prefix_affinity``; others ignore them."""
     has_prefix: bool = False
     """The caller can send ``prefix`` if the daemon replies `PrefixWanted`."""
     prefix_bytes: PrefixBytes = ()
-    """Lengths of these beginnings, ascending; empty if unknown: then each counts as long enough."""
+    """Lengths of these prefixes in bytes, ascending; empty if unknown: then each counts as long enough."""
 
 
 class Transcript(Struct, frozen=True):

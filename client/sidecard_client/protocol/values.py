@@ -58,7 +58,7 @@ MAX_PREFIXES = 16
 """Limit of a begin's prefixes."""
 
 PREFIX_CHARACTERS = 32
-"""Length of the digest of a prompt's beginning: 16 bytes in hexadecimal digits."""
+"""Length of a prefix's digest: 16 bytes in hexadecimal digits."""
 
 BYTES_PER_TOKEN = 4
 """Bytes of a prompt that count as one token, wherever only its length is known."""
@@ -134,9 +134,9 @@ HitItem = tuple[Count, Annotated[int, Meta(ge=1, le=MAX_REPORTED_HITS)], float, 
 HitItems = Annotated[tuple[HitItem, ...], Meta(max_length=MAX_HIT_ITEMS)]
 SignatureBytes = Annotated[bytes, Meta(min_length=1, max_length=MAX_SIGNATURE_BYTES)]
 PrefixDigest = Annotated[str, Meta(min_length=PREFIX_CHARACTERS, max_length=PREFIX_CHARACTERS)]
-"""Digest of a prompt's beginning, in lower-case hexadecimal digits."""
+"""Digest of a prefix, in lower-case hexadecimal digits."""
 Prefixes = Annotated[tuple[PrefixDigest, ...], Meta(max_length=MAX_PREFIXES)]
-"""Digests of successively longer beginnings of a prompt, the shortest first."""
+"""Digests of successively longer prefixes of a prompt, the shortest first."""
 PrefixBytes = Annotated[tuple[Count, ...], Meta(max_length=MAX_PREFIXES)]
 """For each of `Prefixes`, the number of the prompt's bytes up to its end."""
 VectorNumbers = Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_DIMENSIONS)]
@@ -184,8 +184,7 @@ StoreState = Literal["none", "up", "read_only", "down"]
 PrefixAffinity = Literal["off", "slots", "provider"]
 """Where a backend keeps the prompts that it has processed: in the slots of a model server, or in a provider's cache."""
 PrefixState = Literal["cold", "processing", "warm"]
-"""``processing``: a call in progress has sent the backend this beginning of a prompt for the first time, and no output has
-come yet."""
+"""``processing``: a call in progress has sent this prefix for the first time, and has no output yet."""
 MetricKind = Literal["counter", "gauge", "histogram"]
 Aggregate = Literal["sum", "max", "min", "last", "each"]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -19,10 +19,10 @@ All fields with a default are optional, and a peer that does not know a field ig
 - An older client would close its connection for a message of an unknown type. So a `Wanted`, the only message that answers no
   request, is sent only to a holder whose `Begin` had ``wanted``. `Lease.waiters` and `Ok.waiters` report the same state.
 - `Fail.status` and `Fail.detail` never change what a failure means: ``kind`` and ``retry_after_seconds`` decide.
-- A holder sends `Started` only if its `Lease` had ``prefix``: older daemons set it never, and do not know the message. A holder
-  that never sends it only delays callers with the same beginning of their prompt.
+- A holder sends `Started` only if its `Lease` had ``prefix``: older daemons never set it, and do not know the message. A holder
+  that never sends it only delays callers with the same prefix.
 - The daemon replies `PrefixWanted` only to a begin with ``has_prefix`` and without ``prefix``; a caller that gets it begins again.
-  Older clients never set it and older daemons ignore it: their calls are scheduled without prefixes.
+  Older clients never set ``has_prefix``, and older daemons ignore it: their calls are scheduled without prefixes.
 - ``prefix`` and ``prefix_bytes`` never decide what is shared or stored, so older daemons ignore them.
 - `RecordMetrics.passed` is a field and no operation of its own, so that an older daemon ignores it, and a repeated message
   (``session``, ``sequence``) is counted once.

@@ -54,7 +54,7 @@ def text_of(one: ExplainedRequest, other: ExplainedRequest) -> str:
 
 
 def common_tokens(one: ExplainedRequest, other: ExplainedRequest) -> int:
-    """Return about how many tokens the longest common beginning of two prompts has, as backends see it."""
+    """Return about how many tokens the longest common prefix of two prompts has."""
     known = set(other.question.prefixes.digests)
     pairs = zip(*one.question.prefixes, strict=True)
     return max((length for digest, length in pairs if digest in known), default=0) // BYTES_PER_TOKEN
@@ -62,7 +62,7 @@ def common_tokens(one: ExplainedRequest, other: ExplainedRequest) -> int:
 
 def _prefix_lines(one: ExplainedRequest, other: ExplainedRequest) -> list[str]:
     tokens = common_tokens(one, other)
-    return [f"Their prompts begin alike, for about {count(tokens)} tokens."] if tokens else []
+    return [f"Their prompts share a prefix of about {count(tokens)} tokens."] if tokens else []
 
 
 def _with_short_identities(difference: Difference) -> Difference:

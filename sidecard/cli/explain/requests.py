@@ -127,7 +127,7 @@ class Question(Struct, frozen=True):
     http: HttpFacts | None = None
     """None for a function's call."""
     prefixes: PromptPrefixes = NO_PREFIXES
-    """The beginnings of its prompt."""
+    """The prefixes of its prompt."""
 
     @property
     def max_age_seconds(self) -> float | None:

@@ -171,7 +171,7 @@ def _state_lines(explained: ExplainedRequest) -> list[str]:
 
 
 def _prefix_lines(explained: ExplainedRequest) -> list[str]:
-    """Return the beginnings of the prompt, with their state on each backend that schedules calls by them."""
+    """Return the prefixes of the prompt, with their state on each backend that has ``prefix_affinity``."""
     prefixes, known = explained.question.prefixes, {} if explained.now is None else explained.now.prefixes
     if not prefixes.digests:
         return []
@@ -185,7 +185,7 @@ def _prefix_lines(explained: ExplainedRequest) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if explained.now is not None and not known:
-        lines.append("No backend has prefix_affinity, so no call is scheduled by these beginnings of the prompt.")
+        lines.append("No backend has prefix_affinity, so no call is scheduled by these prefixes.")
 
     return ["", *lines]
 

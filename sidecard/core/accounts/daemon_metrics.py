@@ -51,7 +51,7 @@ class DaemonMetrics:
         self.prompt_tokens: Counter[tuple[str, PromptKind]] = Counter()
         """Prompt tokens of answers by backend and by whether the backend read them from its own cache."""
         self.holds: defaultdict[str, Buckets] = defaultdict(lambda: Buckets(CALL_BOUNDS))
-        """Seconds that callers waited for others' prompts, by backend."""
+        """Seconds that callers were held for a prefix, by backend."""
         self.spent: defaultdict[tuple[str, str], float] = defaultdict(float)
         """Dollars by backend and model."""
         self.dropped: Counter[str] = Counter()
@@ -106,7 +106,7 @@ class DaemonMetrics:
         self.prompt_tokens[label, "processed"] += (usage.prompt_tokens or 0) - cached
 
     def observe_hold(self, backend: str, seconds: float) -> None:
-        """Record for how long a caller waited for others' prompts. Only configured backends let callers wait."""
+        """Record how long a caller was held for a prefix. Only configured backends hold callers."""
         self.holds[self._label(backend, UNKNOWN_UID, 0.0)].observe(seconds)
 
     def count_dollars(self, backend: str, model: str | None, dollars: float, uid: int, now: float) -> None:

@@ -93,7 +93,7 @@ class Admission:
         return names if len(names) == 1 else tuple(dict.fromkeys(names))
 
     def wants_prefix(self, request: Begin) -> bool:
-        """Return whether a backend that may answer a begin schedules calls by the beginnings of their prompts."""
+        """Return whether a backend that may answer a begin has ``prefix_affinity``."""
         scheduled = self._settings.now.prefix_backends
         return bool(scheduled) and not scheduled.isdisjoint(self.names(request))
 
@@ -121,7 +121,7 @@ class Admission:
     ) -> tuple[Decision, list[Effect]]:
         """Choose among ``names`` for a caller of ``flow``; also return notes of breakers that changed with time.
 
-        A caller that may wait until ``waits_until`` waits for a backend that processes the beginning of its prompt.
+        A caller that may be held until ``waits_until`` waits for a backend that is processing one of its prefixes.
         """
         effects: list[Effect] = []
         choices: list[Choice] = []
@@ -156,7 +156,7 @@ class Admission:
                 waits.append(choice)
                 if held:
                     obstacles[name] = "saturated"
-                    break  # there it waits for a prompt, and not for a permit: no other backend serves it better
+                    break  # it is held there for a prefix, not for a permit: no other backend serves it better
 
             if reason is None:
                 decision.chosen = choice

@@ -1,13 +1,13 @@
-"""Prefix affinity: the order in which a backend's callers are served, so that common beginnings of prompts are processed once.
+"""Prefix affinity: the order in which a backend serves its callers, so that shared prefixes are processed once.
 
 `sidecard.core.backends.queue.FairQueue` stays the order of the callers. While the backend has room, `Affinity.choose` selects
 one of them:
 
-1. A caller is *held* if waiting gains it at least ``prefix_min_tokens``: a call in progress makes a longer beginning of its prompt
-   available than there is now (`PromptCache.fit`, `PromptCache.pays_to_wait`). Held callers are passed over.
+1. A caller is *held* if waiting gains it at least ``prefix_min_tokens``: a call in progress makes a longer prefix of its prompt
+   available than is available now (`PromptCache.fit`, `PromptCache.pays_to_wait`). Held callers are passed over.
 2. The next uid in turn with a caller that is not held is served. Affinity never overtakes another uid.
 3. Of that uid's callers, the first that has been passed over for ``prefix_pass_seconds`` is served; if there is none, the
-   one with the longest available beginning among the first `LOOKAHEAD`; of equals, the first.
+   one with the longest available prefix among the first `LOOKAHEAD`; of equals, the first.
 4. If all callers are held, the first of those for whom waiting does not pay any longer is served.
 
 ===========  =================================================  ===========================================================
@@ -28,7 +28,7 @@ have been served waits at most ``prefix_hold_seconds`` + ``prefix_pass_seconds``
 
 1. The call with its prefix has its first output (`started`, the first `append`), at a provider.
 2. That call ends: it is completed, fails, is canceled or lost, or its lease expires. Its permit is released: `ended`.
-3. The breaker opens: the queue is emptied, whoever is held. A drain withdraws all applicants.
+3. The breaker opens: the queue is emptied, held callers included. A drain withdraws all applicants.
 4. The hold's time passes: the alarm of the backend (`Backend.wakes_at`).
 5. The settings change: `reconfigure` releases all holds for a new decision, and every queue is served.
 6. Another caller with the same prefix queues, so that a further slot pays: the alarm is due at once.
@@ -63,11 +63,11 @@ LOOKAHEAD: Final = 64
 """Callers of one uid among which the one with the longest available prefix is sought: 0.3 ms of work."""
 
 HoldObserver = Callable[[float], None]
-"""Receives the seconds for which a caller was held, when it leaves the queue."""
+"""Gets the seconds for which a caller was held, when it leaves the queue."""
 
 
 class Queued(Hashable, Protocol):
-    """What affinity needs to know of a caller in a queue."""
+    """A caller in a queue, as affinity sees it."""
 
     @property
     def flow(self) -> Hashable:
@@ -94,21 +94,21 @@ T = TypeVar("T", bound=Queued)
 
 
 class QueuedCaller(Struct, eq=False):
-    """What is known of a caller in the queue."""
+    """The state of a caller in the queue."""
 
     chain: PrefixChain
     held_since: float | None = None
     """When it was held for the first time."""
     wanted: PrefixKey | None = None
-    """It is held, and waits for this prefix."""
+    """The prefix for which it is held; None if it is ready."""
     parked_at: float = 0.0
-    """Since when it is held this time."""
+    """The instant from which it is held this time."""
     held_seconds: float = 0.0
-    """For how long it was held before."""
+    """Seconds for which it was held before."""
     released: bool = False
     """It is never held again."""
     passed_since: float | None = None
-    """When another caller was served first although this one was not held."""
+    """When another caller first overtook it while it was ready."""
 
 
 class Affinity(Generic[T]):
@@ -122,7 +122,7 @@ class Affinity(Generic[T]):
         self._held: dict[PrefixKey, dict[T, None]] = {}
         """Held callers by the prefix that they wait for."""
         self._ready: dict[T, None] = {}
-        """The other callers."""
+        """Callers that are not held."""
         self._freed: dict[T, None] = {}
         """See `take_freed`."""
         self._hold_ends: Timers[T] = Timers()
@@ -137,7 +137,7 @@ class Affinity(Generic[T]):
         return self.policy.chain(scope, request.prefix, request.prefix_bytes)
 
     def fit(self, scope: str, request: Begin, now: float) -> Fit:
-        """Return what the prompt of a begin would find now."""
+        """Return which prefixes of a begin are available now, and which later."""
         return self._cache.fit(self.chain_of(scope, request), now)
 
     def holds(self, scope: str, request: Begin, deadline: float, now: float) -> bool:
@@ -155,7 +155,7 @@ class Affinity(Generic[T]):
     def choose(self, queue: FairQueue[T], now: float, lookahead: int = LOOKAHEAD) -> T | None:
         """Return the next caller to serve, if the backend has room; None if all are held.
 
-        If there is room for all, ``lookahead`` may be 1: their order is of no consequence.
+        If there is room for all callers, ``lookahead`` may be 1: their order does not matter.
         """
         self._end_holds(now)
         if self._ready:
@@ -192,7 +192,7 @@ class Affinity(Generic[T]):
                     passed.append(other)
 
     def _pass_over(self, queue: FairQueue[T], passed: Iterable[T], served: Hashable, now: float) -> None:
-        """Mark callers that were due. If they are marked, their process has lost one more turn: so has its next caller.
+        """Mark callers that were due. If those of a process are marked already, it has lost one more turn: mark its next caller.
 
         Otherwise the callers of a process would be passed over one after another, each for ``prefix_pass_seconds``.
         """
@@ -211,7 +211,7 @@ class Affinity(Generic[T]):
                 return
 
     def _mark(self, item: T, now: float) -> bool:
-        """Note that a caller is passed over; return whether that is news."""
+        """Mark a caller as passed over; return whether it is a ready one that was not marked."""
         if item not in self._ready:
             return False
 
@@ -262,7 +262,7 @@ class Affinity(Generic[T]):
         return self._cache.warm_count(now)
 
     def forget_expired(self, now: float) -> None:
-        """Drop what the backend does not keep any longer."""
+        """Drop the prefixes that the backend no longer keeps."""
         self._cache.forget_expired(now)
 
     def reconfigure(self, policy: PrefixPolicy, now: float) -> None:
@@ -317,7 +317,7 @@ class Affinity(Generic[T]):
         return None
 
     def _choose_held(self, queue: FairQueue[T], now: float) -> T | None:
-        """Return the first held caller for whom waiting does not pay any longer, because more wait or answers proved long."""
+        """Return the first held caller for whom waiting no longer pays: more callers wait, or answers proved long."""
         if not self._cache.has_slots:
             return None
 
@@ -335,7 +335,7 @@ class Affinity(Generic[T]):
     def _gains(self, chain: PrefixChain, fit: Fit, waiting: int = 1) -> bool:
         """Return whether callers should wait for a prefix that they want.
 
-        A caller joins those that wait already as if it was alone: if there are too many, the first of them goes, and not the last.
+        A caller joins the held callers as if it was alone: if there are too many, the first of them is served, not the last.
         """
         if fit.wanted is None or fit.gain_tokens < self.policy.min_tokens:
             return False

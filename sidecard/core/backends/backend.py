@@ -73,7 +73,7 @@ class Permit(Struct, eq=False):
 
     @property
     def reports_output(self) -> bool:
-        """Whether the first output of its call is of use to others: the call processes a beginning of its prompt."""
+        """Whether other callers may be held for the first output of its call: it processes a prefix for the first time."""
         return self.use is not None and self.use.is_cold and self.granted == 1
 
     def share(self) -> None:
@@ -250,7 +250,7 @@ class Backend:
         return not self.permits and self._minute_tokens.untouched(now)
 
     def next_caller(self, now: float) -> Any | None:
-        """Return the caller in the queue to serve next, if there is room; None if all wait for others' prompts."""
+        """Return the caller in the queue to serve next, if there is room; None if all are held."""
         if self.affinity is None:
             return self.queue.first()
 

@@ -1,9 +1,9 @@
-"""Which of several equivalent backends a prompt prefers: the one that has processed its beginning, within a bounded load.
+"""Order equivalent backends for a call: first the one that has processed its longest prefix, within a bounded load.
 
 Each backend has a fair share of the calls in progress and waiting: by its limit if all have one, under the route ``weighted`` by its
 weight, else an equal one. A backend with more than `MAX_LOAD` times its share of the calls, including the new one, is full, and comes
-after the others. Of those with room, the first is the one that has processed, or is processing, the longest beginning; of equals,
-the one that rendezvous hashing gives for the shortest beginning, so that prompts that begin alike meet before any has been processed.
+after the others. Of those with room, the first is the one that has processed, or is processing, the longest prefix; of equals,
+the one that rendezvous hashing gives for the shortest prefix, so that calls that share a cold prefix meet.
 
 Sources: Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads" (2016), which proves few moves with a factor
 of 1.25; Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), for rendezvous hashing.

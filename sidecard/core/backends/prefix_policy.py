@@ -1,4 +1,4 @@
-"""How a backend keeps processed beginnings of prompts: its settings, completed by its family and its mode."""
+"""How a backend keeps processed prefixes: its settings, completed by its family and its mode."""
 
 from math import inf
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from sidecard_client.protocol.values import BYTES_PER_TOKEN
 from sidecard_client.protocol.wire import PrefixAffinity
 
 PrefixKey = tuple[str, str]
-"""A scope and the digest of a prompt's beginning: no tenant learns what another one has sent."""
+"""A scope and the digest of a prefix: no tenant learns what another one has sent."""
 
 UNKNOWN_TOKENS = 1024
 """Tokens of each prefix beyond the one before, if the caller does not know them."""
@@ -37,8 +37,8 @@ FAMILIES: dict[PrefixFamily, PrefixDefaults] = {
     "openai": PrefixDefaults(1024, 300.0, 10.0),
     "gemini": PrefixDefaults(4096, 300.0, 10.0),
 }
-"""What each publishes, read in November 2026. A value that is too low lets callers wait for a cache that has nothing for them, at
-most `PrefixDefaults.hold_seconds`; a lifetime that is too long lets calls with a forgotten beginning start together.
+"""What each family publishes, read in November 2026. A value that is too low lets callers wait for a cache that has nothing for them, at
+most `PrefixDefaults.hold_seconds`; a lifetime that is too long lets calls with a forgotten prefix start together.
 
 =========  =====================================================================================================================
 llama.cpp  ``llama-server --help`` (``--slot-prompt-similarity``, ``--cache-ram``) and github.com/ggml-org/llama.cpp/pull/16391: no
@@ -55,13 +55,13 @@ gemini     ai.google.dev/gemini-api/docs/caching: 4,096 tokens for Gemini 3 and 
 
 
 class PrefixChain(NamedTuple):
-    """The beginnings of one prompt that are long enough for a backend, the shortest first."""
+    """The prefixes of one prompt that are long enough for a backend, the shortest first."""
 
     keys: tuple[PrefixKey, ...] = ()
     tokens: tuple[float, ...] = ()
     """Length of each."""
     total_tokens: float = 0.0
-    """Length of the prompt, as far as its beginnings tell."""
+    """Length of the longest prefix: about that of the prompt."""
 
 
 NO_PREFIX = PrefixChain()

@@ -88,7 +88,7 @@ class Backends:
         return [note for backend in self.all().values() for note in backend.breaker.advance(now)]
 
     def forget_expired(self, now: float) -> None:
-        """Drop the beginnings of prompts that backends do not keep any longer."""
+        """Drop the prefixes that backends no longer keep."""
         for backend in self._backends.values():
             if backend.affinity is not None:
                 backend.affinity.forget_expired(now)

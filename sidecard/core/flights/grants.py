@@ -155,7 +155,7 @@ class Grants(Struct, frozen=True, eq=False):
         return effects
 
     def _waits_until(self, applicant: Applicant, now: float) -> float:
-        """Return until when a caller may wait for the prompt of another one; ``now`` if it would lose by that."""
+        """Return until when a caller may be held for a prefix; ``now`` if it must not be held."""
         if not applicant.patient or applicant.previous is not None:
             return now
 

@@ -95,7 +95,7 @@ class Applicant(Struct, eq=False):
     retries: int = 0
     not_before: float = 0.0
     patient: bool = True
-    """It may wait for the prompt of another caller."""
+    """It may be held for a prefix."""
     queues: tuple["Choice", ...] = ()
 
     @property
@@ -122,7 +122,7 @@ class Applicant(Struct, eq=False):
         self.deadline += seconds
 
     def wait_no_longer(self) -> None:
-        """Let no further prompt of another caller delay it."""
+        """Never hold it again."""
         self.patient = False
 
     def is_queued_at(self, backend: "Backend") -> bool:

@@ -35,8 +35,8 @@ class Queues(Struct, frozen=True, eq=False):
     def permit_released(self, backend: Backend, now: float) -> list[Effect]:
         """Serve a backend's queue as far as it has room; if its breaker has opened, empty the queue.
 
-        Call this whenever a permit has returned or a breaker may have changed. Hundreds may have waited for one prompt:
-        after `MAX_AT_ONCE` effects, the alarm is due at once, so that other peers have their turn.
+        Call this whenever a permit has returned or a breaker may have changed. Hundreds may be held for one prefix: after
+        `MAX_AT_ONCE` effects, the alarm is due at once, so that other peers have their turn.
         """
         if backend.take_reclosed():
             self._enqueue_others(backend, now)
@@ -134,7 +134,7 @@ class Queues(Struct, frozen=True, eq=False):
                 applicant.enqueue(choice)
 
     def _offer_others(self, full: Backend, now: float) -> list[Effect]:
-        """Let callers whose hold has ended go to other backends, which they did not take before, if theirs has become full."""
+        """Offer callers whose hold has ended their other backends, if the one where they were held has become full."""
         effects: list[Effect] = []
         for applicant in [] if full.affinity is None else full.affinity.take_freed(now):
             others = self._not_queued(applicant) if applicant.is_queued_at(full) else []

@@ -325,13 +325,13 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         yield _gauge("queued", "Callers that wait for a permit.", _by("backend", queued))
         warm = {name: of.affinity.warm_count(now) for name, of in backends if of.affinity is not None}
         yield _gauge(
-            "prefix_warm", "Beginnings of prompts that the backend has processed and keeps.", _by("backend", warm)
+            "prefix_warm", "Prefixes of prompts that the backend has processed and keeps.", _by("backend", warm)
         )
         holds = {name: sum(histogram.counts) for name, histogram in self.daemon.holds.items()}
-        yield _counter("prefix_holds", "Callers that waited for the prompt of another call.", _by("backend", holds))
+        yield _counter("prefix_holds", "Callers that were held for a prefix of their prompt.", _by("backend", holds))
         yield _counter(
             "prompt_tokens",
-            "Prompt tokens of answers: those that backends read from their own caches, and the others.",
+            "Prompt tokens of answers: `cached` if the backend reported that it read them from its own cache, else `processed`.",
             (({"backend": name, "kind": kind}, number) for (name, kind), number in self.daemon.prompt_tokens.items()),
         )
 
@@ -355,7 +355,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         )
         yield _histogram(
             "prefix_hold_seconds",
-            "Time that callers waited for the prompt of another call.",
+            "Time that callers were held for a prefix of their prompt.",
             [({"backend": name}, histogram) for name, histogram in self.daemon.holds.items()],
         )
         yield _histogram(

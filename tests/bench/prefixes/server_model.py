@@ -45,7 +45,7 @@ def length(prompt: Prompt) -> int:
 
 
 def common(one: Prompt, other: Prompt) -> int:
-    """Return the tokens of the longest common beginning."""
+    """Return the tokens of the longest common prefix."""
     tokens = 0
     for mine, its in zip(one, other, strict=False):
         if mine != its:

@@ -18,7 +18,7 @@ class Way(Struct, frozen=True):
     name: str
     settings: dict[str, str] | None
     sorts: bool = False
-    """Whether the application sorts its calls by their prompts' beginnings."""
+    """Whether the application sorts its calls by prefix."""
     repeated: bool = True
     """Whether a target depends on its time, so that it is measured in every round."""
     everywhere: bool = True

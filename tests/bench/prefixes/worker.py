@@ -25,7 +25,7 @@ DAEMON_SECONDS = 60.0
 BACKEND = "local"
 
 STEP_SECONDS = 0.005
-"""Between the beginnings of two scripts: longer than a request needs to arrive, so that the order is the same in each run."""
+"""Between the starts of two scripts: longer than a request needs to arrive, so that the order is the same in each run."""
 
 
 class Assignment(Struct, frozen=True):

@@ -28,7 +28,7 @@ _WORDS = (  # noqa: SIM905 - shorter than a list
 
 
 class Script(Struct, frozen=True):
-    """One thread's calls. ``group`` names the prompt's shared beginning, for the way that sorts by it."""
+    """One thread's calls. ``group`` names the prompt's shared prefix, for the way that sorts by it."""
 
     group: int
     system: str
@@ -43,7 +43,7 @@ class Workload(Struct, frozen=True):
     about: str
     scripts: tuple[Script, ...]
     shares: bool = True
-    """Whether prompts begin alike."""
+    """Whether prompts share a prefix."""
     long: bool = False
     """Whether it is one of those with long prefixes, which are measured in every way."""
 
@@ -53,7 +53,7 @@ class Workload(Struct, frozen=True):
         return sum(len(script.turns) for script in self.scripts)
 
     def grouped(self) -> tuple[Script, ...]:
-        """Return the scripts sorted by their beginning, as a caller sorts them that wants to use the prompt cache."""
+        """Return the scripts sorted by prefix, as a caller would who wants to use the prompt cache."""
         return tuple(sorted(self.scripts, key=lambda script: script.group))
 
 

@@ -94,11 +94,11 @@ _SCARCE = structs.replace(
 )
 
 _PROMPTS = [None, "one", ("one", "two"), ("one", "two", "three"), ("one", "other")]
-"""Beginnings of prompts, in worlds whose backends have prefix affinity."""
+"""Prefixes of prompts, in worlds whose backends have prefix affinity."""
 
 
 def _affine(settings: EngineSettings, affinity: PrefixAffinity) -> EngineSettings:
-    """Return a world whose backends schedule calls by the beginnings of their prompts."""
+    """Return a world whose backends have prefix affinity."""
     backends = {
         name: structs.replace(
             given,

@@ -41,7 +41,7 @@ def test_a_slot_keeps_its_prompt_and_replaced_ones_stay_in_memory() -> None:
     assert longer.processed == 30
 
 
-def test_equal_beginnings_at_the_same_time_are_processed_in_each_slot() -> None:
+def test_equal_prefixes_at_the_same_time_are_processed_in_each_slot() -> None:
     """From then on, that many slots have it."""
     server = Server(EVEN, slots=2)
     first, second, third = run(server, *(((("a", 100), (name, 10))) for name in "xyz"))

@@ -21,7 +21,7 @@ def test_workloads_depend_on_nothing_but_their_length() -> None:
 
 
 def test_workloads_have_the_shape_of_their_descriptions() -> None:
-    """Calls, shared beginnings and lengths."""
+    """Calls, shared prefixes and lengths."""
     assert [one.calls for one in WORKLOADS] == [30, 30, 24, 80, 24]
     assert sorted(script.group for script in PREFIXES.scripts) == [group for group in range(6) for _ in range(5)]
     assert {len(script.system.split()) for script in PREFIXES.scripts} == {900}

@@ -26,11 +26,11 @@ AFFINITY = BackendSettings(prefix_affinity="provider", prefix_family="anthropic"
 
 
 def turn(*marks: tuple[str, int], output: int = 60) -> Turn:
-    """Return a call whose prompt has these beginnings."""
+    """Return a call whose prompt has these prefixes."""
     return Turn(tuple(digest for digest, _ in marks), tuple(tokens for _, tokens in marks), output, 0.0)
 
 
-def test_provider_reads_a_beginning_from_the_first_output_of_the_call_that_wrote_it() -> None:
+def test_provider_reads_a_prefix_from_the_first_output_of_the_call_that_wrote_it() -> None:
     """A call that starts before it writes the same tokens once more."""
     provider = Provider()
     first = provider.call(turn(("a", 5000), ("b", 6000)), 0.0)
@@ -45,8 +45,8 @@ def test_provider_reads_a_beginning_from_the_first_output_of_the_call_that_wrote
     assert late.dollars == pytest.approx((5000 * 0.5 + 1000 * 6.25 + 60 * 25) / 1e6)
 
 
-def test_provider_forgets_a_beginning_five_minutes_after_its_last_use() -> None:
-    """Reading is a use; a beginning that is too short is never kept."""
+def test_provider_forgets_a_prefix_five_minutes_after_its_last_use() -> None:
+    """Reading is a use; a prefix that is too short is never kept."""
     provider = Provider()
     provider.call(turn(("a", 2000)), 0.0)
     assert provider.call(turn(("a", 2000)), 200.0).read_tokens == 2000
@@ -85,7 +85,7 @@ def served(work: Sequence[Sequence[Turn]], settings: BackendSettings, *, tells: 
 def test_workers_of_ten_agents_reach_what_could_be_cached(seed: int) -> None:
     """95 % of it, for little more than half of the money; half of all calls have their first output as early as in arrival order.
 
-    In arrival order a third is missed: in each burst, calls with the same beginning start together.
+    In arrival order a third is missed: in each burst, calls with the same prefix start together.
     """
     work = work_of_agents(seed=seed)
     arrival, ours = served(work, BackendSettings()), served(work, AFFINITY)
@@ -107,8 +107,8 @@ def test_calls_that_never_tell_their_first_output_are_waited_for_until_they_end(
     assert told.longest_first_output_seconds < untold.longest_first_output_seconds < 2 * longest_call
 
 
-def test_requests_of_workers_have_the_beginnings_of_their_turns() -> None:
-    """The provider's server sees the same lengths, and equal beginnings where turns have them."""
+def test_requests_of_workers_have_the_prefixes_of_their_turns() -> None:
+    """The provider's server sees the same lengths, and equal prefixes where turns have them."""
     first, second = turn(("a", 2000), ("b", 2300)), turn(("a", 2000), ("b", 2300), ("c", 2900))
     seen, seen_next = turn_of(body_of(first)), turn_of(body_of(second))
 

@@ -14,13 +14,13 @@ NAMES = ("a", "b", "c")
 
 
 def call(peer: Actor, *names: str, request_id: int = 1, route: wire.Route | None = None) -> wire.Lease:
-    """Begin a call whose prompt has these beginnings on any of three backends, and return its lease."""
+    """Begin a call whose prompt has these prefixes on any of three backends, and return its lease."""
     return peer.calls(*NAMES, request_id=request_id, route=route, **prompt(*names))
 
 
 @pytest.mark.parametrize("route", ["order", "least_busy", "weighted"])
 def test_a_prompt_goes_to_the_backend_that_has_processed_it(route: wire.Route) -> None:
-    """One call at a time: all prompts that begin alike meet at one backend, and other prompts spread."""
+    """One call at a time: all calls that share a prefix meet at one backend, and other calls spread."""
     host = Host(backends=dict.fromkeys(NAMES, AFFINE))
     peer, chosen = host.peer(), Counter[str]()
     for number in range(30):

@@ -1,4 +1,4 @@
-"""Prefix affinity at a provider: who waits for whose prompt, and what ends each wait."""
+"""Prefix affinity at a provider: which callers are held, and what ends each hold."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def test_a_report_of_the_first_output_needs_a_current_lease() -> None:
 
 @pytest.mark.parametrize(("wait_seconds", "held_seconds"), [(None, 10.0), (8.0, 4.0)])
 def test_a_hold_ends_with_its_time(wait_seconds: float | None, held_seconds: float) -> None:
-    """A caller waits for ``prefix_hold_seconds``, but never for more than half of its own patience."""
+    """A caller waits for ``prefix_hold_seconds``, but never for more than half of its own wait."""
     host = provider()
     first = Caller(host, "a")
     host.passes(3.0)
@@ -179,7 +179,7 @@ def test_short_beginnings_do_not_count() -> None:
 
 
 def test_a_prompt_of_unknown_length_counts() -> None:
-    """Without ``prefix_bytes`` each beginning is long enough."""
+    """Without ``prefix_bytes`` each prefix is long enough."""
     host = provider()
     alice, bob = host.peer(), host.peer()
     assert alice.calls("a", prefix=(digest("a"), digest("b"))).prefix
@@ -249,7 +249,7 @@ def test_a_second_call_that_processes_a_prefix_keeps_it_processing() -> None:
 
 
 def test_a_held_caller_does_not_take_another_backend() -> None:
-    """It waits where its prompt is processed; if that backend closes, it goes on to the next."""
+    """It waits where its prompt is processed; if that backend closes, the next one gets it."""
     backends = {"a": BackendSettings(prefix_affinity="provider"), "b": BackendSettings()}
     host = Host(backends=backends)
     Caller(host, "a")

@@ -100,7 +100,7 @@ def test_a_caller_without_a_prompt_takes_the_slot_that_was_not_used_for_longest(
 
 @pytest.mark.parametrize("how", ["transient", "fatal", "cancelled", "withdrawn", "lost", "expired"])
 def test_a_failed_call_leaves_what_its_slot_had_before(how: Ending) -> None:
-    """The beginning that both prompts share stays warm; callers that waited for the rest process it themselves."""
+    """The prefix that both prompts share stays warm; callers that waited for the rest process it themselves."""
     host = server(2)
     Caller(host, "a").completes()
     failing = Caller(host, "a", "b")

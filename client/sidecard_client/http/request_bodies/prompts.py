@@ -1,8 +1,8 @@
 """Divide the prompt of a request into parts, in the order in which the backend's own cache sees them. Pure.
 
-`PromptBuilder` collects the parts. A prompt can be cut after its settings, tools and system text together, and after each
-message. If the app marks what the provider is to cache, it can be cut only where the provider caches: at the marks, and where
-an earlier request of the same conversation ended.
+`PromptBuilder` collects the parts. There is a boundary after settings, tools and system text together, and after each message. If
+the app marks what the provider must cache, boundaries are only where the provider caches: at the marks, and where an earlier
+request of the same conversation ended.
 """
 
 import re
@@ -32,7 +32,7 @@ class PromptBuilder:
         self._cuts: set[int] = set()
         """How many parts are before each natural boundary."""
         self._marks: set[int] = set()
-        """As `_cuts`, for the app's marks."""
+        """How many parts are before each of the app's marks."""
         self._answers: set[int] = set()
         """How many parts are before each message of the model."""
         self._places = _marked_places(outside) if outside else frozenset[str]()
@@ -69,12 +69,12 @@ class PromptBuilder:
             self.mark()
 
     def cut(self) -> None:
-        """Let the prompt be cut after the parts so far."""
+        """Add a boundary after the parts so far."""
         if self._values:
             self._cuts.add(len(self._values))
 
     def mark(self) -> None:
-        """Note that the app marks the parts so far."""
+        """Record that the app marks the parts so far."""
         if self._values:
             self._marks.add(len(self._values))
 
@@ -112,7 +112,7 @@ class PromptBuilder:
         self.cut()
 
     def text(self, text: str) -> None:
-        """Add a prompt that is one text. It can be cut after 512 characters, 1,024, 2,048 and so on, and at its end."""
+        """Add a prompt that is one text, in pieces of 512 characters, 512, 1,024, 2,048 and so on, each with a boundary."""
         start, end = 0, _FIRST_PIECE
         while start < len(text):
             self.add("text", text[start:end])

@@ -1,1 +1,1 @@
-"""Digests of the beginnings of prompts."""
+"""Digests of the prefixes of prompts."""

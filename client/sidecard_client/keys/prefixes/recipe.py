@@ -1,7 +1,7 @@
-"""Digests of successively longer beginnings of a prompt: what `Begin.prefix` has. Pure.
+"""Digests of successively longer prefixes of a prompt, for `Begin.prefix`. Pure.
 
-Two prompts share exactly the digests of their common beginning, so the daemon finds calls whose prompts begin alike, and
-which beginning a backend has processed already. The daemon never sees the prompt.
+Two prompts share exactly the digests of their common prefixes, so the daemon finds calls that share a prefix, and knows which
+prefixes a backend has processed. The daemon never sees a prompt.
 
 Recipe, for other languages
 ===========================
@@ -14,8 +14,8 @@ Recipe, for other languages
    or ``""``; ``account`` the digits of the caller's account in the backend's name, or ``""``. All three are strings.
 2. Each part is a value that msgpack can express, in the canonical spelling of keys (`sidecard_client.keys.fingerprint`):
    shortest integers, floats as float 64, the entries of a map ordered by key.
-3. The prompt can be cut after some of its parts: a *boundary*. A prefix is the digest at a boundary: the first 16 bytes of d(i)
-   as 32 lower-case hex digits. Its length in bytes is the sum of the lengths of the parts' msgpack up to there.
+3. After some of the parts there is a *boundary*, where a prefix ends. Its digest is the first 16 bytes of d(i) as 32 lower-case
+   hex digits. Its length in bytes is the sum of the lengths of the parts' msgpack up to there.
 4. Of more than 16 boundaries, the first 4 and the last 12 count.
 
 The parts and boundaries of an API's requests are listed in ``sidecard docs protocol``. Those of a function are the texts of
@@ -33,7 +33,7 @@ from sidecard_client.protocol.values import MAX_PREFIXES, PREFIX_CHARACTERS
 RECIPE_VERSION: Final = 1
 
 _FIRST: Final = 4
-"""Of too many boundaries, those from the beginning that count; the rest are the last ones."""
+"""Of too many boundaries, the number of first ones that count; the others are the last ones."""
 
 _DIGEST_BYTES: Final = PREFIX_CHARACTERS // 2
 
@@ -49,11 +49,11 @@ class PromptPart(NamedTuple):
     value: Any
     """What the backend sees: plain values that msgpack can express."""
     is_boundary: bool = False
-    """Whether the prompt can be cut after this part."""
+    """Whether a prefix ends after this part."""
 
 
 class PromptPrefixes(NamedTuple):
-    """The beginnings of a prompt, the shortest first."""
+    """The prefixes of a prompt, the shortest first."""
 
     digests: tuple[str, ...]
     lengths: tuple[int, ...]
@@ -64,7 +64,7 @@ NO_PREFIXES: Final = PromptPrefixes((), ())
 
 
 def prefixes_of(kind: str, model: str, account: str, parts: Iterable[PromptPart]) -> PromptPrefixes:
-    """Return the digests and lengths of a prompt's beginnings."""
+    """Return the digests and lengths of a prompt's prefixes."""
     digest = _sha256(_encode((RECIPE_VERSION, kind, model, account))).digest()
     length = 0
     found: list[tuple[str, int]] = []
@@ -82,7 +82,7 @@ def prefixes_of(kind: str, model: str, account: str, parts: Iterable[PromptPart]
 
 
 def prefixes_of_texts(model: str, texts: Iterable[str | bytes]) -> PromptPrefixes:
-    """Return those of a function's ``prefix=``."""
+    """Return the prefixes of a function's ``prefix=``."""
     parts = (PromptPart(_plain(text), True) for text in texts)  # noqa: FBT003 - named above
     return prefixes_of(FUNCTION_KIND, str.__str__(model), "", parts)
 

@@ -1,1 +1,1 @@
-"""Models of what backends have processed of earlier prompts."""
+"""Models of the prefixes that backends have processed and keep."""

@@ -1,4 +1,4 @@
-"""What a backend has processed of earlier prompts, as far as the daemon knows: interface of the two models.
+"""The prefixes that a backend has processed and keeps, as far as the daemon knows: interface of the two models.
 
 `sidecard.core.backends.prompt_caches.slots` models the slots of a model server, `sidecard.core.backends.prompt_caches.provider` a provider's prompt cache.
 """
@@ -13,12 +13,12 @@ from sidecard_client.protocol.wire import PrefixState, Usage
 
 
 class Fit(NamedTuple):
-    """What a prompt would find at its backend now."""
+    """The prefixes of a prompt that are available at its backend now, and later."""
 
     warm_tokens: float = 0.0
-    """Tokens of its beginning that need not be processed."""
+    """Length of the longest available prefix, which need not be processed."""
     wanted: PrefixKey | None = None
-    """A longer beginning, which another call makes available at its first output or at its end."""
+    """A longer prefix, which another call makes available at its first output or at its end."""
     gain_tokens: float = 0.0
     """Further tokens that ``wanted`` saves."""
 
@@ -42,12 +42,12 @@ class PromptUse(Struct, eq=False):
 
     @property
     def is_cold(self) -> bool:
-        """Whether a beginning of the prompt was not processed when the call began."""
+        """Whether a prefix of the prompt was not processed when the call began."""
         return bool(self.chain.keys) and self.warm_tokens < self.chain.tokens[-1]
 
 
 class Memory(Protocol):
-    """What is charged for prefixes that are kept (`sidecard.core.accounts.memory.MemoryPool`)."""
+    """The memory accounts that are charged for kept prefixes (`sidecard.core.accounts.memory.MemoryPool`)."""
 
     def try_charge(self, uid: int, size: int) -> bool:
         """Charge a uid, if it has room; return whether it had."""
@@ -63,7 +63,7 @@ class PromptCache(Protocol):
     """Whether callers may stop to wait because more of them do."""
 
     def fit(self, chain: PrefixChain, now: float) -> Fit:
-        """Return what a prompt would find now."""
+        """Return which prefixes of a prompt are available now, and which later."""
 
     def pays_to_wait(self, chain: PrefixChain, fit: Fit, waiting: int) -> bool:
         """Return whether ``waiting`` callers that want the same prefix wait for it rather than process it again."""
@@ -87,7 +87,7 @@ class PromptCache(Protocol):
         """Return the number of prefixes that are processed."""
 
     def forget_expired(self, now: float) -> None:
-        """Drop what the backend does not keep any longer."""
+        """Drop the prefixes that the backend no longer keeps."""
 
     def reconfigure(self, policy: PrefixPolicy) -> None:
         """Apply other settings of the same mode."""

@@ -26,7 +26,7 @@ from sidecard.core.backends.prompt_caches.cache import NO_FIT, Fit, Memory, Prom
 from sidecard_client.protocol.wire import PrefixState, Usage
 
 MAX_WARM: Final = 16384
-"""Prefixes of one backend: those of a thousand prompts."""
+"""Limit of the warm prefixes of one backend: those of a thousand prompts."""
 
 WARM_BYTES: Final = 450
 """Memory of a warm prefix, with its digest and its places in the tables."""
@@ -36,7 +36,7 @@ class WarmPrefix(Struct):
     """A processed prefix."""
 
     uid: int
-    """Whose call has processed it first."""
+    """Uid of the caller whose call processed it first."""
     used_at: float
 
 
@@ -72,7 +72,7 @@ class ProviderCache:
         return True
 
     def begin(self, chain: PrefixChain, uid: int, now: float) -> PromptUse:
-        """Record a call that begins: it processes all beginnings longer than the warm one."""
+        """Record a call that begins: it processes all prefixes longer than the warm one."""
         use = PromptUse(chain, uid, now, self.fit(chain, now).warm_tokens)
         for key in _cold(use):
             self._processing[key] = self._processing.get(key, 0) + 1
@@ -80,7 +80,7 @@ class ProviderCache:
         return use
 
     def first_output(self, use: PromptUse, now: float) -> Iterable[PrefixKey]:
-        """Record the first output of a call: all beginnings of its prompt are warm."""
+        """Record the first output of a call: all prefixes of its prompt are warm."""
         if use.output_at is not None:
             return ()
 
@@ -176,5 +176,5 @@ class ProviderCache:
 
 
 def _cold(use: PromptUse) -> list[PrefixKey]:
-    """Return the beginnings that a call has processed, or is processing, for the first time."""
+    """Return the prefixes that a call has processed, or is processing, for the first time."""
     return [key for key, tokens in zip(use.chain.keys, use.chain.tokens, strict=True) if tokens > use.warm_tokens]

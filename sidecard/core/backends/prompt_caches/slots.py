@@ -9,7 +9,7 @@ busy       being processed, or in    -                                          
                                                                                            with what both prompts share
 =========  ========================  ====================================================  ===============================
 
-The server gives a prompt the idle slot whose prompt has the longest beginning in common with it, else the idle slot that was not
+The server gives a prompt the idle slot whose prompt shares the longest prefix with it, else the idle slot that was not
 used for longest; so does the model. A prefix is available while an idle slot has it. If only busy slots have it, a caller may wait
 for one of them, or process its prompt again in an idle slot, which also makes the prefix available twice.
 
@@ -20,8 +20,8 @@ prefix and ``n`` the callers that wait for it. The shared work of ``n`` calls ta
 ``n * A / (m * (m + 1))`` at the cost of ``c``. It is used if ``c`` is less than that, or less than ``r + A``: then the caller is done
 earlier than its turn would come. All are in tokens of prompts, so they are compared without knowing the server's speed.
 
-Until an answer has been measured, only the prompts count. So a long common beginning with a short question is waited for, and a
-short system text before long documents is not.
+Until an answer has been measured, only the prompts count. So callers wait for a long common prefix before a short question, but not for a
+short system text before long documents.
 """
 
 from collections.abc import Iterable
@@ -128,7 +128,7 @@ class ServerSlot(Struct, eq=False):
 
     number: int
     keys: tuple[PrefixKey, ...] = ()
-    """Beginnings of its prompt."""
+    """Prefixes of its prompt."""
     kept: int = 0
     """How many of them it had before its call in progress; if it is idle, all."""
     use: PromptUse | None = None

@@ -98,7 +98,7 @@ def prefix_problem(request: wire.Begin) -> str | None:
         return f"prefix: each digest must be {PREFIX_CHARACTERS} hexadecimal digits in lower case"
 
     if len(set(request.prefix)) != len(request.prefix):
-        return "prefix: a digest is repeated, but each beginning of a prompt has its own"
+        return "prefix: a digest is repeated; send one for each prefix, the shortest first"
 
     lengths = request.prefix_bytes
     if not lengths:

@@ -1,4 +1,4 @@
-"""`started`: receive the news that the call of a lease has produced its first output."""
+"""The `started` operation: record the first output of a lease's call."""
 
 from msgspec import Struct
 
@@ -11,7 +11,7 @@ from sidecard_client.protocol import wire
 
 
 class StartedOperation(Struct, frozen=True, eq=False):
-    """Ends the waits for first outputs."""
+    """Ends holds at first outputs."""
 
     flights: Flights
     leases: Leases

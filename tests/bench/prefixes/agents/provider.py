@@ -1,6 +1,6 @@
 """A simulated provider with a prompt cache, and what agents send it. Pure.
 
-The cache is Anthropic's: it holds beginnings of prompts up to their marks, an entry can be read once the output of the call that
+The cache is Anthropic's: it holds prefixes up to their marks, an entry can be read once the output of the call that
 writes it begins, and expires five minutes after its last use. Prices are those of Claude Opus 5
 (platform.claude.com/docs/en/about-claude/pricing, November 2026).
 """
@@ -27,7 +27,7 @@ OUTPUT_TOKENS_PER_SECOND = 60.0
 
 
 class Turn(Struct, frozen=True):
-    """One call: its prompt's marked beginnings, the shortest first, with their lengths; the last is the whole prompt."""
+    """One call: its prompt's marked prefixes, the shortest first, with their lengths; the last is the whole prompt."""
 
     prefix: tuple[str, ...]
     tokens: tuple[int, ...]
@@ -64,7 +64,7 @@ class Answered(Struct, frozen=True):
 
 @dataclass
 class Provider:
-    """The prompt cache: for each beginning, when it can be read first, and when it was last used."""
+    """The prompt cache: for each prefix, when it can be read first, and when it was last used."""
 
     _readable_at: dict[str, float] = field(default_factory=dict)
     _used_at: dict[str, float] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Provider:
 
 @dataclass
 class Ideal:
-    """What a schedule could read at most: each beginning that an earlier call within the lifetime has had."""
+    """What a schedule could read at most: each prefix that an earlier call within the lifetime had."""
 
     _used_at: dict[str, float] = field(default_factory=dict)
 
@@ -150,7 +150,7 @@ def _task(chance: random.Random, lengths: Sequence[int], name: str) -> Iterator[
 
 def is_first(turn: Turn) -> bool:
     """Return whether a turn is the first of its task."""
-    return len(turn.prefix) == 2  # the agent's beginning, and its own
+    return len(turn.prefix) == 2  # the agent's prefix, and its own
 
 
 def _digest(text: str) -> str:

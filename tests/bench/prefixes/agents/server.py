@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def turn_of(body: dict[str, Any]) -> Turn:
-    """Return what the provider's cache sees of a request: the beginnings up to each block of the system text and each message."""
+    """Return what the provider's cache sees of a request: the prefixes up to each block of the system text and each message."""
     texts = [block["text"] for block in body["system"]]
     texts += [block["text"] for message in body["messages"] for block in message["content"]]
     digest, length = hashlib.sha256(), 0

@@ -402,7 +402,7 @@ def test_comparison_text_is_limited() -> None:
     assert len(comparison.fields_of(one, other)["differences"]) == 80
 
 
-# Beginnings of prompts ------------------------------------------------------------------------------------------
+# Prefixes of prompts ------------------------------------------------------------------------------------------
 
 MANUAL = "Answer from the manual. " * 40
 CHAT_BODY = {
@@ -444,15 +444,15 @@ def test_a_call_shows_the_prefixes_of_its_keyword() -> None:
     assert fields_of(explained({"name": "app.ask"}))["prefixes"] == []
     assert "prefix" not in text_of(explained({"name": "app.ask"}))
     now = State(1, "general", "1000:default", {})
-    assert text_of(explained(form, now=now)).endswith("scheduled by these beginnings of the prompt.")
+    assert text_of(explained(form, now=now)).endswith("scheduled by these prefixes.")
 
 
-def test_two_requests_show_for_how_long_their_prompts_are_alike() -> None:
+def test_two_requests_show_the_length_of_their_common_prefix() -> None:
     """Whether or not they share an answer."""
     other = {**CHAT_BODY, "messages": [CHAT_BODY["messages"][0], {"role": "user", "content": "Who?"}]}
     one, two = explained({"url": CHAT, "body": CHAT_BODY}), explained({"url": CHAT, "body": other})
     tokens = question({"url": CHAT, "body": CHAT_BODY}).prefixes.lengths[0] // 4
-    assert comparison.text_of(one, two).endswith(f"Their prompts begin alike, for about {tokens} tokens.")
+    assert comparison.text_of(one, two).endswith(f"Their prompts share a prefix of about {tokens} tokens.")
     assert comparison.fields_of(one, two)["common_prefix_tokens"] == tokens
     unlike = explained({"url": CHAT, "body": {**CHAT_BODY, "model": "other"}})
     assert comparison.fields_of(one, unlike)["common_prefix_tokens"] == 0

@@ -1,4 +1,4 @@
-"""`prefix=`: the beginning of a prompt, sent when the daemon asks for it."""
+"""`prefix=`: the prefix of a prompt, sent when the daemon asks for it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The parts of prompts, and where they can be cut."""
+"""The parts of prompts, and their boundaries."""
 
 import json
 from collections.abc import Iterator
@@ -243,7 +243,7 @@ def test_the_prompts_of_all_known_requests_are_read(name: str) -> None:
 
 
 def test_a_chat_is_cut_after_its_beginning_and_after_each_message() -> None:
-    """Tools are part of the beginning; without a system text they are all of it."""
+    """Tools are part of the first prefix; without a system text they are all of it."""
     system, user = said("system", "s"), said("user", block("u"), IMAGE)
     body: dict[str, Any] = {"model": "m", "messages": [system, user], "tools": [TOOL]}
     assert boundaries(CHAT, body) == [block("s"), IMAGE]
@@ -267,7 +267,7 @@ def test_a_text_is_a_list_of_one_block() -> None:
 
 
 def test_a_text_prompt_is_cut_at_lengths_that_double() -> None:
-    """So prompts whose beginning is equal share cuts, wherever it ends."""
+    """So prompts that share a text share its prefixes, wherever the text ends."""
     url = f"https://{OPENAI}/v1/completions"
     lengths = [len(piece) for piece in boundaries(url, {"model": "m", "prompt": "x" * 3000})]
     assert lengths == [512, 512, 1024, 952]
