@@ -64,7 +64,7 @@ class Permit(Struct, eq=False):
     use: PromptUse | None = None
     """The use that its call makes of the backend's prompt cache, with prefix affinity."""
     affinity: "Affinity[Any] | None" = None
-    """To which ``use`` is reported: settings may have replaced the backend's."""
+    """The affinity to which ``use`` is reported: settings may have replaced the backend's own."""
 
     @property
     def may_grow(self) -> bool:
@@ -112,7 +112,7 @@ class BackendParts(Struct, frozen=True):
 
     jitter: Callable[[], float]
     memory: Memory
-    """Is charged for the prefixes that backends keep."""
+    """The memory accounts that are charged for the prefixes that backends keep."""
     on_hold_ended: Callable[[str, float], None]
     """Receives the name of a backend and the seconds for which it held a caller."""
 
