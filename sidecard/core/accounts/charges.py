@@ -26,8 +26,11 @@ QUESTION_BYTES: Final = 450
 FAILURE_BYTES: Final = 400
 """A remembered failure without its texts."""
 
-PREFIX_BYTES: Final = 310
-"""A prefix of a begin: its digest and length, and, with prefix affinity, its places in the tables of a backend."""
+PROMPT_BYTES: Final = 650
+"""A begin with prefixes, without these: its places in the tables of a backend with prefix affinity, and its timer there."""
+
+PREFIX_BYTES: Final = 260
+"""One of its prefixes: digest and length, and, with prefix affinity, its place in the tables of a backend."""
 
 TEXT_BYTES: Final = 57
 """Header of a text, and its place in a tuple."""
@@ -54,7 +57,7 @@ def begin_bytes(request: Begin) -> int:
         size += BATCH_BYTES
 
     if request.prefix:
-        size += PREFIX_BYTES * len(request.prefix)
+        size += PROMPT_BYTES + PREFIX_BYTES * len(request.prefix)
 
     for name in request.backends:
         size += text_bytes(name) + TEXT_BYTES

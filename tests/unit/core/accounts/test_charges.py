@@ -32,9 +32,9 @@ _decode = msgspec.msgpack.Decoder(wire.AnyRequest).decode
 CACHING = {"caching": BackendSettings(prefix_affinity="provider", prefix_min_tokens=0, max_queue=ROOM)}
 
 
-def _with_prefixes(number: int, prompt: str = "") -> wire.Begin:
-    prefix = tuple(f"{prompt or format(number, '016x')}{place:016x}" for place in range(16))
-    lengths = tuple(range(number * 300, number * 300 + 16))
+def _with_prefixes(number: int, prompt: str = "", prefixes: int = 16) -> wire.Begin:
+    prefix = tuple(f"{prompt or format(number, '016x')}{place:016x}" for place in range(prefixes))
+    lengths = tuple(range(number * 300 + 1, number * 300 + prefixes + 1))
     return wire.Begin(_key(number), id=number, backends=("caching",), prefix=prefix, prefix_bytes=lengths)
 
 
@@ -116,7 +116,19 @@ def _measured(host: Host, peer: Actor, requests: list[wire.AnyRequest]) -> tuple
             id="applicant",
         ),
         pytest.param(_idle, _with_prefixes, {"backends": CACHING}, id="lease of a prompt"),
+        pytest.param(
+            _idle,
+            lambda number: _with_prefixes(number, prefixes=1),
+            {"backends": CACHING},
+            id="lease of a short prompt",
+        ),
         pytest.param(_lead_prompt, lambda number: _with_prefixes(number, "f" * 16), {"backends": CACHING}, id="held"),
+        pytest.param(
+            _lead_prompt,
+            lambda number: _with_prefixes(number, "f" * 16, 1),
+            {"backends": CACHING},
+            id="held by a short prompt",
+        ),
         pytest.param(_idle, lambda number: wire.Begin(_key(number), id=number), {"store": "own"}, id="lookup"),
         pytest.param(_idle, lambda number: wire.Get(_key(number), id=number), {"store": "own"}, id="get"),
         pytest.param(_idle, lambda number: wire.Delete(_key(number), id=number), {"store": "own"}, id="delete"),
