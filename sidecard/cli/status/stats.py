@@ -70,7 +70,7 @@ _COUNTERS = {
     ),
     "Views": (
         ("view_publications", "entries published"),
-        ("view_withdrawals", "entries withdrawn, because they changed or to make room"),
+        ("view_withdrawals", "entries withdrawn: changed, removed, or replaced by others"),
     ),
     STORE: (
         ("store_reads", "keys read"),
@@ -158,8 +158,10 @@ def _views(stats: Stats) -> str:
     if not stats.view_bytes:
         return "none"
 
-    files = plural(stats.views, "namespace", "namespaces")
-    return f"{count(stats.view_entries)} published entries of {files}, in {size(stats.view_bytes)} of shared memory"
+    entries = plural(stats.view_entries, "published entry", "published entries")
+    return (
+        f"{entries} of {plural(stats.views, 'namespace', 'namespaces')}, in {size(stats.view_bytes)} of shared memory"
+    )
 
 
 def _tripped(stats: Stats) -> str:

@@ -180,7 +180,7 @@ def _problem(request: wire.RecordHits) -> str:
     for _, count, first_at, last_at in items:
         hits += count
         if first_at > last_at:
-            return "the first of some hits is later than the last"
+            return "an item's first time is later than its last; send the earlier one first"
 
     if hits > wire.MAX_REPORTED_HITS:
         return f"{hits} hits; send at most {wire.MAX_REPORTED_HITS} at once"
