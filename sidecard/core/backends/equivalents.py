@@ -9,7 +9,7 @@ Sources: Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded lo
 of 1.25; Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), for rendezvous hashing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from math import ceil
 from typing import Final
@@ -20,24 +20,47 @@ from sidecard_client.protocol.wire import Begin, Route
 
 MAX_LOAD: Final = 1.25
 
-_SEVERAL = 2
-
 Choice = tuple[str, Backend]
 """A backend with the name that the caller used, which differs from its own if it is `OTHER_BACKENDS`."""
 
 
 def by_prefix(choices: list[Choice], route: Route, scope: str, request: Begin, now: float) -> list[Choice]:
-    """Return backends with those that have prefix affinity reordered among their places; ``choices`` are in the route's order."""
-    affine = [choice for choice in choices if choice[1].affinity is not None]
-    if len(affine) < _SEVERAL or route in {"cheapest", "fastest"}:
+    """Return backends with equivalent ones reordered among their places; ``choices`` are in the route's order.
+
+    The routes `least_busy` and `weighted` say that all are equivalent. Under `order`, a local server before a provider is not.
+    """
+    if route in {"cheapest", "fastest"}:
         return choices
 
-    full = _full([backend for _, backend in affine], route)
-    ranks = [
-        _rank(backend, scope, request, now, full=is_full) for (_, backend), is_full in zip(affine, full, strict=True)
-    ]
-    preferred = iter([affine[place] for place in sorted(range(len(affine)), key=ranks.__getitem__)])
-    return [choice if choice[1].affinity is None else next(preferred) for choice in choices]
+    places: dict[Hashable, list[int]] = {}
+    for place, (_, backend) in enumerate(choices):
+        if backend.affinity is not None:
+            places.setdefault(_kind(backend) if route == "order" else None, []).append(place)
+
+    ordered = list(choices)
+    for equal in places.values():
+        full = _full([choices[place][1] for place in equal], route)
+        ranks = [
+            _rank(choices[place][1], scope, request, now, full=is_full)
+            for place, is_full in zip(equal, full, strict=True)
+        ]
+        preferred = sorted(range(len(equal)), key=ranks.__getitem__)
+        for place, number in zip(equal, preferred, strict=True):
+            ordered[place] = choices[equal[number]]
+
+    return ordered
+
+
+def _kind(backend: Backend) -> Hashable:
+    """Return what equivalent backends have in common."""
+    settings = backend.settings
+    prices = (
+        settings.input_dollars_per_million_tokens,
+        settings.output_dollars_per_million_tokens,
+        settings.cached_input_dollars_per_million_tokens,
+        settings.cache_write_dollars_per_million_tokens,
+    )
+    return settings.prefix_affinity, settings.prefix_family, settings.locality, prices
 
 
 def _full(backends: Sequence[Backend], route: Route) -> list[bool]:

@@ -1,6 +1,7 @@
 """Several backends with prefix affinity: a prompt prefers the one that has processed it, within a bounded load."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,33 @@ def test_routes_by_price_and_speed_stay_as_they_are() -> None:
         lease = call(peer, f"system {number}", route="cheapest")
         assert lease.backend == "b"
         peer.completes(lease.lease, "x")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"prefix_affinity": "slots", "max_concurrent": 4, "locality": "local"},
+        {"prefix_affinity": "provider", "locality": "local"},
+        {"prefix_affinity": "provider", "prefix_family": "openai"},
+        {
+            "prefix_affinity": "provider",
+            "input_dollars_per_million_tokens": 1.0,
+            "output_dollars_per_million_tokens": 1.0,
+        },
+    ],
+    ids="-".join,
+)
+def test_a_preferred_backend_of_another_kind_stays_preferred(first: dict[str, Any]) -> None:
+    """A local server before a provider, or a cheap one before a dear one, is an order and no equivalence."""
+    host = Host(backends={"a": BackendSettings(**first), "b": AFFINE, "c": AFFINE})
+    peer, others = host.peer(), set()
+    for number in range(9):
+        lease = call(peer, f"system {number}")
+        assert lease.backend == "a"
+        others.add(peer.calls("b", "c", request_id=2, **prompt(f"system {number}")).backend)
+        peer.completes(lease.lease, "x")
+
+    assert others == {"b", "c"}
 
 
 def test_backends_without_affinity_keep_their_places() -> None:
