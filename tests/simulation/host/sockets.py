@@ -260,6 +260,10 @@ class Socket:
         if isinstance(self._process, LoopProcess):
             self._process.loop.descriptors.pop(self._fd, None)
 
+    def detach(self) -> int:
+        """Do nothing: after the end of its world, a fork of the real process finds that no file has the number."""
+        return self._fd
+
     # What the world does
 
     def kill(self, kept: int) -> None:
