@@ -386,6 +386,31 @@ def test_failure_of_the_thread_ends_all_views(daemon: ViewDaemon, monkeypatch: p
     daemon.attach()
 
 
+def test_thread_that_fails_at_once_is_started_again_later(daemon: ViewDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interleaving: 1. a thread starts another one; 2. that one fails; 3. the first one goes on."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    start = threading.Thread.start
+
+    def start_and_wait(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "sidecard-view":
+            thread.join(0.1)
+
+    def fail(*_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_wait)
+    monkeypatch.setattr(keepers.ViewKeeper, "turn", fail)
+    for _ in range(2):
+        daemon.views.saw_hit("default")
+
+    poll(lambda: not daemon.views.in_use, "the thread is kept")
+    assert 29.0 < daemon.views.ask_at["default"] - monotonic() <= 30.0
+    monkeypatch.undo()
+    daemon.views.ask_at["default"] = monotonic()
+    daemon.attach()
+
+
 def test_namespaces_are_bounded(daemon: ViewDaemon) -> None:
     """A client that uses very many keeps no list of all of them."""
     for number in range(2 * keepers.MAX_NAMESPACES):

@@ -59,7 +59,7 @@ class ViewKeeper:
         self._wanted: deque[str] = deque()
         self._bell: Doorbell | None = None
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()  # guards the start of the thread
+        self._starting = threading.Lock()  # guards the start and the end of the thread
         self._stopped = False
 
     def want(self, namespace: str) -> None:
@@ -192,13 +192,19 @@ class ViewKeeper:
         self.ask_at[view.namespace] = monotonic() + RETRY_SECONDS if refused else 0.0
 
     def end(self) -> None:
-        """Drop the views that are left if the thread fails."""
-        for namespace, view in list(self.attached.items()):
+        """Drop the views that are left if the thread fails. They may be asked for again later, as those that were wanted."""
+        for view in list(self.attached.values()):
             view.end(0.0)
-            self.ask_at[namespace] = monotonic() + RETRY_SECONDS
 
         self.attached.clear()
-        self._thread = None
+        # Not within `want`: 1. It starts the thread. 2. The thread fails at once, and ends here. 3. `want` keeps the ended thread,
+        # and lets it attach a view.
+        with self._starting:
+            self._thread = None
+            self._wanted.clear()
+            for namespace, ask_at in list(self.ask_at.items()):
+                if ask_at == math.inf:
+                    self.ask_at[namespace] = monotonic() + RETRY_SECONDS
 
 
 def _run(keeper: ViewKeeper, bell: Doorbell) -> None:
