@@ -10,10 +10,12 @@ field                          is the sum, or else the first, of
                                ``prompt_token_count`` + ``tool_use_prompt_token_count``; ``prompt_eval_count``
 ``completion_tokens``          ``completion_tokens``; ``output_tokens``; ``candidates_token_count`` +
                                ``thoughts_token_count``; ``eval_count``
-``cached_prompt_tokens``       ``cache_read_input_tokens``; ``cached_content_token_count``; ``cached_tokens`` or ``cache_read``
-                               in the details of the input; ``prompt_cache_hit_tokens``; ``timings.cache_n``
-``cache_write_prompt_tokens``  ``cache_creation_input_tokens``, ``cache_write_input_tokens``; the sum of
-                               ``cache_creation``; ``cache_creation`` in the details of the input
+``cached_prompt_tokens``       ``cache_read_input_tokens``, ``cache_read_input_token_count``; ``cached_content_token_count``;
+                               ``cached_tokens`` or ``cache_read`` in the details of the input; ``prompt_cache_hit_tokens``;
+                               ``timings.cache_n``
+``cache_write_prompt_tokens``  ``cache_creation_input_tokens``, ``cache_write_input_tokens``,
+                               ``cache_write_input_token_count``; the sum of ``cache_creation``; ``cache_creation`` in the
+                               details of the input
 =============================  ==================================================================================
 
 llama.cpp's ``timings`` count what was read from its cache (``cache_n``), processed (``prompt_n``) and generated
@@ -68,6 +70,8 @@ _COUNTS: Final = frozenset(
         "total_token_count",
         "prompt_cache_hit_tokens",
         "cache_write_input_tokens",
+        "cache_read_input_token_count",
+        "cache_write_input_token_count",
     }
 )
 
@@ -197,8 +201,11 @@ def _candidates(named: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str,
     details = next((named[name] for name in _DETAILS if name in named), None)
     timings = count(_TIMINGS)
     read, written = count(_ANTHROPIC_READ), count(_ANTHROPIC_WRITE)
+    if read is None:
+        read = count("cache_read_input_token_count")  # of Amazon's own models, invoked as such
+
     if written is None:
-        written = count("cache_write_input_tokens")
+        written = count("cache_write_input_tokens", count("cache_write_input_token_count"))
 
     if written is None:
         written = _sum(*(_count_in(count("cache_creation"), name) for name in _ANTHROPIC_LIFETIMES))

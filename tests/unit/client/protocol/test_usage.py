@@ -116,6 +116,15 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
             "cache_write_prompt_tokens": 20,
         },
     ),
+    "amazon": (
+        {"inputTokens": 100, "outputTokens": 50, "cacheReadInputTokenCount": 280, "cacheWriteInputTokenCount": 20},
+        {
+            "prompt_tokens": 400,
+            "completion_tokens": 50,
+            "cached_prompt_tokens": 280,
+            "cache_write_prompt_tokens": 20,
+        },
+    ),
     # llama.cpp's, which count what was processed apart from what its cache had.
     "llama.cpp": (
         {
@@ -150,10 +159,10 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "nothing": ({}, {}),
 }
 
-JSON_ALONE = {"gemini json", "bedrock"}
+JSON_ALONE = {"gemini json", "bedrock", "amazon"}
 """Names in camel case: no SDK's object has them."""
 
-NOT_ON_THE_WIRE = {"none", "anthropic lifetimes", "gemini", "langchain", "deepseek", "bedrock"} | {
+NOT_ON_THE_WIRE = {"none", "anthropic lifetimes", "gemini", "langchain", "deepseek", "bedrock", "amazon"} | {
     name for name in SPELLINGS if "llama.cpp" in name
 }
 """What no provider writes in JSON, and providers beyond the four."""
