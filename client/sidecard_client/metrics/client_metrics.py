@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from sidecard_client.call.option_checks import time_limit
+from sidecard_client.living import living
 from sidecard_client.protocol.wire import DEFAULT_TASK, Aggregate
 
 if TYPE_CHECKING:
@@ -95,13 +96,13 @@ class ClientMetrics:
 
 
 def _before_fork() -> None:
-    for client in list(_clients):
+    for client in living(_clients):
         if client._metrics_sender is not None:  # noqa: SLF001 - this module's own class
             client._metrics_sender.before_fork()  # noqa: SLF001
 
 
 def _start_in_child() -> None:
-    for client in list(_clients):
+    for client in living(_clients):
         client._metrics_lock = threading.Lock()  # noqa: SLF001 - as above
         if client._metrics_sender is not None:  # noqa: SLF001
             client._metrics_sender.start_in_child()  # noqa: SLF001

@@ -21,6 +21,7 @@ from weakref import WeakSet, finalize, ref
 from msgspec import Struct
 
 from sidecard_client.call.availability import Availability
+from sidecard_client.living import living
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.wire import Error, Measurement, Passed, Recorded, RecordMetrics
@@ -332,5 +333,5 @@ _senders: WeakSet[MetricsSender] = WeakSet()
 
 @atexit.register
 def _flush_at_exit() -> None:
-    for sender in list(_senders):
+    for sender in living(_senders):
         sender.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet, finalize
 
 from sidecard_client.call.call import Call
+from sidecard_client.living import living
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.values import bound_of
 from sidecard_client.view.keeper import CLOSE_SECONDS, MAX_NAMESPACES, ViewKeeper
@@ -137,7 +138,7 @@ _ends_as_child_of = 0
 
 @atexit.register
 def _report_at_exit() -> None:
-    stopped = [views.stop() for views in list(_all_views)]
+    stopped = [views.stop() for views in living(_all_views)]
     deadline = monotonic() + 2 * CLOSE_SECONDS  # for all clients together
     for keeper in stopped:
         keeper.join(max(0.0, deadline - monotonic()))
@@ -156,7 +157,7 @@ def _report_at_end_of_child() -> None:
 
 
 def _before_fork() -> None:
-    held = [views.before_fork() for views in list(_all_views)]
+    held = [views.before_fork() for views in living(_all_views)]
     _forking[threading.get_ident()] = [release for release in held if release is not None]
 
 
