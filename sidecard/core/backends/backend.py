@@ -3,16 +3,14 @@
 from collections.abc import Callable, Hashable
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, structs
 
-from sidecard.core.backends.affinity import LOOKAHEAD, Affinity
 from sidecard.core.backends.breaker import NO_PAUSE, Breaker, BreakerPass, CallResult, Pause
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.backends.prefix_policy import prefix_policy
-from sidecard.core.backends.prompt_caches.cache import Memory, PromptUse
 from sidecard.core.backends.queue import FairQueue
 from sidecard.core.backends.windows import MovingAverage, TrimmedMean
 from sidecard.core.names import UNKNOWN_UID, Hold
@@ -20,6 +18,10 @@ from sidecard.core.notes import BreakerNote
 from sidecard.core.records import NO_USAGE, cached_tokens
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, Fail, RejectionReason, Usage
+
+if TYPE_CHECKING:
+    from sidecard.core.backends.affinity import Affinity
+    from sidecard.core.backends.prompt_caches.cache import Memory, PromptUse
 
 TYPICAL_PROMPT_TOKENS = 1000.0
 TYPICAL_COMPLETION_TOKENS = 250.0
@@ -61,7 +63,7 @@ class Permit(Struct, eq=False):
     """Of the leases that have ended, of a batch."""
     pause: Pause = NO_PAUSE
     """The longest pause that the backend requested, of a batch."""
-    use: PromptUse | None = None
+    use: "PromptUse | None" = None
     """The use that its call makes of the backend's prompt cache, with prefix affinity."""
     affinity: "Affinity[Any] | None" = None
     """The affinity to which ``use`` is reported: settings may have replaced the backend's own."""
@@ -111,7 +113,7 @@ class BackendParts(Struct, frozen=True):
     """What all backends have in common."""
 
     jitter: Callable[[], float]
-    memory: Memory
+    memory: "Memory"
     """The memory accounts that are charged for the prefixes that backends keep."""
     on_hold_ended: Callable[[str, float], None]
     """Receives the name of a backend and the seconds for which it held a caller."""
@@ -177,6 +179,8 @@ class Backend:
         policy = prefix_policy(self.settings)
         if policy is None:
             return None
+
+        from sidecard.core.backends.affinity import Affinity  # noqa: PLC0415 - takes a fiftieth of the daemon's start
 
         affinity: Affinity[Any] = Affinity(policy, self._parts.memory, partial(self._parts.on_hold_ended, self.name))
         affinity.join(*self.queue)
@@ -255,7 +259,7 @@ class Backend:
             return self.queue.first()
 
         is_limited = self.limit or self.settings.requests_per_minute or self.settings.tokens_per_minute
-        return self.affinity.choose(self.queue, now, LOOKAHEAD if is_limited else 1)
+        return self.affinity.choose(self.queue, now) if is_limited else self.affinity.choose(self.queue, now, 1)
 
     def has_ready(self, now: float) -> bool:
         """Return whether the queue has a caller that can be served as soon as there is room."""
