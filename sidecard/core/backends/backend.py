@@ -201,11 +201,7 @@ class Backend:
     def limit(self) -> int:
         """Maximum number of permits; 0 means no limit."""
         limit = self.settings.max_concurrent if self._adaptive is None else self._adaptive.limit
-        if self.affinity is None or self.affinity.policy.affinity != "slots":
-            return limit
-
-        slots = self.affinity.policy.slots
-        return min(limit, slots) if limit else slots
+        return limit if self.affinity is None else self.affinity.policy.limited(limit)
 
     @property
     def activity(self) -> float:

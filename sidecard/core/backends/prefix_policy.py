@@ -77,6 +77,13 @@ class PrefixPolicy(Struct, frozen=True):
     pass_seconds: float
     slots: int
 
+    def limited(self, permits: int) -> int:
+        """Return the maximum number of permits, as ``permits`` would be without affinity; 0 means no limit."""
+        if self.affinity != "slots":
+            return permits
+
+        return min(permits, self.slots) if permits else self.slots
+
     def chain(self, scope: str, digests: tuple[str, ...], lengths: tuple[int, ...]) -> PrefixChain:
         """Return the prefixes of a begin that are long enough; ``lengths`` are bytes, empty if unknown."""
         if not digests:
