@@ -532,14 +532,14 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         (
             "a remembered failure is served to every context",
             "stale answers",
-            2_000,
+            8_000,
             (Failures, "find", _remember_for_all),
         ),
         ("a failure's detail is lost", "defaults", 2_000, (fail, "_valid_detail", _no_detail)),
         (
             "a holder without waiters hears of no further ones",
             "defaults",
-            2_000,
+            20_000,
             (HeldLease, "report_waiters", _count_waiters_only),
         ),
         ("answers that are not stored are not counted", "defaults", 2_000, (TaskLedger, "count_not_stored", nothing)),
