@@ -441,6 +441,19 @@ def test_a_full_view_keeps_what_is_new() -> None:
     assert published < world.host.stats().view_publications <= 2 * published + 1
 
 
+def test_a_full_view_that_is_withdrawn_has_room_at_once() -> None:
+    """What would have been overwritten is gone, so nothing has to wait for it."""
+    world = World(cache_max_bytes=64 * 1024 * 1024, view_bytes=520 * 1024)
+    for number in range(40):
+        world.stores(f"key-{number}", value=[number, "x" * 20_000])
+        world.hits(f"key-{number}")
+
+    assert world.finds("key-39") == "absent"
+    world.operator.asks(wire.Purge(id=1, tag="red"))
+    world.hits("key-39", times=1)
+    assert isinstance(world.finds("key-39"), dict)
+
+
 def test_what_late_hits_need_is_forgotten_within_seconds() -> None:
     """Even if nothing is published any more."""
     world = World()

@@ -115,7 +115,7 @@ class Publisher:
         """Withdraw all entries of the scopes that a purge of ``namespace`` covers; None means all."""
         for view in self.scopes.values():
             if covers(namespace, view.scope) and view.space.by_key:
-                self.publications.end_all(view.space.clear())
+                self.publications.end_all(view.clear())
                 view.generation += 1
                 self.changes.add(WithdrawAll(view.number, view.generation))
 

@@ -1,5 +1,6 @@
 """The view of one scope."""
 
+from collections import OrderedDict
 from math import inf
 
 from sidecard.core.cache.view.publication import Publication
@@ -30,6 +31,12 @@ class ScopeView:
         """The instant until which nothing is published: the record that would be overwritten stays."""
         self._waiting: dict[str, float] = {}
         """By key, the instant until which the oldest publication of its bucket stays."""
+
+    def clear(self) -> OrderedDict[str, Publication]:
+        """Remove all publications, and return them by key, oldest first: then there is room for any."""
+        self.full_until = -inf
+        self._waiting.clear()
+        return self.space.clear()
 
     def has_room_for(self, key: str, now: float) -> bool:
         """Return whether `place_for` may find a place: a cheap check for most entries that must wait."""

@@ -81,7 +81,7 @@ class Views:
 
     def retire(self, view: ScopeView) -> None:
         """Withdraw a view for ever."""
-        self._publications.end_all(view.space.clear())
+        self._publications.end_all(view.clear())
         del self.by_scope[view.scope]
         self._retired[view.number] = view
         self._changes.add(RetireView(view.number))
@@ -96,7 +96,7 @@ class Views:
         is_new, self._failure, self._retry_at = reason != self._failure, reason, now + RETRY_SECONDS
         for view in list(self.by_scope.values()):
             if view.number == number:
-                self._publications.end_all(view.space.clear())
+                self._publications.end_all(view.clear())
                 del self.by_scope[view.scope]
                 self._retired[number] = view
 
