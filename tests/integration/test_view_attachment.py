@@ -1,5 +1,6 @@
 """Attaching a view: what a client accepts from a daemon, what it refuses, and that no descriptor is left behind."""
 
+import gc
 import mmap
 import os
 import socket
@@ -21,7 +22,8 @@ from tests.written_view import KEY, SIZE, WrittenView, record_of
 
 
 def open_files() -> set[str]:
-    """Return what this process has open, but for what else tests open meanwhile."""
+    """Return what this process has open, but for what is garbage of other tests."""
+    gc.collect()
     found = set()
     for one in Path("/proc/self/fd").iterdir():
         with suppress(OSError):

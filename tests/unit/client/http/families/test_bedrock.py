@@ -56,7 +56,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], str, Usage | None]] = {
             "usage": {"inputTokens": 5, "outputTokens": 2, "cacheReadInputTokenCount": 0},
         },
         "",
-        Usage(None, 5, 2),
+        Usage(None, 5, 2, cached_prompt_tokens=0),
     ),
     "llama": (
         {"generation": "hi", "prompt_token_count": 5, "generation_token_count": 2, "stop_reason": "stop"},
