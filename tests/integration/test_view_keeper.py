@@ -256,6 +256,7 @@ def test_answer_whose_hit_cannot_be_reported_is_asked_for(daemon: ViewDaemon) ->
     assert not view.reports.calls
     report = connection.receive()
     assert [count for _, count, _, _ in report.hits] == [1], "the hit before"
+    assert isinstance(connection.receive(), wire.Ping), "it asks for a sign"
     assert connection.receive() is None
 
 
