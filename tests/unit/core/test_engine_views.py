@@ -454,6 +454,22 @@ def test_a_full_view_that_is_withdrawn_has_room_at_once() -> None:
     assert isinstance(world.finds("key-39"), dict)
 
 
+def test_a_full_view_has_room_again_when_what_is_new_leaves() -> None:
+    """Answers that change often would otherwise keep an empty view closed."""
+    world = World(cache_max_bytes=64 * 1024 * 1024, view_bytes=520 * 1024)
+    for number in range(40):
+        world.stores(f"key-{number}", value=[number, "x" * 20_000])
+        world.hits(f"key-{number}")
+
+    for number in range(39):
+        world.app.asks(wire.Delete(id=1, key=f"key-{number}"))
+
+    world.app.receives()
+    assert world.host.stats().view_entries == 0
+    world.hits("key-39", times=1)
+    assert isinstance(world.finds("key-39"), dict)
+
+
 def test_what_late_hits_need_is_forgotten_within_seconds() -> None:
     """Even if nothing is published any more."""
     world = World()

@@ -138,6 +138,6 @@ class Publisher:
             self._cache.reserve(reserved)
 
     def _withdraw(self, view: ScopeView, publication: Publication) -> None:
-        view.space.remove(publication)
+        view.remove(publication)
         self.publications.end(publication)
         self.changes.withdraw(view.number, publication.slot)

@@ -29,12 +29,20 @@ class ScopeView:
         """Connections that received it and have not ended."""
         self.full_until = -inf
         """The instant until which nothing is published: the record that would be overwritten stays."""
+        self._staying: Publication | None = None
+        """The one of these that stays longest."""
         self._waiting: dict[str, float] = {}
         """By key, the instant until which the oldest publication of its bucket stays."""
 
+    def remove(self, publication: Publication) -> None:
+        """Remove a publication; if others wait for its bytes, they wait no longer."""
+        self.space.remove(publication)
+        if publication is self._staying:
+            self.full_until, self._staying = -inf, None
+
     def clear(self) -> OrderedDict[str, Publication]:
         """Remove all publications, and return them by key, oldest first: then there is room for any."""
-        self.full_until = -inf
+        self.full_until, self._staying = -inf, None
         self._waiting.clear()
         return self.space.clear()
 
@@ -45,7 +53,12 @@ class ScopeView:
     def place_for(self, key: str, digest: bytes, length: int, now: float) -> RecordPlace | None:
         """Return where to publish a record of at most ``space.max_record_bytes``; None while others must stay."""
         place = self.space.find(digest, length)
-        self.full_until = max((_stays_until(other, now) for other in place.overwritten), default=-inf)
+        self.full_until = -inf
+        for other in place.overwritten:
+            stays_until = _stays_until(other, now)
+            if stays_until > self.full_until:
+                self.full_until, self._staying = stays_until, other
+
         if now < self.full_until:
             return None
 
