@@ -1,4 +1,4 @@
-"""The members of a `WeakSet` that other threads change meanwhile."""
+"""List the members of a `WeakSet` that other threads change."""
 
 from contextlib import suppress
 from typing import TypeVar

@@ -110,7 +110,7 @@ class BackendSettings(Struct, frozen=True):
     prefix_pass_seconds: float = 10.0
     """How long callers of the same uid may overtake a caller because their prefixes are warm."""
     slots: int | None = None
-    """Number of slots of a model server, with ``prefix_affinity = "slots"``; unset: ``max_concurrent``."""
+    """Number of slots of a model server, with ``prefix_affinity = "slots"``; at most as many calls run. Unset: ``max_concurrent``."""
     breaker: BreakerSettings = BreakerSettings()
 
 

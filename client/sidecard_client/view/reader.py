@@ -3,7 +3,7 @@
 The daemon may change any byte while it is read, and memory may be damaged. So a read is a hit only if every step succeeds;
 otherwise the caller asks over the socket::
 
-    1  poll            the view's connection shows no event: the daemon has not ended. And it is that connection still
+    1  poll            the view's connection shows no event (the daemon has not ended), and its descriptor is still its own
     2  clock           now
     3  copy bucket     find the key's whole digest in it
     4  check slot      stable, not expired, its record within the arena
@@ -155,8 +155,8 @@ class ViewReader:
         except IndexError:
             poll = self._new_poll()
 
-        # In this order: the owner clears ``usable`` before it closes the connection, and an app that closes it does not give its
-        # number back, so poll saw no other file's descriptor.
+        # In this order: the owner clears ``usable`` before it closes the connection. An app that closes the descriptor does not
+        # return it, so if the mark is right, poll saw the connection.
         try:
             is_open = not poll(0) and self.usable and self._identify() == self._mark
         except OSError:

@@ -27,7 +27,7 @@ Choice = tuple[str, Backend]
 def by_prefix(choices: list[Choice], route: Route, scope: str, request: Begin, now: float) -> list[Choice]:
     """Return backends with equivalent ones reordered among their places; ``choices`` are in the route's order.
 
-    The routes `least_busy` and `weighted` say that all are equivalent. Under `order`, a local server before a provider is not.
+    Under the routes ``least_busy`` and ``weighted``, all are equivalent; under ``order``, only those of one kind (`_kind`).
     """
     if route in {"cheapest", "fastest"}:
         return choices

@@ -78,7 +78,7 @@ class PrefixPolicy(Struct, frozen=True):
     slots: int
 
     def limited(self, permits: int) -> int:
-        """Return the maximum number of permits, as ``permits`` would be without affinity; 0 means no limit."""
+        """Return the limit of permits: ``permits``, but at most the number of slots. 0 means no limit."""
         if self.affinity != "slots":
             return permits
 
