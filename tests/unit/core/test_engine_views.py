@@ -470,6 +470,18 @@ def test_a_full_view_has_room_again_when_what_is_new_leaves() -> None:
     assert isinstance(world.finds("key-39"), dict)
 
 
+def test_a_view_with_much_free_space_is_never_full() -> None:
+    """The ring meets an answer that stays, while most others have left: it is overwritten, and returns with its next hit."""
+    world = World(cache_max_bytes=64 * 1024 * 1024, view_bytes=520 * 1024)
+    world.publishes("stays")
+    for number in range(40):
+        world.publishes(f"key-{number}", value=[number, "x" * 20_000])
+        world.app.asks(wire.Delete(id=1, key=f"key-{number}"))
+        world.app.receives()
+        world.hits("stays", times=1)
+        assert isinstance(world.finds("stays"), dict)
+
+
 def test_what_late_hits_need_is_forgotten_within_seconds() -> None:
     """Even if nothing is published any more."""
     world = World()

@@ -7,7 +7,7 @@ from sidecard.core.cache.view.publication import Publication
 from sidecard.core.cache.view.space import RecordPlace, ViewSpace
 
 STAY_SECONDS = 10.0
-"""Only after this time may another publication replace one. Otherwise every hit over the socket would publish its entry, if more
+"""Only after this time may another publication replace one, if the view is more than half full. Otherwise every hit over the socket would publish its entry, if more
 entries are requested than fit into the view."""
 
 MAX_WAITING = 1024
@@ -37,7 +37,7 @@ class ScopeView:
     def remove(self, publication: Publication) -> None:
         """Remove a publication; if others wait for its bytes, they wait no longer."""
         self.space.remove(publication)
-        if publication is self._staying:
+        if publication is self._staying or not self.space.is_crowded:
             self.full_until, self._staying = -inf, None
 
     def clear(self) -> OrderedDict[str, Publication]:
@@ -54,7 +54,8 @@ class ScopeView:
         """Return where to publish a record of at most ``space.max_record_bytes``; None while others must stay."""
         place = self.space.find(digest, length)
         self.full_until = -inf
-        for other in place.overwritten:
+        # A ring with much free space meets few others. What it overwrites is soon published again.
+        for other in place.overwritten if self.space.is_crowded else ():
             stays_until = _stays_until(other, now)
             if stays_until > self.full_until:
                 self.full_until, self._staying = stays_until, other

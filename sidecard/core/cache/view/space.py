@@ -48,7 +48,13 @@ class ViewSpace:
         self._head = self._start
         """Where the next record goes."""
         self._slots: list[Publication | None] = [None] * self.slot_count
+        self._used_bytes = 0
         self.max_record_bytes = int((self._end - self._start) * MAX_ARENA_SHARE)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether publications take more than half of the arena."""
+        return 2 * self._used_bytes > self._end - self._start
 
     def find(self, digest: bytes, length: int) -> RecordPlace:
         """Return where a record of at most ``max_record_bytes`` goes."""
@@ -87,11 +93,13 @@ class ViewSpace:
         """Add a publication at its place, from which its victims have been removed."""
         self.by_key[publication.key] = publication
         self._slots[publication.slot] = publication
+        self._used_bytes += publication.length
         self._head = publication.offset + units_for(publication.length) * UNIT_BYTES
 
     def remove(self, publication: Publication) -> None:
         """Remove a publication."""
         del self.by_key[publication.key]
+        self._used_bytes -= publication.length
         self._slots[publication.slot] = None
 
     def clear(self) -> OrderedDict[str, Publication]:
@@ -99,4 +107,5 @@ class ViewSpace:
         publications, self.by_key = self.by_key, OrderedDict()
         self._slots = [None] * self.slot_count
         self._head = self._start
+        self._used_bytes = 0
         return publications
