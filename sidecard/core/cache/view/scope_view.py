@@ -7,8 +7,8 @@ from sidecard.core.cache.view.publication import Publication
 from sidecard.core.cache.view.space import RecordPlace, ViewSpace
 
 STAY_SECONDS = 10.0
-"""Only after this time may another publication replace one, if the view is more than half full. Otherwise every hit over the socket would publish its entry, if more
-entries are requested than fit into the view."""
+"""In a view that is more than half full, another publication may replace one only after this time. Otherwise every hit over the socket
+would publish its entry, if more entries are requested than fit."""
 
 MAX_WAITING = 1024
 """Limit of the keys that are known to wait for a slot."""
