@@ -39,6 +39,17 @@ def _connects(connection: socket.socket, path: str) -> bool:
     return True
 
 
+def listens(path: str) -> bool:
+    """Return whether a daemon accepts connections: a socket's file exists a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+
+    return True
+
+
 def ask(path: str, request: Mapping[str, object], seconds: float = 5.0) -> dict[str, object]:
     """Send one JSON line and return the last reply line."""
     with socket.socket(socket.AF_UNIX) as connection:

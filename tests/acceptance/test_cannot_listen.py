@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import Daemon, ask, poll
+from tests.daemons import Daemon, ask, listens, poll
 
 needs_setpriv = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv, to drop capabilities"
@@ -82,7 +82,7 @@ def test_a_store_without_tcp_names_the_drop_in(socket_path: str) -> None:
     ]
     with subprocess.Popen([*command, *settings], stderr=subprocess.DEVNULL) as process:
         try:
-            poll(lambda: Path(socket_path).exists() or process.poll() is not None, "the daemon does not listen")
+            poll(lambda: listens(socket_path) or process.poll() is not None, "the daemon does not listen")
             if process.poll() is not None:
                 pytest.skip("seccomp is not permitted here")
 

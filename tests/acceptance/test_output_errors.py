@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidecard_client import Client
-from tests.daemons import Daemon, ask, poll
+from tests.daemons import Daemon, ask, listens, poll
 
 Start = Callable[..., Daemon]
 
@@ -156,12 +156,15 @@ def test_a_daemon_lives_without_a_log(redirection: str, socket_path: str, tmp_pa
     """It serves, its store is no target of messages, and it ends with 0."""
     command = f"exec {sys.executable} -m sidecard serve --socket {socket_path} --log-level debug {redirection}"
     with subprocess.Popen(["/bin/sh", "-c", command], env=os.environ | {"STATE_DIRECTORY": str(tmp_path)}) as process:
-        poll(lambda: os.path.exists(socket_path), "the daemon does not listen")  # noqa: PTH110
-        for _ in range(50):
-            assert ask(socket_path, {"op": "put", "key": "k", "value": 1})["type"] == "stored"
+        try:
+            poll(lambda: listens(socket_path), "the daemon does not listen")
+            for _ in range(50):
+                assert ask(socket_path, {"op": "put", "key": "k", "value": 1})["type"] == "stored"
 
-        assert (tmp_path / "store.db").read_bytes()[:15] == b"SQLite format 3"
-        process.terminate()
+            assert (tmp_path / "store.db").read_bytes()[:15] == b"SQLite format 3"
+        finally:
+            process.terminate()
+
         assert process.wait(timeout=20) == 0
 
 
