@@ -1,4 +1,4 @@
-"""Return memory that entries have left to the operating system.
+"""Return memory that entries and connections have left to the operating system.
 
 The C library keeps freed memory for later. Values of all sizes that leave in another order than they came leave holes, of
 which whole pages are 8 MiB of a cache of 64 MiB; if large values are followed by small ones, all of the cache's size.
@@ -8,10 +8,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-PERIOD_SECONDS = 1.0
+PERIOD_SECONDS = 0.5
 
-LEAST_BYTES = 8 * 1024 * 1024
-"""Bytes of entries that leave between two trims."""
+LEAST_BYTES = 4 * 1024 * 1024
+"""Bytes of entries and connections that leave between two trims."""
 
 MAX_SECONDS = 0.01
 """A trim of a cache of 64 MiB takes 1 to 2 ms, and nothing runs meanwhile. Once one takes longer than this, as with caches of
@@ -24,7 +24,7 @@ Trim = Callable[[int], object]
 
 
 class MemoryTrim:
-    """Trims after so many bytes of entries have left. ``removed_bytes`` counts them, and only grows.
+    """Trims after so many bytes have left. ``removed_bytes`` counts them, and only grows.
 
     ``clock`` is the processor time of the thread: that a busy host takes it away makes no trim slow.
     """

@@ -37,6 +37,7 @@ from sidecard.daemon.systemd import Notifier
 from sidecard.errors import SidecardBug
 from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import Log
+from sidecard.server.connections import CONNECTION_BYTES
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.scheduler import FairScheduler
@@ -167,7 +168,8 @@ class Daemon:
 
                 self._server.start(driver, scheduler)
                 start(self._reloader.run(), self._feed_watchdog(), self._age_names(), watch.run(), recent.run())
-                start(MemoryTrim(lambda: engine.removed_bytes).run())
+                connections = self._server.connections
+                start(MemoryTrim(lambda: engine.removed_bytes + CONNECTION_BYTES * connections.ended).run())
                 start(self._server.monitor.run())
                 if ledger is not None:
                     start(ledger.run())

@@ -33,6 +33,9 @@ _USUAL_OVERFLOW_UID = 65534
 DENIAL_SECONDS: Final = 1.0
 """How long a denied connection may take to show its encoding, so that the reason can be sent in it."""
 
+CONNECTION_BYTES: Final = 4096
+"""What a connection takes, about: freed at its end, and kept by the C library."""
+
 FEW_PEERS: Final = 16
 """Connections of a uid that needs no more than the room for newcomers."""
 
@@ -109,6 +112,8 @@ class ConnectionTable:
         self._limited = limited
         self._unmapped_uid = unmapped_uid
         self._ids = itertools.count(1)
+        self.ended = 0
+        """How many admitted connections have ended."""
         self._peers: dict[Closable, Peer] = {}
         self._admitted = 0
         self._per_uid: Counter[int] = Counter()
@@ -204,6 +209,7 @@ class ConnectionTable:
     def withdraw(self, admission: Peer | AdmissionDenied) -> None:
         """Forget an admission, or a denial to be explained, that led to no connection, or whose connection has ended."""
         if isinstance(admission, Peer):
+            self.ended += 1
             self._admitted -= 1
             self._per_uid[admission.uid] -= 1
             if not self._per_uid[admission.uid]:
