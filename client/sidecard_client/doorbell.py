@@ -30,8 +30,8 @@ class Doorbell:
 
     def ring(self) -> None:
         """End the wait, or the next one. Does nothing if the app has closed the descriptors: then nothing waits."""
-        with suppress(OSError):  # the thread has not been woken by very many rings
-            if inode_of(self._writer) == self._inode:
+        if has_inode(self._writer, self._inode):
+            with suppress(OSError):  # the thread has not been woken by very many rings
                 os.write(self._writer, b"\0")
 
     def wait(self, seconds: float, sockets: Iterable[int] = ()) -> set[int]:
@@ -71,3 +71,11 @@ def inode_of(descriptor: int) -> tuple[int, int]:
     """Return what tells the file of a descriptor from all others. Raises `OSError` if it is closed."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
+
+
+def has_inode(descriptor: int, inode: tuple[int, int]) -> bool:
+    """Return whether a descriptor is still that of the file with this `inode_of`: neither closed nor another file's."""
+    try:
+        return inode_of(descriptor) == inode
+    except OSError:
+        return False

@@ -43,7 +43,7 @@ def _rooms(proc: Path, sys: Path) -> Iterator[int]:
     """Yield the room of each group with a limit, from this process's own up."""
     for version, path in _groups(proc):
         for mount in version.mounts:
-            # In a container the path may be the host's, and the mount the container's own group: the root is looked at, too.
+            # In a container, the path may be the host's while the mount shows only the container's group, as its root: read both.
             for place in (path, *PurePosixPath(path).parents):
                 room = _room(sys / mount / str(place).lstrip("/"), version)
                 if room is not None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sidecard_client.doorbell import inode_of
+from sidecard_client.doorbell import has_inode, inode_of
 from sidecard_client.protocol.connection import (
     Connection,
     ConnectionEnded,
@@ -261,10 +261,7 @@ class BlockingConnection:
 
     def _is_own(self) -> bool:
         """Return whether the descriptor is this socket's: some apps close descriptors that they do not know, and open other files."""
-        try:
-            return inode_of(self.socket.fileno()) == self._inode
-        except OSError:
-            return False
+        return has_inode(self.socket.fileno(), self._inode)
 
     def _beat(self, request: AnyRequest) -> int | None:
         if not self._sending.acquire(blocking=False):

@@ -20,7 +20,7 @@ from itertools import cycle
 from time import monotonic
 from typing import Final, Protocol
 
-from sidecard_client.doorbell import inode_of
+from sidecard_client.doorbell import has_inode, inode_of
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.view import GET_SEALS, HEADER_BYTES, LAYOUT, SEALS, ViewLayoutError, decode_header
@@ -119,10 +119,7 @@ class Attachment:
     @property
     def _is_own(self) -> bool:
         """Whether the descriptor is the connection's: some apps close descriptors that they do not know, and open other files."""
-        try:
-            return inode_of(self.descriptor) == self._inode
-        except OSError:
-            return False
+        return has_inode(self.descriptor, self._inode)
 
     def arm(self) -> None:
         """Set the instant at which the hits so far must be reported."""
