@@ -2,13 +2,14 @@
 
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 from urllib.parse import unquote
 
 from sidecard_client.http.family import RequestTarget
 from sidecard_client.http.recognition import recognize
 from tests.api_samples import EVENT_STREAM, EVENTS, JSON, JSON_LINES, SAMPLES, Sample
+from tests.loopback import LoopbackServer
 
 STREAMS = frozenset({EVENTS, JSON_LINES, EVENT_STREAM})
 
@@ -32,14 +33,13 @@ class ApiServer:
 
             served = api
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = LoopbackServer(Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self._server.url
 
     @property
     def count(self) -> int:

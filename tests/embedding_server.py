@@ -5,17 +5,13 @@ import json
 import struct
 import threading
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.loopback import LoopbackServer
 
 DIGITS = "0.10000000149011612"
 """Not the shortest text of its number, as servers write those of 32 bits; a second parsing would shorten it."""
-
-
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    """By default five: of more connections at a time, some wait for a second, or are reset."""
 
 
 class EmbeddingServer:
@@ -46,8 +42,8 @@ class EmbeddingServer:
 
             def log_message(self, *_: Any) -> None: ...
 
-        self._server = _Listener(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = LoopbackServer(Handler)
+        self.url = self._server.url
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property

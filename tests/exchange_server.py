@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from tests.loopback import listen_on_new_port
+
 SECONDS = 20.0
 
 Ending = Literal["keep", "close", "reset", "hold"]
@@ -47,7 +49,7 @@ class ExchangeServer:
         self._lock = threading.Lock()
         self._gate: tuple[int, threading.Event] | None = None
         self._connections: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = listen_on_new_port()
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -10,10 +10,12 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
 from msgspec import Struct
+
+from tests.loopback import LoopbackServer
 
 ARGUMENTS = {"city": "Paris", "degrees": 21}
 """What the model calls every tool with, and what it says when asked for an object."""
@@ -45,9 +47,8 @@ class FrameworkServer:
         class Handler(_Handler):
             served = server
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = LoopbackServer(Handler)
+        self.url = self._server.url
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

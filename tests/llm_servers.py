@@ -15,7 +15,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from sidecard.cli.demo.model import find_model
 from tests.daemons import poll
-from tests.loopback import LoopbackListener
+from tests.loopback import LoopbackListener, LoopbackServer
 
 SECONDS = 20.0
 
@@ -74,13 +74,13 @@ class ScriptedModel:
 
             served = model
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server(Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self._server.url
 
     @property
     def count(self) -> int:
@@ -103,10 +103,7 @@ class ScriptedModel:
         assert self._server.mistakes == []
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
+class _Server(LoopbackServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its signature
         """Keep what is a mistake of the server: that clients leave is what tests do."""
         error = sys.exception()
