@@ -248,7 +248,8 @@ def test_answer_whose_hit_cannot_be_reported_is_asked_for(daemon: ViewDaemon) ->
     assert daemon.views.hit(CALL) is not None
 
     def end_meanwhile() -> float:
-        view.end(0.2)  # the keeper's thread may be about to report
+        daemon.views.stop().join(10.0)  # only the keeper's thread may end a view
+        assert view.ended
         return boot_clock()
 
     view.reader._clock = end_meanwhile
