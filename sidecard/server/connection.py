@@ -321,7 +321,7 @@ class PeerConnection(PeerOutput):
         self._enqueue_rest()
 
     def _close_if_answered(self) -> None:
-        if not (self._unanswered or self._backlog or self._outbox.lines or self._reader.has_more):
+        if not (self._unanswered or self._deferred or self._backlog or self._outbox.lines or self._reader.has_more):
             self.close()
 
     def _send_denial(self, data: bytes) -> None:

@@ -43,6 +43,9 @@ class ReplyWriter(Protocol):
     def queue_shared(self, reply: wire.AnyReply) -> None:
         """Queue a reply whose value may be sent to several peers."""
 
+    def defer(self, reply: wire.AnyReply) -> Callable[[], None]:
+        """Note a reply now, before further requests are served; return the function that queues it later."""
+
     def serve_again(self, request: "Incoming") -> None:
         """Serve a request in the peer's next turn, before its others."""
 
@@ -84,9 +87,13 @@ class DeferredWriter:
 
     def queue(self, reply: wire.AnyReply) -> None:
         """Queue a reply behind the others."""
-        self._replies.append(partial(self._writer.queue_shared, reply))
+        self._replies.append(self._writer.defer(reply))
 
     queue_shared = queue
+
+    def defer(self, reply: wire.AnyReply) -> Callable[[], None]:
+        """Note a reply now; return the function that queues it later."""
+        return self._writer.defer(reply)
 
     def serve_again(self, request: "Incoming") -> None:
         """Serve a request in the peer's next turn, before its others."""

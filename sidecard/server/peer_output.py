@@ -1,6 +1,7 @@
 """The output of one connection: replies to bytes, within the limits on what a peer leaves unread."""
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Raw
@@ -21,7 +22,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 HIGH_WATER_BYTES: Final = 1024 * 1024
 
@@ -53,6 +54,8 @@ class PeerOutput(PeerTimers):
         """Replies to a JSON-lines peer that are written in turns. It is served further after them."""
         self._unanswered = UnansweredRequests()
         """Maintained for JSON lines only: their senders may half-close and still get their replies."""
+        self._deferred = 0
+        """Replies to a JSON-lines peer that are queued later."""
         self._closing = False
         self._half_closed = False
         self._kept = 0
@@ -77,19 +80,20 @@ class PeerOutput(PeerTimers):
         self._kept = self._queued_bytes
         self._update_buffered()
 
-    def queue(self, reply: wire.AnyReply) -> None:
-        """Encode a reply and queue it."""
+    def queue(self, reply: wire.AnyReply, *, noted: bool = False) -> None:
+        """Encode a reply and queue it; ``noted``: by `defer`."""
         if self._closing:
             return
 
         if self._reader.json:
-            self._unanswered.reply(reply)
-            line = self._outbox.encode(reply)
-            if line is None:
+            if not noted:
+                self._unanswered.reply(reply)
+
+            data = self._outbox.encode(reply)
+            if data is None:
                 self._enqueue_lines()
                 return
 
-            data = line
         else:
             # `sidecard_client.protocol.frames.frame`, without its call: every hit passes here.
             data = wire.pack(reply)
@@ -109,6 +113,19 @@ class PeerOutput(PeerTimers):
         elif not self._closing:
             before, after = around_value(reply, value)
             self._write_shared((before, value, after))
+
+    def defer(self, reply: wire.AnyReply) -> "Callable[[], None]":
+        """Note a reply now, before further requests are served; return the function that queues it later."""
+        if not self._reader.json:
+            return partial(self.queue_shared, reply)
+
+        self._unanswered.reply(reply)
+        self._deferred += 1
+        return partial(self._queue_deferred, reply)
+
+    def _queue_deferred(self, reply: wire.AnyReply) -> None:
+        self._deferred -= 1
+        self.queue(reply, noted=True)
 
     def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
         """Queue a reply to `metrics` with encoded families, which other peers get too, and flush."""

@@ -84,6 +84,42 @@ def test_later_replies_to_a_receiver_come_after_the_deferred_ones() -> None:
     assert ids_of(waiter) == [6000]
 
 
+def crowd_with_json_peer() -> tuple[Crowd, FakePeer]:
+    """Return a crowd whose last waiter is a JSON-lines peer, with its reply deferred."""
+    crowd = Crowd()
+    peer = crowd.server.connect(uid=1001)
+    peer.send_text('{"op":"begin","key":"key","id":1}\n')
+    crowd.holder.send(wire.Begin("other", id=3))
+    crowd.fail()
+    assert [reply["type"] for reply in peer.received()] == ["pending"]
+    return crowd, peer
+
+
+def test_half_closed_peer_with_deferred_replies_gets_them_and_is_closed() -> None:
+    """A wait that it began and canceled before their delivery is over, although its `pending` is sent after the `cancel` is served."""
+    crowd, peer = crowd_with_json_peer()
+    peer.send_text('{"op":"begin","key":"other","id":2}\n{"op":"cancel","target":2,"id":3}\n')
+    peer.disconnect()
+    assert not peer.transport.closed
+    crowd.settle()
+    assert [reply["type"] for reply in peer.received()] == ["failed", "pending", "ok"]
+    assert peer.transport.closed
+
+
+def test_half_closed_peer_that_waits_after_deferred_replies_gets_its_answer() -> None:
+    """Its wait has begun before they are delivered."""
+    crowd, peer = crowd_with_json_peer()
+    peer.send_text('{"op":"begin","key":"other","id":2}\n')
+    peer.disconnect()
+    crowd.settle()
+    assert [reply["type"] for reply in peer.received()] == ["failed", "pending"]
+    assert not peer.transport.closed
+    lease = next(reply for reply in crowd.holder.received() if isinstance(reply, wire.Lease))
+    crowd.holder.send(wire.Complete(lease.lease, msgspec.Raw(wire.pack("answer")), id=4))
+    assert [reply["type"] for reply in peer.received()] == ["shared"]
+    assert peer.transport.closed
+
+
 def test_replies_to_a_lost_receiver_are_dropped() -> None:
     """And the others get theirs."""
     crowd = Crowd(connections=2)
