@@ -3,18 +3,18 @@
 The daemon may change any byte while it is read, and memory may be damaged. So a read is a hit only if every step succeeds;
 otherwise the caller asks over the socket::
 
-    1  poll            the view's connection shows no event (the daemon has not ended), and its descriptor is still its own
-    2  clock           now
-    3  copy bucket     find the key's whole digest in it
+    1  copy bucket     find the key's whole digest in it
+    2  poll            the view's connection shows no event (the daemon has not ended), and its descriptor is still its own
+    3  clock           now
     4  check slot      stable, not expired, its record within the arena
     5  copy record
-    6  load sequence   the slot has not changed since step 3
+    6  load sequence   the slot has not changed since step 1
     7  load generation the view has not been withdrawn: last, because space is reused after that
     8  checksum        of the slot and the record as they were copied: neither is torn, reordered or damaged
     9  decode          the record has the fields and types of `ViewRecord`
 
-Step 7 refuses entries whose withdrawal was acknowledged before the read began. Step 8 decides where the processor may reorder
-the loads of steps 3 to 7 (arm64), or the copies themselves.
+Step 1 is first because a key without an entry needs no system call. Step 7 refuses entries whose withdrawal was acknowledged before
+the read began. Step 8 decides where the processor may reorder the loads of steps 1 to 7 (arm64), or the copies themselves.
 """
 
 import time
@@ -150,6 +150,16 @@ class ViewReader:
         if place is None:
             return None
 
+        data, words = self._data, self._words
+        digest, at = place
+        bucket = data[at : at + _BUCKET_BYTES]
+        slot = bucket.find(digest) - DIGEST_AT
+        if slot % SLOT_BYTES or slot < 0:
+            if words[_GENERATION] == RETIRED:
+                self.usable = False
+
+            return None
+
         try:
             poll = self._polls.pop()
         except IndexError:
@@ -168,16 +178,6 @@ class ViewReader:
 
         self._polls.append(poll)
         now = self._clock()
-        data, words = self._data, self._words
-        digest, at = place
-        bucket = data[at : at + _BUCKET_BYTES]
-        slot = bucket.find(digest) - DIGEST_AT
-        if slot % SLOT_BYTES or slot < 0:
-            if words[_GENERATION] == RETIRED:
-                self.usable = False
-
-            return None
-
         sequence, offset, length, expires_at, generation, checksum = _fields_of(bucket, slot)
         offset *= UNIT_BYTES
         end = offset + length
