@@ -26,7 +26,10 @@ from sidecard_client.http import SidecardTransport
 HERE = Path(__file__).parent
 CALLS = 300
 OWN_SECONDS = 100e-6
-"""How much of a hit's time may be the transport's and the daemon's; the rest is the SDK's and its HTTP library's."""
+"""How much of a hit's time may be the transport's and the daemon's; the rest is the SDK's and its HTTP library's.
+
+The gate compares ratios to the rest: such a small difference grows faster than both when other machines share the processor's caches.
+"""
 WARM_UP = 20
 
 
@@ -40,18 +43,20 @@ def sdk_overhead(hosts: Hosts, _: Effort) -> list[Row]:
     rows: list[Row] = []
     for stream, what in ((False, "answer"), (True, "stream")):
         times = _measure(url, hosts.sockets["sidecard"], stream=stream)
-        own, own_of_view = times["hit"] - times["at_once"], times["view"] - times["at_once"]
+        at_once = times["at_once"]
+        own, own_of_view = times["hit"] - at_once, times["view"] - at_once
+        limit = 1 + OWN_SECONDS / at_once
         figures = {f"{kind}_seconds": seconds for kind, seconds in times.items() if kind != "second"}
         figures |= {"own_seconds": own, "added_by_miss_seconds": times["miss"] - times["direct"]}
         of_view = figures | {"own_seconds": own_of_view}
         rows += [
             Row(f"SDK hit, {what}, against a direct call", 1.0, times["hit"] / times["direct"], figures=figures),
             Row(f"SDK miss, {what}, against a direct call", 1.75, times["miss"] / times["direct"], figures=figures),
-            Row(f"SDK hit, {what}: sidecard's own part, against 100 us", 1.0, own / OWN_SECONDS, figures=figures),
+            Row(f"SDK hit, {what}, against one answered at once", limit, times["hit"] / at_once, figures=figures),
             Row(
-                f"SDK hit from a view, {what}: own part, against 100 us",
-                1.0,
-                own_of_view / OWN_SECONDS,
+                f"SDK hit from a view, {what}, against one answered at once",
+                limit,
+                times["view"] / at_once,
                 figures=of_view,
             ),
         ]
