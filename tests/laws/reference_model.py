@@ -427,18 +427,29 @@ class ReferenceModel(ReferenceEntries):
             self._lease_ended(lease.flight, Refusal("cancelled"), now)
 
     def _tick(self, now: float) -> None:
-        for flight in self.flights:
-            for waiter in [waiter for waiter in flight.waiters if now >= waiter.deadline]:
-                flight.waiters.remove(waiter)
-                self._time_out(waiter, now)
+        ends = [(lease, min(lease.expires, lease.granted + self.settings.max_call_seconds)) for lease in self.leases]
+        over = [(lease, end) for lease, end in ends if now >= end]
 
-        for lease in [
-            lease for lease in self.leases if now >= min(lease.expires, lease.granted + self.settings.max_call_seconds)
-        ]:
+        def has_left_before(waiter: Waiter, flight: Flight) -> bool:
+            """Return whether a late tick first ends the lease that a caller waited for, if the caller has hung up."""
+            return waiter.peer in self.hung_up and any(
+                lease.flight is flight and end < waiter.deadline for lease, end in over
+            )
+
+        self._time_out_due(now, except_if=has_left_before)
+        for lease, _ in over:
             self._end(lease, "expired")
             self._lease_ended(lease.flight, Refusal("transient"), now, lease.peer)
 
+        self._time_out_due(now)
         self.entries = self.live(now)
+
+    def _time_out_due(self, now: float, except_if: Callable[[Waiter, Flight], bool] = lambda *_: False) -> None:
+        for flight in self.flights:
+            for waiter in [waiter for waiter in flight.waiters if now >= waiter.deadline]:
+                if not except_if(waiter, flight):
+                    flight.waiters.remove(waiter)
+                    self._time_out(waiter, now)
 
     def _lose(self, peer: Peer, now: float) -> None:
         self.peers.remove(peer)

@@ -166,3 +166,15 @@ class EngineMachine(TrialMachine):
 
 TestEngineAgainstModel = pytest.mark.timeout(600)(EngineMachine.TestCase)  # shrinking a failure takes its time
 TestEngineAgainstModel.settings = long_runs(80, 50)
+
+
+def test_late_tick_ends_a_lease_before_the_wait_of_a_caller_that_has_hung_up() -> None:
+    """Both are due; what ends the caller's wait is the end of the lease, and it has left."""
+    trial = ModelTrial(MODEL_WORLDS["cached, not shared afterwards"])
+    peer = trial.join(1000, 1)
+    trial.hang_up(peer)
+    for request_id in (1, 2):
+        trial.ask(peer, wire.Begin("a", id=request_id))
+
+    trial.now += 61.0
+    trial.tick()
