@@ -171,9 +171,10 @@ def test_missed_invalidation_makes_the_host_ask_again(daemon: Start, server: Red
 def test_delete_voids_the_flight_of_another_host(daemon: Start, server: RedisServer, ledger: Path) -> None:
     """The waiters of a deleted key's flight get its answer, and no later caller does."""
     one, other = hosts(daemon, 2, server.url)
-    callers = crowd([one], ledger, work_seconds=0.5)
+    callers = crowd([one], ledger, work_seconds=2.0)
     callers[0].go()
     holder([one])
+    poll(lambda: int(str(stat(one, "waiters"))) == CALLERS - 1, "not all wait")  # a later caller makes its own call
     with server.client() as client:
         (name,) = (found for found in client.scan_iter("sidecard:1:*") if client.hexists(found, "claim"))
 
