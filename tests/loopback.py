@@ -13,11 +13,15 @@ from typing import Self
 _had: set[int] = set()
 
 
+_BACKLOG = 128
+"""An HTTP server's default is five: of more connections at a time, some wait for a second, or are reset."""
+
+
 def listen_on_new_port() -> socket.socket:
     """Return a listening socket on a port that this process has not had."""
     with ExitStack() as rejected:  # open until there is a new one, so that the kernel chooses others
         while True:
-            listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+            listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
             port = listener.getsockname()[1]
             if port not in _had:
                 _had.add(port)

@@ -55,7 +55,7 @@ class PeerOutput(PeerTimers):
         self._unanswered = UnansweredRequests()
         """Maintained for JSON lines only: their senders may half-close and still get their replies."""
         self._deferred = 0
-        """Replies to a JSON-lines peer that are queued later."""
+        """Number of replies to a JSON-lines peer that `defer` has noted and that are not queued yet."""
         self._closing = False
         self._half_closed = False
         self._kept = 0
@@ -81,7 +81,7 @@ class PeerOutput(PeerTimers):
         self._update_buffered()
 
     def queue(self, reply: wire.AnyReply, *, noted: bool = False) -> None:
-        """Encode a reply and queue it; ``noted``: by `defer`."""
+        """Encode a reply and queue it; ``noted``: `defer` has noted it already."""
         if self._closing:
             return
 

@@ -28,7 +28,7 @@ CALLS = 300
 OWN_SECONDS = 100e-6
 """How much of a hit's time may be the transport's and the daemon's; the rest is the SDK's and its HTTP library's.
 
-The gate compares ratios to the rest: such a small difference grows faster than both when other machines share the processor's caches.
+Rows compare a hit with a call that consists of the rest. The gate cannot use the difference of the two: it varies more than either.
 """
 WARM_UP = 20
 

@@ -6,6 +6,8 @@ It covers worlds whose backends take every call, without streams and stores.
 """
 
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from msgspec import UNSET, Raw, convert, structs
@@ -427,29 +429,30 @@ class ReferenceModel(ReferenceEntries):
             self._lease_ended(lease.flight, Refusal("cancelled"), now)
 
     def _tick(self, now: float) -> None:
-        ends = [(lease, min(lease.expires, lease.granted + self.settings.max_call_seconds)) for lease in self.leases]
-        over = [(lease, end) for lease, end in ends if now >= end]
+        """Do what is due, in the order in which it was due: a tick may be late."""
+        due: list[tuple[float, Callable[[], None]]] = [
+            (waiter.deadline, partial(self._end_wait, flight, waiter, now))
+            for flight in self.flights
+            for waiter in flight.waiters
+        ]
+        due += [
+            (min(lease.expires, lease.granted + self.settings.max_call_seconds), partial(self._expire, lease, now))
+            for lease in self.leases
+        ]
+        for instant, happen in sorted(due, key=itemgetter(0)):
+            if instant <= now:
+                happen()
 
-        def has_left_before(waiter: Waiter, flight: Flight) -> bool:
-            """Return whether a late tick first ends the lease that a caller waited for, if the caller has hung up."""
-            return waiter.peer in self.hung_up and any(
-                lease.flight is flight and end < waiter.deadline for lease, end in over
-            )
-
-        self._time_out_due(now, except_if=has_left_before)
-        for lease, _ in over:
-            self._end(lease, "expired")
-            self._lease_ended(lease.flight, Refusal("transient"), now, lease.peer)
-
-        self._time_out_due(now)
         self.entries = self.live(now)
 
-    def _time_out_due(self, now: float, except_if: Callable[[Waiter, Flight], bool] = lambda *_: False) -> None:
-        for flight in self.flights:
-            for waiter in [waiter for waiter in flight.waiters if now >= waiter.deadline]:
-                if not except_if(waiter, flight):
-                    flight.waiters.remove(waiter)
-                    self._time_out(waiter, now)
+    def _end_wait(self, flight: Flight, waiter: Waiter, now: float) -> None:
+        if flight in self.flights and waiter in flight.waiters:  # else the end of a lease has ended the wait
+            flight.waiters.remove(waiter)
+            self._time_out(waiter, now)
+
+    def _expire(self, lease: Lease, now: float) -> None:
+        self._end(lease, "expired")
+        self._lease_ended(lease.flight, Refusal("transient"), now, lease.peer)
 
     def _lose(self, peer: Peer, now: float) -> None:
         self.peers.remove(peer)

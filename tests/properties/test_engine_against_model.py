@@ -169,7 +169,7 @@ TestEngineAgainstModel.settings = long_runs(80, 50)
 
 
 def test_late_tick_ends_a_lease_before_the_wait_of_a_caller_that_has_hung_up() -> None:
-    """Both are due; what ends the caller's wait is the end of the lease, and it has left."""
+    """Both are due. The lease ends first, and its end counts the caller as one that has left."""
     trial = ModelTrial(MODEL_WORLDS["cached, not shared afterwards"])
     peer = trial.join(1000, 1)
     trial.hang_up(peer)

@@ -1,6 +1,6 @@
 """The order in which callers with prompts are served: fair between uids, bounded for each caller, and without an end for none.
 
-The reference knows only the order of turns and who may be held: a caller whose prompt shares a prefix with a call in progress.
+The reference knows only the order of turns, and which callers may be held: those that share a prefix with a call in progress.
 """
 
 from dataclasses import dataclass, field

@@ -100,12 +100,8 @@ class Attachment:
         self._unsent = b""
         self._has_reported = False
         # By number, so that the reader does not refer to this object: without a cycle, the last reference unmaps the memory.
-        words, new_poll, identify = (
-            memoryview(memory).cast("Q"),
-            partial(_new_poll, self.descriptor),
-            _mark(self.descriptor),
-        )
-        self.reader = ViewReader(memory, words, new_poll, identify=identify)
+        words, new_poll = memoryview(memory).cast("Q"), partial(_new_poll, self.descriptor)
+        self.reader = ViewReader(memory, words, new_poll, identify=_mark(self.descriptor))
 
     def __repr__(self) -> str:
         """Show the namespace and the state."""

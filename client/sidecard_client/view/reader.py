@@ -13,7 +13,7 @@ otherwise the caller asks over the socket::
     8  checksum        of the slot and the record as they were copied: neither is torn, reordered or damaged
     9  decode          the record has the fields and types of `ViewRecord`
 
-Step 1 is first because a key without an entry needs no system call. Step 7 refuses entries whose withdrawal was acknowledged before
+Step 1 comes first so that a key without an entry costs no system call. Step 7 refuses entries whose withdrawal was acknowledged before
 the read began. Step 8 decides where the processor may reorder the loads of steps 1 to 7 (arm64), or the copies themselves.
 """
 

@@ -8,7 +8,7 @@ one of them:
 2. The next uid in turn with a caller that is not held is served. Affinity never overtakes another uid.
 3. Of that uid's callers, the first that has been passed over for ``prefix_pass_seconds`` is served; if there is none, the
    one with the longest available prefix among the first `LOOKAHEAD`; of equals, the first.
-4. If all callers are held, the first one for whom waiting no longer pays is served.
+4. If all callers are held, the first one that no longer gains by waiting is served.
 
 ===========  =================================================  ===========================================================
 a caller is  since                                              until
@@ -317,7 +317,7 @@ class Affinity(Generic[T]):
         return None
 
     def _choose_held(self, queue: FairQueue[T], now: float) -> T | None:
-        """Return the first held caller for whom waiting no longer pays: more callers wait, or answers proved long."""
+        """Return the first held caller that no longer gains by waiting, because more callers wait or answers proved long."""
         if not self._cache.has_slots:
             return None
 

@@ -96,7 +96,7 @@ def crowd_with_json_peer() -> tuple[Crowd, FakePeer]:
 
 
 def test_half_closed_peer_with_deferred_replies_gets_them_and_is_closed() -> None:
-    """A wait that it began and canceled before their delivery is over, although its `pending` is sent after the `cancel` is served."""
+    """It has begun and canceled a wait before they are delivered: the `pending`, which comes last, does not count as a wait."""
     crowd, peer = crowd_with_json_peer()
     peer.send_text('{"op":"begin","key":"other","id":2}\n{"op":"cancel","target":2,"id":3}\n')
     peer.disconnect()

@@ -81,9 +81,7 @@ class Views:
 
     def retire(self, view: ScopeView) -> None:
         """Withdraw a view for ever."""
-        self._publications.end_all(view.clear())
-        del self.by_scope[view.scope]
-        self._retired[view.number] = view
+        self._end(view)
         self._changes.add(RetireView(view.number))
 
     def retire_all(self) -> None:
@@ -96,12 +94,15 @@ class Views:
         is_new, self._failure, self._retry_at = reason != self._failure, reason, now + RETRY_SECONDS
         for view in list(self.by_scope.values()):
             if view.number == number:
-                self._publications.end_all(view.clear())
-                del self.by_scope[view.scope]
-                self._retired[number] = view
+                self._end(view)
 
         self.released(number)
         return is_new
+
+    def _end(self, view: ScopeView) -> None:
+        self._publications.end_all(view.clear())
+        del self.by_scope[view.scope]
+        self._retired[view.number] = view
 
     def _add(self, scope: str, now: float) -> ScopeView:
         """Open the view of a scope. If there is no room, drop an unused view: the client asks again later."""
