@@ -1,6 +1,7 @@
 """The order in which callers with prompts are served: fair between uids, bounded for each caller, and without an end for none.
 
-The reference knows only the order of turns, and which callers may be held: those that share a prefix with a call in progress.
+The reference knows only the order of turns, and why callers may be held: they share a prefix with a call in progress. Which of those
+gain by waiting is not its concern (`tests/unit/core/test_engine_slots.py`): it observes who is held, and since when.
 """
 
 from dataclasses import dataclass, field
@@ -48,8 +49,8 @@ class Item:
     deadline: float
     scope: str = "all"
     patient: bool = True
-    may_wait_since: float | None = None
-    """Since when the reference knows a reason to hold it while there is room."""
+    held_since: float | None = None
+    """When it was first seen held."""
     passed_since: float | None = None
 
 
@@ -105,33 +106,37 @@ class Backend:
         longest = max(map(len, flows))
         return [items[place] for place in range(longest) for items in flows if place < len(items)]
 
-    def may_be_held(self, item: Item) -> bool:
-        """Return whether the reference knows a reason to hold a caller although there is room."""
+    def is_held(self, item: Item) -> bool:
+        """Return whether a caller is held, and check that there is a reason and that it is not held for too long."""
+        caller = self.affinity._callers.get(item)
+        if caller is None or caller.wanted is None:
+            return False
+
         processing = {
             digest
             for other, use in self.calls
             if self.affinity.policy.affinity == "slots" or use.output_at is None
             for digest in other.request.prefix
         }
-        if not processing.intersection(item.request.prefix):
-            return False
+        assert processing.intersection(item.request.prefix), "a caller is held for no call"
+        if item.held_since is None:
+            item.held_since = self.now
 
-        if item.may_wait_since is None:
-            item.may_wait_since = self.now
-
-        return self.now - item.may_wait_since < HOLD_SECONDS
+        assert self.now - item.held_since < HOLD_SECONDS, "held for too long"
+        return True
 
     def serve(self) -> None:
         """Serve callers while there is room, and check each choice."""
         while len(self.calls) < SLOTS and len(self.queue):
             chosen = self.affinity.choose(self.queue, self.now)
             waiting = [item for uid, _ in self.turns for item in self.in_turn(uid)]
+            held = set(filter(self.is_held, waiting))
             if chosen is None:
-                assert all(map(self.may_be_held, waiting)), "a caller waits for nothing although there is room"
+                assert len(held) == len(waiting), "a caller waits for nothing although there is room"
                 return
 
             for item in waiting[: waiting.index(chosen)]:
-                if not self.may_be_held(item):
+                if item not in held:
                     assert item.flow[0] == chosen.flow[0], "another uid was due"
                     since = item.passed_since
                     assert since is None or self.now - since < PASS_SECONDS, "passed over for too long"
