@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from sidecard_client import AsyncClient, Client
+from sidecard_client.view import keeper
 from sidecard_client.view.reader import ViewReader
 from tests.daemons import Daemon, poll
 
@@ -33,7 +34,7 @@ class _Reads:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> _Reads:
-    """Count reads."""
+    """Count reads. A client whose view is damaged while it attaches it asks again soon."""
     counted, read = _Reads(), ViewReader.read
 
     def counting(*arguments: Any) -> Any:
@@ -43,6 +44,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> _Reads:
         return hit
 
     monkeypatch.setattr(ViewReader, "read", counting)
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.05)
     return counted
 
 
