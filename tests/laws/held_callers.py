@@ -16,8 +16,8 @@ class HeldCallers:
     def __init__(self) -> None:
         self.with_output: set[str] = set()
         """Leases whose call has had an output."""
-        self._since: dict[tuple[Who, str], float] = {}
-        """By caller and backend: since when it has had to wait for a prompt."""
+        self._since: dict[Who, float] = {}
+        """By caller: since when it has had to wait for a prompt, at whichever backend."""
 
     def may_wait(
         self, asked: Asked, name: str, settings: BackendSettings, held: dict[str, Held], now: float, *, starts: bool
@@ -35,8 +35,8 @@ class HeldCallers:
         ):
             return False
 
-        place = (asked.peer.id, asked.reply_id), name
-        since = self._since.setdefault(place, now) if starts else self._since.get(place, now)
+        who = asked.peer.id, asked.reply_id
+        since = self._since.setdefault(who, now) if starts else self._since.get(who, now)
         hold_seconds = settings.prefix_hold_seconds
         if hold_seconds is None:
             hold_seconds = _HOLD_SECONDS[settings.prefix_affinity]

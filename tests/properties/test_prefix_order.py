@@ -50,7 +50,13 @@ class Item:
     scope: str = "all"
     patient: bool = True
     held_since: float | None = None
-    """When it was first seen held."""
+    """As the engine sees it."""
+    seen_held_since: float | None = None
+
+    def hold_since(self, instant: float) -> None:
+        """Record what the engine says."""
+        self.held_since = instant
+
     passed_since: float | None = None
 
 
@@ -119,10 +125,10 @@ class Backend:
             for digest in other.request.prefix
         }
         assert processing.intersection(item.request.prefix), "a caller is held for no call"
-        if item.held_since is None:
-            item.held_since = self.now
+        if item.seen_held_since is None:
+            item.seen_held_since = self.now
 
-        assert self.now - item.held_since < HOLD_SECONDS, "held for too long"
+        assert self.now - item.seen_held_since < HOLD_SECONDS, "held for too long"
         return True
 
     def serve(self) -> None:

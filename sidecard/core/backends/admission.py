@@ -14,6 +14,7 @@ from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.breaker import Breaker
 from sidecard.core.backends.budgets import Budget, Budgets
 from sidecard.core.backends.equivalents import Choice, by_prefix
+from sidecard.core.backends.prefix_policy import Patience
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.settings import ANY_TASK, LiveSettings
@@ -117,11 +118,11 @@ class Admission:
         flow: tuple[int, int],
         now: float,
         scope: str,
-        waits_until: float,
+        patience: Patience,
     ) -> tuple[Decision, list[Effect]]:
         """Choose among ``names`` for a caller of ``flow``; also return notes of breakers that changed with time.
 
-        A caller that may be held until ``waits_until`` waits for a backend that is processing one of its prefixes.
+        A caller with ``patience`` waits for a backend that is processing one of its prefixes.
         """
         effects: list[Effect] = []
         choices: list[Choice] = []
@@ -137,7 +138,9 @@ class Admission:
             choices.sort(key=lambda choice: rank(choice, now))  # stable: equals keep the caller's order
 
         if request.prefix and len(choices) > 1 and any(backend.affinity is not None for _, backend in choices):
-            choices = by_prefix(choices, route, scope, request, now)
+            allowed = [choice for choice in choices if self.policy_obstacle(request.task, choice[1], now) is None]
+            forbidden = [choice for choice in choices if choice not in allowed]
+            choices = by_prefix(allowed, route, scope, request, now) + forbidden
 
         decision = Decision(route)
         waits: list[Choice] = []
@@ -146,7 +149,7 @@ class Admission:
             name, backend = choice
             reason = self.obstacle(request.task, backend, now)
             affinity = backend.affinity
-            held = reason is None and affinity is not None and affinity.holds(scope, request, waits_until, now)
+            held = reason is None and affinity is not None and affinity.holds(scope, request, patience, now)
             if (
                 (held or reason == "saturated")
                 and self.has_queue_room(backend, request, flow)

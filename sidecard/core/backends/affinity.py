@@ -20,13 +20,15 @@ released     its hold has lasted for ``prefix_hold_seconds``,   it is served or 
              or for half of the time that it may wait
 ===========  =================================================  ===========================================================
 
-A caller's hold and the time for which it has been passed over are each measured once, from the first moment. So a caller that could
-have been served waits at most ``prefix_hold_seconds`` + ``prefix_pass_seconds`` longer than in the fair order.
+A caller's hold is measured once, from its first moment, whichever of its backends holds it; so is, at each backend, the time for
+which it has been passed over. So a caller that could have been served waits at most ``prefix_hold_seconds`` +
+``prefix_pass_seconds`` longer than in the fair order.
 
 **No lost wake-up.** A held caller is served again by each event that may end its hold; all of them lead to
 `sidecard.core.flights.queues.Queues.permit_released`:
 
-1. The call with its prefix has its first output (`started`, the first `append`), at a provider.
+1. The call with its prefix has its first output (`started`, the first `append` with output), at a provider. So has a call with
+   a shorter prefix of its prompt, which may leave too little to wait for.
 2. That call ends: it is completed, fails, is canceled or lost, or its lease expires. Its permit is released: `ended`.
 3. The breaker opens: the queue is emptied, held callers included. A drain withdraws all applicants.
 4. The hold's time passes: the alarm of the backend (`Backend.wakes_at`).
@@ -43,19 +45,20 @@ Interleavings:
 1. B is held at backend x and queued at y. 2. y serves it: it leaves the queue of x, and its hold ends.
 1. B is held at x although y, which it also named, is free. 2. Other calls fill x. 3. B's hold ends, and x has no room. B is admitted
    to y, and never held again; if y is full too, it waits for both (`take_freed`).
+1. B is held at x. 2. The breaker of x opens. 3. y is processing the prefix: B is held there for what is left of its hold.
 """
 
 from collections.abc import Callable, Hashable, Iterable
 from math import inf
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
-from sidecard.core.backends.prefix_policy import PrefixChain, PrefixKey, PrefixPolicy
+from sidecard.core.backends.prefix_policy import Patience, PrefixChain, PrefixKey, PrefixPolicy
 from sidecard.core.backends.prompt_caches.cache import Fit, Memory, PromptCache, PromptUse
 from sidecard.core.backends.prompt_caches.provider import ProviderCache
 from sidecard.core.backends.prompt_caches.slots import SlotModel
-from sidecard.core.backends.queue import FairQueue
+from sidecard.core.backends.queue import FairQueue, Queued
 from sidecard.core.timers import Timers
 from sidecard_client.protocol.wire import Begin, PrefixState, Usage
 
@@ -66,30 +69,6 @@ HoldObserver = Callable[[float], None]
 """Gets the seconds for which a caller was held, when it leaves the queue."""
 
 
-class Queued(Hashable, Protocol):
-    """A caller in a queue, as affinity sees it."""
-
-    @property
-    def flow(self) -> Hashable:
-        """Its process."""
-
-    @property
-    def scope(self) -> str:
-        """Whose namespace its prefixes belong to."""
-
-    @property
-    def request(self) -> Begin:
-        """Its begin."""
-
-    @property
-    def deadline(self) -> float:
-        """Until when it waits."""
-
-    @property
-    def patient(self) -> bool:
-        """Whether it may still be held."""
-
-
 T = TypeVar("T", bound=Queued)
 
 
@@ -97,14 +76,12 @@ class QueuedCaller(Struct, eq=False):
     """The state of a caller in the queue."""
 
     chain: PrefixChain
-    held_since: float | None = None
-    """When it was held for the first time."""
     wanted: PrefixKey | None = None
     """The prefix for which it is held; None if it is ready."""
     parked_at: float = 0.0
     """The instant from which it is held this time."""
-    held_seconds: float = 0.0
-    """Seconds for which it was held before."""
+    held_seconds: float | None = None
+    """Seconds for which it was held here before; None if it was not."""
     released: bool = False
     """It is never held again."""
     passed_since: float | None = None
@@ -140,9 +117,9 @@ class Affinity(Generic[T]):
         """Return which prefixes of a begin are available now, and which later."""
         return self._cache.fit(self.chain_of(scope, request), now)
 
-    def holds(self, scope: str, request: Begin, deadline: float, now: float) -> bool:
+    def holds(self, scope: str, request: Begin, patience: Patience, now: float) -> bool:
         """Return whether a caller that is not queued yet gains by waiting."""
-        if not request.prefix or min(self.policy.hold_seconds, deadline - now) <= 0:
+        if not request.prefix or self.policy.end_of_hold(patience) <= now:
             return False
 
         chain = self.chain_of(scope, request)
@@ -234,7 +211,7 @@ class Affinity(Generic[T]):
 
         self._ready.pop(item, None)
         self._freed.pop(item, None)
-        if caller.held_since is not None:
+        if caller.held_seconds is not None:
             self._on_hold_ended(caller.held_seconds)
 
     def begin(self, scope: str, request: Begin, uid: int, now: float) -> PromptUse:
@@ -243,11 +220,11 @@ class Affinity(Generic[T]):
 
     def first_output(self, use: PromptUse, now: float) -> bool:
         """Record the first output of a call; return whether callers are held no longer."""
-        return self._make_ready(self._cache.first_output(use, now), now)
+        return self._became_available(self._cache.first_output(use, now), now)
 
     def ended(self, use: PromptUse, now: float, *, processed: bool) -> None:
         """Record the end of a call; ``processed``: it had an output or an answer. Then the queue must be served."""
-        self._make_ready(self._cache.end(use, now, processed=processed), now)
+        self._became_available(self._cache.end(use, now, processed=processed), now)
 
     def learn(self, use: PromptUse, seconds: float, usage: Usage, now: float) -> None:
         """Learn from an answered call."""
@@ -347,12 +324,12 @@ class Affinity(Generic[T]):
         if wanted is None or caller.released or not item.patient:
             return False
 
-        since = now if caller.held_since is None else caller.held_since
-        ends_at = since + min(self.policy.hold_seconds, (item.deadline - since) / 2)
+        since = now if item.held_since is None else item.held_since
+        ends_at = self.policy.end_of_hold(Patience(since, item.deadline))
         if ends_at <= now or not self._gains(caller.chain, fit):
             return False
 
-        caller.held_since = since
+        item.hold_since(since)
         caller.wanted = wanted
         del self._ready[item]
         caller.parked_at = now
@@ -372,8 +349,22 @@ class Affinity(Generic[T]):
             self._ready[item] = None
             self._freed[item] = None
             caller.wanted = None
-            caller.held_seconds += now - caller.parked_at
+            caller.held_seconds = (caller.held_seconds or 0.0) + now - caller.parked_at
             self._hold_ends.clear(item)
+
+    def _became_available(self, keys: Iterable[PrefixKey], now: float) -> bool:
+        """Make the callers ready that wait for prefixes that have been processed, or gain too little by waiting for longer ones.
+
+        Otherwise a caller that came later would not wait, and overtake them. Returns whether there are any.
+        """
+        processed = list(keys)
+        ready = list(processed)
+        for wanted, items in self._held.items():
+            chain = self._callers[next(iter(items))].chain
+            if any(key in chain.keys for key in processed) and not self._gains(chain, self._cache.fit(chain, now)):
+                ready.append(wanted)
+
+        return self._make_ready(dict.fromkeys(ready), now)
 
     def _make_ready(self, keys: Iterable[PrefixKey], now: float) -> bool:
         """Make the callers ready that wait for one of the prefixes; return whether there are any."""

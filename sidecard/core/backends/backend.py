@@ -132,7 +132,7 @@ class Backend:
         self.breaker = Breaker(name, settings.breaker, parts.jitter)
         self.permits = 0
         self.queue: FairQueue[Any] = FairQueue(itemgetter(0))
-        """Applicants (`sidecard.core.flights`). This package reads only what `sidecard.core.backends.affinity.Queued` has."""
+        """Applicants (`sidecard.core.flights`). This package reads only what `sidecard.core.backends.queue.Queued` has."""
         self.queue_full_noted = False
         """Whether the full queue has been noted since it last had room."""
         self.latency = MovingAverage()
@@ -254,8 +254,9 @@ class Backend:
         if self.affinity is None:
             return self.queue.first()
 
-        is_limited = self.limit or self.settings.requests_per_minute or self.settings.tokens_per_minute
-        return self.affinity.choose(self.queue, now) if is_limited else self.affinity.choose(self.queue, now, 1)
+        limited = self.settings.requests_per_minute or self.settings.tokens_per_minute
+        has_room = not limited and not 0 < self.limit < self.permits + len(self.queue)
+        return self.affinity.choose(self.queue, now, 1) if has_room else self.affinity.choose(self.queue, now)
 
     def has_ready(self, now: float) -> bool:
         """Return whether the queue has a caller that can be served as soon as there is room."""
@@ -317,10 +318,8 @@ class Backend:
     def result_of_answer(self, seconds: float, usage: Usage) -> CallResult:
         """Score an answer that took ``seconds``."""
         slow, slow_first = self.settings.breaker.slow_seconds, self.settings.breaker.slow_first_chunk_seconds
-        if slow and seconds > slow:
-            return "slow"
-
-        return "slow" if slow_first and (usage.first_chunk_seconds or 0.0) > slow_first else "success"
+        late = slow_first and (usage.first_chunk_seconds or 0.0) > slow_first
+        return "slow" if late or (slow and seconds > slow) else "success"
 
     def result_of_failure(self, failure: Fail) -> CallResult:
         """Score a failed call. A fatal failure, which every caller would get, shows that the backend is up."""

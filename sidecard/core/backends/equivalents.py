@@ -2,7 +2,8 @@
 
 Each backend has a fair share of the calls in progress and waiting: by its limit if all have one, under the route ``weighted`` by its
 weight, else an equal one. A backend with more than `MAX_LOAD` times its share of the calls, including the new one, is full, and comes
-after the others. Of those with room, the first is the one that has processed, or is processing, the longest prefix; of equals,
+after the others. A backend whose breaker is not closed has no share, since the others take its calls: it is called for its own prefixes
+if the breaker admits a probe. Of those with room, the first is the one that has processed, or is processing, the longest prefix; of equals,
 the one that rendezvous hashing gives for the shortest prefix, so that calls that share a cold prefix meet.
 
 Sources: Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads" (2016), which proves few moves with a factor
@@ -65,13 +66,19 @@ def _kind(backend: Backend) -> Hashable:
 
 def _full(backends: Sequence[Backend], route: Route) -> list[bool]:
     """Return for each backend whether one more call would exceed its share."""
-    shares = [backend.settings.weight if route == "weighted" else float(backend.limit) for backend in backends]
+    up = [backend for backend in backends if backend.breaker.state in {"closed", "disabled"}]
+    shares = [backend.settings.weight if route == "weighted" else float(backend.limit) for backend in up]
     if not all(shares):
         shares = [1.0] * len(shares)
 
-    loads = [backend.permits + len(backend.queue) for backend in backends]
+    loads = [backend.permits + len(backend.queue) for backend in up]
     calls, total = sum(loads) + 1, sum(shares)
-    return [load >= ceil(MAX_LOAD * calls * share / total) for load, share in zip(loads, shares, strict=True)]
+    full = {
+        backend.name
+        for backend, load, share in zip(up, loads, shares, strict=True)
+        if load >= ceil(MAX_LOAD * calls * share / total)
+    }
+    return [backend.name in full for backend in backends]
 
 
 def _rank(backend: Backend, scope: str, request: Begin, now: float, *, full: bool) -> tuple[bool, float, bytes]:

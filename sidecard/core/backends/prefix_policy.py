@@ -1,7 +1,7 @@
 """How a backend keeps processed prefixes: its settings, completed by its family and its mode."""
 
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -67,6 +67,19 @@ class PrefixChain(NamedTuple):
 NO_PREFIX = PrefixChain()
 
 
+class Patience(NamedTuple):
+    """How long a caller may be held: for half of the time from its first hold until it stops waiting, at most."""
+
+    since: float
+    """When it was held for the first time, at any backend; now, if it was not."""
+    until: float
+    """When it stops waiting."""
+
+
+NO_PATIENCE: Final = Patience(0.0, 0.0)
+"""Of a caller that must not be held."""
+
+
 class PrefixPolicy(Struct, frozen=True):
     """The settings in effect."""
 
@@ -83,6 +96,10 @@ class PrefixPolicy(Struct, frozen=True):
             return permits
 
         return min(permits, self.slots) if permits else self.slots
+
+    def end_of_hold(self, patience: Patience) -> float:
+        """Return until when a caller may be held."""
+        return patience.since + min(self.hold_seconds, (patience.until - patience.since) / 2)
 
     def chain(self, scope: str, digests: tuple[str, ...], lengths: tuple[int, ...]) -> PrefixChain:
         """Return the prefixes of a begin that are long enough; ``lengths`` are bytes, empty if unknown."""

@@ -7,9 +7,42 @@ Precedent: the fair queueing of nginx's and Kubernetes' request queues.
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+from sidecard_client.protocol.wire import Begin
 
 T = TypeVar("T", bound=Hashable)
+
+
+class Queued(Hashable, Protocol):
+    """A caller in a queue, as `sidecard.core.backends.affinity` sees it."""
+
+    @property
+    def flow(self) -> Hashable:
+        """Its process."""
+
+    @property
+    def scope(self) -> str:
+        """Whose namespace its prefixes belong to."""
+
+    @property
+    def request(self) -> Begin:
+        """Its begin."""
+
+    @property
+    def deadline(self) -> float:
+        """Until when it waits."""
+
+    @property
+    def patient(self) -> bool:
+        """Whether it may still be held."""
+
+    @property
+    def held_since(self) -> float | None:
+        """When it was held for the first time, at any backend."""
+
+    def hold_since(self, instant: float) -> None:
+        """Record when it was held for the first time."""
 
 
 class FairQueue(Generic[T]):

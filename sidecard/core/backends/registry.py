@@ -129,12 +129,14 @@ class Backends:
         """Return the expected cost of a backend's next call; None if unknown.
 
         Backends with a price are compared by the mean tokens of the calls of *all* such backends: a cheap backend gets the easy
-        calls, whose tokens would make it look cheaper still.
+        calls, whose tokens would make it look cheaper still. What a backend's cache saves is its own.
         """
         if backend.priced:
             prompts = self.prompt_tokens.value if self.prompt_tokens.known else TYPICAL_PROMPT_TOKENS
             completions = self.completion_tokens.value if self.completion_tokens.known else TYPICAL_COMPLETION_TOKENS
-            return backend.price_dollars(prompts, completions)
+            counted = backend.counted_tokens
+            cached_share = backend.cached_tokens / counted if counted else 0.0
+            return backend.price_dollars(prompts, completions, prompts * cached_share)
 
         if backend.dollars.known:
             return backend.dollars.value

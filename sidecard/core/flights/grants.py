@@ -11,6 +11,7 @@ from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.backends.admission import Admission, Decision
 from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.equivalents import Choice
+from sidecard.core.backends.prefix_policy import NO_PATIENCE, Patience
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
@@ -117,8 +118,8 @@ class Grants(Struct, frozen=True, eq=False):
             if shared is not None and shared[0] in names and self.admission.may_share(request.task, shared[1]):
                 return None, self._share(applicant, shared, Decision(self.admission.route(request)), now)
 
-        waits_until = self._waits_until(applicant, now) if request.prefix else now
-        decision, effects = self.admission.decide(request, names, applicant.flow, now, applicant.scope, waits_until)
+        patience = self._patience(applicant, now) if request.prefix else NO_PATIENCE
+        decision, effects = self.admission.decide(request, names, applicant.flow, now, applicant.scope, patience)
         if decision.chosen is not None:
             return None, effects + self.grant(applicant, decision.chosen, decision, now)
 
@@ -154,15 +155,15 @@ class Grants(Struct, frozen=True, eq=False):
 
         return effects
 
-    def _waits_until(self, applicant: Applicant, now: float) -> float:
-        """Return until when a caller may be held for a prefix; ``now`` if it must not be held."""
+    def _patience(self, applicant: Applicant, now: float) -> Patience:
+        """Return how long a caller may be held for a prefix."""
         if not applicant.patient or applicant.previous is not None:
-            return now
+            return NO_PATIENCE
 
         if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
-            return now
+            return NO_PATIENCE
 
-        return applicant.deadline
+        return Patience(now if applicant.held_since is None else applicant.held_since, applicant.deadline)
 
     def _share(self, applicant: Applicant, shared: SharedPermit, decision: Decision, now: float) -> list[Effect]:
         name, permit = shared

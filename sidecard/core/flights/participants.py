@@ -96,6 +96,8 @@ class Applicant(Struct, eq=False):
     not_before: float = 0.0
     patient: bool = True
     """It may be held for a prefix."""
+    held_since: float | None = None
+    """When it was first held for a prefix, at any backend."""
     queues: tuple["Choice", ...] = ()
 
     @property
@@ -120,6 +122,10 @@ class Applicant(Struct, eq=False):
     def wait_longer(self, seconds: float) -> None:
         """Move the deadline."""
         self.deadline += seconds
+
+    def hold_since(self, instant: float) -> None:
+        """Record when it was first held for a prefix."""
+        self.held_since = instant
 
     def wait_no_longer(self) -> None:
         """Never hold it again."""

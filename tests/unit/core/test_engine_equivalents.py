@@ -4,10 +4,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from sidecard.core.settings import BackendSettings
+from sidecard.core.settings import BackendSettings, BudgetSettings
 from sidecard_client.protocol import wire
-from tests.host import Actor, Host
+from tests.host import Actor, Host, packed
 from tests.prompts import prompt
 
 AFFINE = BackendSettings(prefix_affinity="provider", prefix_hold_seconds=0.0)
@@ -121,6 +122,22 @@ def test_backends_without_affinity_keep_their_places() -> None:
         peer.completes(lease.lease, "x")
 
 
+def test_a_hold_is_measured_once_for_all_backends() -> None:
+    """1. It is held at one. 2. That one's breaker opens. 3. The other one is processing its prefix, too: the rest of the hold is left."""
+    host = Host(backends=dict.fromkeys("ab", BackendSettings(prefix_affinity="provider", prefix_hold_seconds=10.0)))
+    host.peer().calls("a", **prompt("p"))
+    held = host.peer()
+    held.asks(wire.Begin(None, id=1, backends=("a", "b"), wait_seconds=120.0, **prompt("p")))
+    host.passes(9.5)
+    host.peer().calls("b", **prompt("p"))
+    host.sets("a", "open")
+    host.passes(0.4)
+    assert host.breakers()["b"].held == 1
+    assert held.receives() == [wire.Pending(1)]
+    host.passes(0.1)
+    assert held.gets(wire.Lease).backend == "b"
+
+
 def test_a_caller_whose_hold_ends_takes_the_other_backend_if_its_own_is_full() -> None:
     """It waited although the other one was free; it is not held again."""
     backends = {
@@ -140,3 +157,33 @@ def test_a_caller_whose_hold_ends_takes_the_other_backend_if_its_own_is_full() -
     assert held.gets(wire.Lease).backend == "b"
     assert late.receives() == []
     assert host.breakers()["b"].queued == 1, "it waits for both"
+
+
+@pytest.mark.parametrize("obstacle", ["breaker", "budget", "sovereign"])
+def test_a_backend_that_cannot_be_called_has_no_share(obstacle: str) -> None:
+    """Its calls go to the others, which have room for them: at half of the load, each call is at its prompt's own backend."""
+    backends = dict.fromkeys(
+        NAMES,
+        structs.replace(
+            AFFINE, input_dollars_per_million_tokens=1.0, output_dollars_per_million_tokens=1.0, locality="local"
+        ),
+    )
+    if obstacle != "breaker":
+        backends["c"] = structs.replace(backends["c"], locality="remote")
+
+    budgets = {"small": BudgetSettings(1e-9, backend="c", hard=True)} if obstacle == "budget" else {}
+    host = Host(backends=backends, budgets=budgets, sovereign=obstacle == "sovereign")
+    peer = host.peer()
+    if obstacle == "breaker":
+        host.sets("c", "open")
+    elif obstacle == "budget":
+        lease = peer.calls("c").lease
+        peer.asks(wire.Complete(lease, packed("x"), wire.Usage(prompt_tokens=1000, completion_tokens=1), id=2))
+        assert isinstance(peer.receives()[0], wire.Stored)
+
+    own = {system: call(peer, system, request_id=1, route="least_busy").backend for system in ("s", "t", "u", "v", "w")}
+    assert set(own.values()) == {"a", "b"}
+    one, other = (next(system for system in own if own[system] == name) for name in "ab")
+    for number in range(2, 22):
+        system = (one, other)[number % 2]
+        assert call(peer, system, request_id=number, route="least_busy").backend == own[system]

@@ -10,7 +10,7 @@ from sidecard.core.events import Tick
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
 from tests.host import Host, packed
-from tests.prompts import Caller, Ending, digest, prompt, provider
+from tests.prompts import LONG, Caller, Ending, digest, prompt, provider
 
 ENDS_WITHOUT_OUTPUT: list[Ending] = ["transient", "fatal", "ignored", "cancelled", "withdrawn", "lost", "expired"]
 
@@ -54,6 +54,32 @@ def test_the_first_chunk_of_a_stream_is_its_first_output() -> None:
     assert other.waits
     leader.appends(lease, "chunk")
     other.granted()
+
+
+def test_a_shorter_prefix_that_is_available_may_leave_too_little_to_wait_for() -> None:
+    """Else a caller that comes later, and does not wait, would overtake one that does."""
+    host = provider()
+    lengths: dict[str, Any] = {"prefix": (digest("a"), digest("b")), "prefix_bytes": (LONG, LONG + 400)}
+    host.peer().calls("a", **lengths)
+    held = host.peer()
+    held.asks(wire.Begin(None, id=1, backends=("a",), **lengths))
+    further = Caller(host, "a", "c")
+    impatient = Caller(host, "a", wait_seconds=0.0)
+    assert host.breakers()["a"].held == 2
+    assert held.receives() == [wire.Pending(1)]
+    impatient.starts()
+    held.gets(wire.Lease)
+    further.granted()
+
+
+def test_a_long_prefix_is_waited_for_although_a_shorter_one_is_available() -> None:
+    """What is left is worth the wait."""
+    host = provider()
+    Caller(host, "a", "b").granted()
+    held = Caller(host, "a", "b")
+    impatient = Caller(host, "a", wait_seconds=0.0)
+    impatient.starts()
+    assert held.waits
 
 
 def test_a_report_of_the_first_output_needs_a_current_lease() -> None:

@@ -8,6 +8,7 @@ import pytest
 from sidecard.core.backends.admission import LATENCY_HALF_LIFE_SECONDS, Admission, Decision
 from sidecard.core.backends.breaker import Pause
 from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.prefix_policy import NO_PATIENCE
 from sidecard.core.backends.registry import MAX_NAMED, OTHER_BACKENDS, Backends
 from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, LiveSettings, TaskSettings
 from sidecard.core.wall_clock import WallClock
@@ -29,7 +30,7 @@ class Town:
         """Decide, without acquiring a permit."""
         request = Begin(None, backends=names, route=route, task=task)
         return self.admission.decide(
-            request, self.admission.names(request), (1000, 1), self.now, "1000:default", self.now
+            request, self.admission.names(request), (1000, 1), self.now, "1000:default", NO_PATIENCE
         )[0]
 
     def chooses(self, *names: str, route: Route | None = None) -> str | None:
