@@ -161,7 +161,10 @@ def described_request(
 
 def prefixes_of_request(request: LlmRequest) -> PromptPrefixes:
     """Return the prefixes of a request's prompt; none if the backend caches no prompts, or not this one."""
-    parts = request.family.prompt(request.asked, request.target)
+    asked = request.asked
+    # With it, llama.cpp's server uses no processed prefix.
+    off = isinstance(asked.body, dict) and (asked.body | asked.outside).get("cache_prompt") is False
+    parts = () if off else request.family.prompt(asked, request.target)
     return prefixes_of(request.family.name, request.asked.model, request.caller.account, parts)
 
 

@@ -351,7 +351,7 @@ def test_a_crowd_that_has_waited_for_one_prompt_proceeds_in_parts() -> None:
         host.happens(Tick())
         parts.append(len(crowd.receives()))
 
-    assert max(parts) < 300
+    assert max(parts) < 64
     assert host.breakers()["a"].queued == 0
 
 

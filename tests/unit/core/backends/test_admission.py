@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sidecard.core.backends.admission import LATENCY_HALF_LIFE_SECONDS, Admission, Decision
 from sidecard.core.backends.breaker import Pause
@@ -309,6 +310,18 @@ def test_tokens_of_a_free_backend_do_not_price_others() -> None:
 
     town.takes("cloud", 3)
     assert town.chooses("cloud") == "cloud"
+
+
+def test_expected_costs_include_what_the_backend_reads_from_its_cache() -> None:
+    """Else a budget reserves several times what its calls cost."""
+    cached = structs.replace(priced(10.0, 10.0), cached_input_dollars_per_million_tokens=1.0)
+    town = Town(backends={"cached": cached, "other": priced(10.0, 10.0)})
+    for _ in range(20):
+        town.backends.of("cached").count_prompt(Usage(prompt_tokens=10_000, cached_prompt_tokens=9_000))
+        town.answers("cached", 1.0, prompt_tokens=10_000, completion_tokens=100)
+
+    assert town.backends.expected_dollars(town.backends.of("cached")) == pytest.approx(0.02)
+    assert town.backends.expected_dollars(town.backends.of("other")) == pytest.approx(0.101)
 
 
 def test_a_false_number_of_tokens_leaves_one_call_at_a_time() -> None:

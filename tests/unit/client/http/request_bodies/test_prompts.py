@@ -229,6 +229,14 @@ def test_counting_tokens_is_no_prompt() -> None:
     assert parts(f"{MESSAGES}/count_tokens", MARKED) == []
 
 
+def test_a_request_that_lets_its_server_use_no_processed_prompt_has_no_prefixes() -> None:
+    """It would wait for nothing."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    for value, digests in ((True, 1), (False, 0)):
+        asked = parsed("http://127.0.0.1:8080/v1/chat/completions", body | {"cache_prompt": value})
+        assert len(prefixes_of_request(asked).digests) == digests
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_prompts_of_all_known_requests_are_read(name: str) -> None:
     """Whatever their form."""
