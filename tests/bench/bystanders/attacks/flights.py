@@ -1,5 +1,6 @@
 """Attacks by calls: begins, leases, waiters and streams."""
 
+import os
 import time
 from contextlib import suppress
 
@@ -7,6 +8,7 @@ from tests.bench.bystanders.attack import Target, attack, exchange, framed
 
 MIB = 1024 * 1024
 SIMILAR = ("tasks.alike.similar=true",)
+PROMPTS = ("backends.prompts.prefix_affinity=provider", "backends.prompts.requests_per_minute=10000000")
 
 
 @attack()
@@ -217,6 +219,30 @@ def flights_at_the_bound(target: Target) -> None:
             )
         )
         connection.discard()
+
+
+def _prompt(*places: int) -> dict[str, object]:
+    """Return the fields of a begin whose prompt has these prefixes, by numbers."""
+    digests = [f"{os.getpid():08x}{place:024x}" for place in places]
+    return {"backends": ["prompts"], "prefix": digests, "prefix_bytes": [40_000 * (k + 1) for k in range(len(digests))]}
+
+
+@attack(settings=PROMPTS)
+def prompts_that_wait_for_one(target: Target) -> None:
+    """512 calls of 16 prefixes each that wait for the first output of one call, and are made at the same moment."""
+    leader = target.connect()
+    while True:
+        first, crowd = next(target.names), target.connect()
+        lease = leader.lease(None, **_prompt(first))
+        begins = [
+            {"op": "begin", "key": None, "id": k} | _prompt(first, *range(16 * k, 16 * k + 15)) for k in range(512)
+        ]
+        crowd.send(*begins)
+        crowd.discard(0.05)
+        leader.send({"op": "started", "lease": lease})
+        crowd.discard(0.05)
+        leader.ask(op="complete", lease=lease, value=1)
+        crowd.close()
 
 
 @attack()
