@@ -37,6 +37,7 @@ REQUESTS: tuple[wire.AnyRequest, ...] = (
     ),
     wire.GetStats(id=14),
     wire.SetBreaker("cloud", "open", id=15),
+    wire.Append("boot-1", msgspec.Raw(b"\xa5early"), output=False, id=16),
 )  # fmt: skip
 
 REPLIES: tuple[bytes, ...] = (

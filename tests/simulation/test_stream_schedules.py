@@ -124,7 +124,7 @@ class Schedule:
         piece = f"{name}/{number}/".ljust(size, ".")
         self.appended[name].append(piece)
         holder = self.holder(name)
-        self.say(holder, wire.Append(name, packed(piece), id=-1))
+        self.say(holder, wire.Append(name, packed(piece), output=number > 0, id=-1))
         if any(reply.id == -1 for reply in holder.inbox):
             # It was refused.
             self.appended[name].pop()

@@ -110,6 +110,9 @@ class Append(Request, frozen=True, tag="append"):
 
     lease: Name
     chunk: Raw
+    output: bool = True
+    """False: the chunk precedes the model's output, such as an event that says that the request was received. Callers that
+    wait for a prefix of this call go on waiting."""
 
 
 class Complete(Request, frozen=True, tag="complete"):
@@ -161,7 +164,7 @@ class Fail(Request, frozen=True, tag="fail"):
 
 
 class Started(Request, frozen=True, tag="started"):
-    """Report the first output of a lease's call; for a stream, the first `Append` does. Replies: none, `StaleLease`."""
+    """Report the first output of a lease's call, as the first `Append` with ``output`` does. Replies: none, `StaleLease`."""
 
     lease: Name
 

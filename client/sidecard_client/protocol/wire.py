@@ -21,6 +21,8 @@ All fields with a default are optional, and a peer that does not know a field ig
 - `Fail.status` and `Fail.detail` never change what a failure means: ``kind`` and ``retry_after_seconds`` decide.
 - A holder sends `Started` only if its `Lease` had ``prefix``: older daemons never set it, and do not know the message. A holder
   that never sends it only delays callers with the same prefix.
+- A holder sends `Append.output` only if it is false, and its `Lease` had ``prefix``. An older daemon ignores it, and takes the
+  first chunk for the first output; for a chunk of an older client, it is true.
 - The daemon replies `PrefixWanted` only to a begin with ``has_prefix`` and without ``prefix``; a caller that gets it begins again.
   Older clients never set ``has_prefix``, and older daemons ignore it: their calls are scheduled without prefixes.
 - ``prefix`` and ``prefix_bytes`` never decide what is shared or stored, so older daemons ignore them.

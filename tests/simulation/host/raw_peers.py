@@ -288,7 +288,8 @@ class RawPeer(LoopProcess):
                 )
             elif index < size:
                 if fields.get("stream"):
-                    self._say({"op": "append", "id": -2, "lease": name, "chunk": run.piece(index)})
+                    chunk = run.piece(index)
+                    self._say({"op": "append", "id": -2, "lease": name, "chunk": chunk, "output": index > 0})
 
                 self.at(self.clock() + seconds, lambda: step(index + 1))
             else:

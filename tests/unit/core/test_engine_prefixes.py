@@ -82,6 +82,44 @@ def test_a_long_prefix_is_waited_for_although_a_shorter_one_is_available() -> No
     assert held.waits
 
 
+def test_a_chunk_before_the_output_releases_no_held_caller() -> None:
+    """Followers get it as any other; callers with the same prefix wait for the next chunk, for `started` or for the end."""
+    for then in ("append", "started", "complete"):
+        host = provider(prefix_hold_seconds=60.0)
+        leader, follower = host.peer(), host.peer()
+        lease = leader.leads("key", stream=True, backends=("a",), **prompt("a"))
+        other = Caller(host, "a")
+        follower.asks(wire.Begin("key", id=1, stream=True, backends=("a",), **prompt("a")))
+        assert follower.receives() == [wire.Pending(1)]
+        for text in ("created", "in progress"):
+            leader.asks(wire.Append(lease, packed(text), output=False, id=3))
+            assert other.waits
+            assert host.breakers()["a"].held == 1
+
+        assert follower.reads()[0] == ["created", "in progress"]
+        match then:
+            case "append":
+                leader.appends(lease, "output")
+            case "started":
+                leader.asks(wire.Started(lease, id=4))
+            case _:
+                leader.asks(wire.Complete(lease, id=4))
+
+        other.granted()
+
+
+def test_a_call_that_fails_before_its_output_leaves_its_prefix_cold() -> None:
+    """Although it has sent a chunk: the next caller leads, and the others wait for it."""
+    host = provider(prefix_hold_seconds=60.0)
+    leader = host.peer()
+    lease = leader.leads("key", stream=True, backends=("a",), **prompt("a"))
+    others = [Caller(host, "a") for _ in range(2)]
+    leader.asks(wire.Append(lease, packed("created"), output=False, id=3))
+    leader.fails(lease, "transient")
+    assert [other.waits for other in others] == [False, True]
+    assert others[0].granted().prefix
+
+
 def test_a_report_of_the_first_output_needs_a_current_lease() -> None:
     """`started` has no reply, except for a lease that is not current; a repeated one changes nothing."""
     host = provider()

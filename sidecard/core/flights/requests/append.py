@@ -43,7 +43,11 @@ class AppendOperation(Struct, frozen=True, eq=False):
             return [reject_value(peer, request, problem)]
 
         self.flights.progressed(lease, now)
-        return self._add(lease, peer, chunk, now) + self.queues.first_output(lease, now)
+        effects = self._add(lease, peer, chunk, now)
+        if request.output:
+            effects += self.queues.first_output(lease, now)
+
+        return effects
 
     def _add(self, lease: HeldLease, peer: Peer, chunk: bytes, now: float) -> list[Effect]:
         flight = lease.flight

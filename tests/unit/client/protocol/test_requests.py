@@ -49,6 +49,24 @@ def test_begin_with_the_greatest_values_is_read(encoding: str) -> None:
     assert {name: getattr(begin, name) for name in fields} == fields
 
 
+@pytest.mark.parametrize("encoding", ["msgpack", "json"])
+def test_a_chunk_is_output_unless_it_says_otherwise(encoding: str) -> None:
+    """As it is for clients and daemons that do not know the field: it is sent only if it is false."""
+    chunk: Any = "piece" if encoding == "json" else msgspec.Raw(msgspec.msgpack.encode("piece"))
+    for fields, expected in (({}, True), ({"output": True}, True), ({"output": False}, False)):
+        message = wire.unpack_request(_message(encoding, op="append", lease="l", chunk=chunk, **fields))
+        assert isinstance(message, wire.Append)
+        assert message.output is expected
+        assert b"output" in wire.pack(message) or expected
+        assert wire.unpack_request(wire.pack(message)) == message
+
+    assert wire.pack(wire.Append("l", msgspec.Raw(b"\xa1x"))) == b"\x83\xa2op\xa6append\xa5lease\xa1l\xa5chunk\xa1x"
+    wrong_values: list[Any] = [None, 0, "false", []]
+    for wrong in wrong_values:
+        with pytest.raises(FAULTS):
+            wire.unpack_request(_message(encoding, op="append", lease="l", chunk=chunk, output=wrong))
+
+
 def _message(encoding: str, **fields: Any) -> bytes:
     """Return a request's msgpack bytes; of a JSON line, what the daemon makes of it."""
     if encoding == "msgpack":
