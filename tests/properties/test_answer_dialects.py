@@ -97,11 +97,13 @@ def written(draw: st.DrawFn, name: str, event: dict[str, Any], *, lines: bool) -
 
 
 def summary(family: str, pieces: list[bytes], content_type: str, choices: int) -> AnswerSummary:
-    """Read an answer in these pieces."""
+    """Read an answer in these pieces. Output that has begun does not end."""
     asked = ApiRequest("m", {}, stream=True, choices=choices)
     reader = families()[family].reader(asked, content_type=content_type)
     for piece in pieces:
+        had_output = reader.has_output
         reader.feed(piece)
+        assert reader.has_output or not had_output
         _ = reader.terminal, reader.classifiable
 
     return reader.finish()
@@ -180,6 +182,7 @@ def test_no_bytes_raise(family: str, pieces: list[bytes], content_type: str, str
         readers[0].feed(piece)
 
     readers[1].feed(b"".join(pieces))
+    assert readers[0].has_output == readers[1].has_output
     first, second = (reader.finish() for reader in readers)
     assert first == second
 

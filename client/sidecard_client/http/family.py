@@ -187,6 +187,13 @@ class AnswerReader(ABC):
     classifiable: bool = True
     """Whether the answer may still turn out to be one of the API. Once False, it stays so."""
 
+    has_output: bool = False
+    """Whether the model's output has begun, so that its prompt is processed. Once True, it stays so.
+
+    Whitespace, comments, pings, and events that only say that the request was received precede the output. Bytes that cannot be
+    read count as output.
+    """
+
     @property
     def terminal(self) -> bool:
         """The rest of a stream has no meaning: an app that stops reading has the whole answer."""
@@ -205,6 +212,7 @@ class UnclassifiableAnswer(AnswerReader):
     """Reads an answer whose head says that it is none of the API's."""
 
     classifiable = False
+    has_output = True
 
     def __init__(self, detail: str) -> None:
         self._detail = detail

@@ -59,6 +59,8 @@ class MessageReader(AnswerReader):
         except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError):
             self._unreadable = "a message is not JSON"
 
+        self.has_output = self.has_output or bool(self._unreadable)
+
     def finish(self) -> AnswerSummary:
         """Return whether the stream ended between two messages."""
         if not self._unreadable and not self._messages.is_between_messages:
@@ -67,6 +69,7 @@ class MessageReader(AnswerReader):
         return self._answer.summary(self._unreadable)
 
     def _read(self, message: Message) -> None:
+        self.has_output = True
         kind = message.headers.get(":message-type", "event")
         if kind != "event":
             name = message.headers.get(":exception-type", message.headers.get(":error-code", kind))

@@ -21,6 +21,9 @@ class JsonAnswer(ABC):
     has_end: ClassVar[bool] = False
     """Its streams have a last event, without which they are not whole."""
 
+    preceding_events: ClassVar[tuple[str, ...]] = ()
+    """Types of its events that precede the model's output. A tuple, because a hostile type may be unhashable."""
+
     lists: ClassVar[bool] = False
     """A whole answer may be a list of what a stream has as events."""
 
@@ -29,6 +32,8 @@ class JsonAnswer(ABC):
         self.streamed = streamed
         self.fits = False
         """Something in it has the API's shape."""
+        self.has_output = False
+        """An event other than the `preceding_events` was received."""
         self.ended = False
         """The last event was received."""
         self.marked_done = False
@@ -53,6 +58,7 @@ class JsonAnswer(ABC):
 
     def receive(self, name: str, event: dict[str, Any]) -> None:
         """Read an event and the error in it. ``name`` is empty for events without one, lines and whole answers."""
+        self.has_output = self.has_output or event.get("type", name) not in self.preceding_events
         error = _error_in(name, event)
         if error is not None:
             self.fail(error)

@@ -69,6 +69,7 @@ class WholeReader(AnswerReader):
 
     def feed(self, data: bytes) -> None:
         """Keep the bytes until the end."""
+        self.has_output = self.has_output or bool(data.strip())
         if self.classifiable and len(self._body) + len(data) <= MAX_BODY_BYTES:
             self._body += data
         else:
@@ -101,6 +102,8 @@ class EventReader(AnswerReader):
         for name, event in self._events.feed(data):
             self._read(name, event)
 
+        self.has_output = self.has_output or self._events.too_long
+
     def finish(self) -> AnswerSummary:
         """Read a last event that nothing ended."""
         for name, event in self._events.rest():
@@ -122,6 +125,8 @@ class EventReader(AnswerReader):
             self._unreadable = _receive(self._answer, name, data)
             self.classifiable = self._answer.fits or not self._unreadable
 
+        self.has_output = self._answer.has_output or self._answer.marked_done or bool(self._unreadable)
+
 
 class LineReader(AnswerReader):
     """Reads an answer in lines of JSON."""
@@ -138,6 +143,7 @@ class LineReader(AnswerReader):
 
     def feed(self, data: bytes) -> None:
         """Read the lines that the bytes complete."""
+        self.has_output = self.has_output or bool(data.strip())
         for line in self._lines.feed(data):
             self._read(line)
 

@@ -19,6 +19,7 @@ class WholeBodyReader(AnswerReader):
     def feed(self, data: bytes) -> None:
         """Note that there is something."""
         self._is_empty = self._is_empty and not data
+        self.has_output = self.has_output or bool(data.strip())
 
     def finish(self) -> AnswerSummary:
         """Return whether the body was whole."""

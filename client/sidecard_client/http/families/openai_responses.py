@@ -32,6 +32,7 @@ class ResponsesAnswer(JsonAnswer):
     """A response: an object with a status, which each event of a stream may carry."""
 
     has_end: ClassVar[bool] = True
+    preceding_events: ClassVar[tuple[str, ...]] = ("response.created", "response.queued", "response.in_progress")
 
     def read(self, event: dict[str, Any]) -> None:
         """Read a response or an event; the last event has the whole response."""

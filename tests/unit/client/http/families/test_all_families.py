@@ -85,6 +85,27 @@ def test_an_answer_is_read_however_it_is_split(name: str) -> None:
 
 
 @each_sample
+def test_output_begins_in_every_whole_answer(name: str) -> None:
+    """At the same byte for every split, and with the first one of a body that is no stream."""
+    family, asked = recognized_sample(name)
+    sample = SAMPLES[name]
+    reader = family.reader(asked, content_type=sample.answer_type, headers=HEADERS)
+    assert not reader.has_output
+    place = 0
+    while not reader.has_output:
+        reader.feed(sample.answer[place : place + 1])
+        place += 1
+
+    if sample.answer_type not in {EVENTS, EVENT_STREAM}:
+        assert place == 1
+
+    for size, expected in ((place - 1, False), (place, True), (len(sample.answer), True)):
+        reader = family.reader(asked, content_type=sample.answer_type, headers=HEADERS)
+        reader.feed(sample.answer[:size])
+        assert reader.has_output == expected
+
+
+@each_sample
 def test_an_answer_cut_anywhere_is_not_whole(name: str) -> None:
     """Only what has no meaning may be missing: white space, ``[DONE]``, the usage after a stream's end."""
     sample = SAMPLES[name]
