@@ -20,7 +20,7 @@ from sidecard_client.http.request import parse_request, prefixes_of_request
 from sidecard_client.keys.prefixes.recipe import PromptPrefixes, prefixes_of_texts
 from tests.daemons import Daemon, ask, poll
 from tests.llm_servers import ScriptedModel
-from tests.raw_upstream import RawUpstream, Step
+from tests.raw_upstream import RawUpstream, Step, stream
 
 CACHING = (
     "backends.cloud.prefix_affinity=provider",
@@ -195,12 +195,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def test_others_wait_for_the_first_byte_of_a_body_that_is_read_whole(
+def test_others_wait_for_the_first_text_of_a_body_that_is_read_whole(
     running: Daemon, client: Client, manual: str
 ) -> None:
-    """Not for its head, which says nothing, nor for its end."""
+    """Not for its head and the blank lines that keep its connection open, nor for its end."""
     begun, ended = threading.Event(), threading.Event()
-    first: list[Step] = [HEAD, begun, chunk(CHOICE), ended, chunk(REST) + b"0\r\n\r\n"]
+    first: list[Step] = [HEAD + chunk(b"\n\n"), begun, chunk(CHOICE), ended, chunk(REST) + b"0\r\n\r\n"]
     at_once = [HEAD + chunk(CHOICE + REST) + b"0\r\n\r\n"]
     with (
         RawUpstream(first, at_once) as upstream,
@@ -227,6 +227,71 @@ def test_others_wait_for_the_first_byte_of_a_body_that_is_read_whole(
             ended.set()
 
         assert answers == [leading.result(timeout=20)] * 2
+
+
+CHAT: tuple[str, dict[str, Any]] = ("chat/completions", {"model": "m", "stream": True})
+RESPONSES: tuple[str, dict[str, Any]] = ("responses", {"model": "m", "stream": True, "store": False})
+CREATED = b'data: {"type":"response.created","response":{"status":"in_progress","model":"m"}}\n\n'
+DELTA = b'data: {"type":"response.output_text.delta","delta":"Yes."}\n\n'
+COMPLETED = b'data: {"type":"response.completed","response":{"status":"completed","model":"m","output":[]}}\n\n'
+COMMENT = b": OPENROUTER PROCESSING\n\n"
+FIRST = b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"Yes."},"finish_reason":null}]}\n\n'
+LAST = b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(
+    ("api", "received", "output", "rest"),
+    [(RESPONSES, CREATED, DELTA, COMPLETED), (CHAT, COMMENT, FIRST, LAST)],
+    ids=["an event that says created", "a comment"],
+)
+def test_others_wait_for_the_models_output_and_not_for_what_precedes_it(
+    running: Daemon,
+    client: Client,
+    manual: str,
+    api: tuple[str, dict[str, Any]],
+    received: bytes,
+    output: bytes,
+    rest: bytes,
+) -> None:
+    """A provider's cache has no prompt that it has only received. Callers of the same request get all pieces at once."""
+    begun, ended = threading.Event(), threading.Event()
+    path, fields = api
+    with (
+        RawUpstream(stream(received, begun, output, ended, rest), stream(received, output, rest)) as upstream,
+        httpx2.Client(transport=SidecardTransport(sidecard=client, backend="cloud"), timeout=60) as http,
+        ThreadPoolExecutor() as pool,
+    ):
+
+        def asking(question: str) -> Any:
+            messages = [system(manual), {"role": "user", "content": question}]
+            asked = fields | {"messages" if path == CHAT[0] else "input": messages}
+            return http.stream("POST", f"{upstream.url}/v1/{path}", json=asked)
+
+        def read(question: str) -> bytes:
+            with asking(question) as response:
+                return bytes(response.read())
+
+        try:
+            with asking("Why?") as leading:
+                pieces = leading.iter_raw()
+                assert next(pieces) == received
+                held_one = pool.submit(read, "Who?")
+                poll_for(lambda: held(running) == 1)
+                with asking("Why?") as same:
+                    # The daemon passes a piece on in the same step in which it would release others.
+                    followed = same.iter_raw()
+                    assert next(followed) == received
+                    assert (upstream.count, held(running)) == (1, 1)
+                    begun.set()
+                    assert held_one.result(timeout=20) == received + output + rest
+                    assert next(pieces) == next(followed) == output
+                    ended.set()
+                    assert [*pieces] == [*followed] == [rest]
+        finally:
+            begun.set()
+            ended.set()
+
+        assert upstream.count == 2
 
 
 def held(daemon: Daemon) -> int:

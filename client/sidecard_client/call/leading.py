@@ -89,12 +89,12 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
             last = piece
         else:
             own, others = not isinstance(piece, ForOthers), not isinstance(piece, ForOwnCaller)
-            is_output = others or piece.is_output
+            is_output = (own and others) or piece.is_output
             if isinstance(piece, ForOthers | ForOwnCaller):
                 piece = piece.piece
 
             if others:
-                yield from sharing.append(piece)
+                yield from sharing.append(piece, is_output=is_output)
 
             if is_output and piece is not END:
                 yield from sharing.report_output()
@@ -144,7 +144,7 @@ class _Sharing:
         lease = attempts.lease
         self._report = None if lease is None else StreamReport(attempts.call, lease, attempts.opened_at)
         self._reports_output = lease is not None and lease.prefix
-        """The daemon waits for the first output, which no piece has reported yet."""
+        """The daemon waits for the first output, which no message has reported yet."""
 
     @property
     def goes_on(self) -> bool:
@@ -157,13 +157,13 @@ class _Sharing:
             self._report.began()
 
     def report_output(self) -> Generator[Command, Any, None]:
-        """Report the first output, unless a piece has been sent."""
+        """Report the first output, unless a message has reported it."""
         lease = self._attempts.lease
         if self._reports_output and self._report is not None and lease is not None:
             self._reports_output = False
             yield Send(wire.Started(lease=lease.lease))
 
-    def append(self, piece: Any) -> Generator[Command, Any, None]:
+    def append(self, piece: Any, *, is_output: bool = True) -> Generator[Command, Any, None]:
         """Send a piece, or the end."""
         report, lease = self._report, self._attempts.lease
         if report is None or lease is None:
@@ -172,7 +172,7 @@ class _Sharing:
         unshareable = None
         try:
             if piece is not END:
-                yield from self._send(lease, report.append(piece))
+                yield from self._send(lease, report.append(piece, is_output=is_output))
                 return
 
             if not (yield from self._send(lease, report.take_held())):
@@ -217,7 +217,7 @@ class _Sharing:
         yield from settle(self._attempts, message)
 
     def _send(self, lease: wire.Lease, messages: Sequence[wire.Append]) -> Generator[Command, Any, bool]:
-        if messages:
+        if self._reports_output and any(message.output for message in messages):
             self._reports_output = False
 
         taken = yield from _append(self._attempts, lease, messages)

@@ -39,7 +39,7 @@ class StreamReport:
         if self._first_chunk_seconds is None:
             self._first_chunk_seconds = monotonic() - self._opened_at
 
-    def append(self, piece: Any) -> Sequence[wire.Append]:
+    def append(self, piece: Any, *, is_output: bool) -> Sequence[wire.Append]:
         """Return the messages to send for a piece: its own, or none if that is held back. Raises `UnshareableValue`."""
         packed = pack_value(piece, self._call.codec, MAX_PIECE_DEPTH)
         if len(packed) > MAX_VALUE_BYTES:
@@ -50,7 +50,8 @@ class StreamReport:
         if self._kept is not None:
             self._kept.append(piece)
 
-        message = wire.Append(lease=self._lease.lease, chunk=Raw(packed))
+        # Without a prefix nobody waits for the output, so the message says nothing about it.
+        message = wire.Append(lease=self._lease.lease, chunk=Raw(packed), output=is_output or not self._lease.prefix)
         if self._held is None:
             return (message,)
 

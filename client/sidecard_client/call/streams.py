@@ -62,13 +62,15 @@ class ForOwnCaller(Struct, frozen=True):
 
     piece: Any
     is_output: bool = True
-    """Whether the backend has begun to answer: false for what comes before the answer."""
+    """Whether the model's output has begun: false for what precedes it."""
 
 
 class ForOthers(Struct, frozen=True):
     """A function may yield this: ``piece`` is shared and stored, and does not go to the function's own caller."""
 
     piece: Any
+    is_output: bool = True
+    """As `ForOwnCaller.is_output`. A piece that is neither of the two is output."""
 
 
 def divided(pieces: Iterable[Any]) -> tuple[list[Any], list[Any] | None]:

@@ -8,6 +8,8 @@ head               the library's own response                      status and he
 event stream       each piece as received                          the same piece; decoded, if not all callers can do that
 any other body     each piece as received                          all of it with the head, once it is known to be whole
 =================  ==============================================  ====================================================
+
+Pieces before the model's output are marked (``is_output``): callers with the same prefix may wait for the output.
 """
 
 import logging
@@ -101,19 +103,24 @@ class UpstreamAnswer:
         """Return the pieces for some more bytes of the body."""
         was_known = self.summary is not None
         decoded = self._read(data)
+        is_output = self._reader.has_output or self.summary is not None
+        own = ForOwnCaller(data, is_output)
         if not self._is_shared:
-            return [ForOwnCaller(data)]
+            return [own]
 
         self._collect([data] if self._as_received else decoded)
         if not self._is_live:
-            return [ForOwnCaller(data)]
+            return [own]
 
         ends = [] if was_known or self.summary is None or self._decoder is None else [self._conclusion(self.summary)]
         if not self._head_is_sent and self.summary is not None and self.summary.failure == "transient":
-            return [*ends, ForOwnCaller(data)]  # nobody else has seen a piece, so one of them may still make the call
+            return [*ends, own]  # nobody else has seen a piece, so one of them may still make the call
 
-        body = [*ends, data] if self._as_received else [*map(ForOthers, decoded), *ends, ForOwnCaller(data)]
-        return [*self._unsent_head(), *body]
+        if self._as_received and is_output:
+            return [*self._unsent_head(), *ends, data]
+
+        shared = [ForOthers(piece, is_output) for piece in ([data] if self._as_received else decoded)]
+        return [*self._unsent_head(is_output=is_output), *shared, *ends, own]
 
     def ended(self) -> list[Any]:
         """Return the last pieces, after the end of the body. Raises `AnswerNotShared`."""
@@ -123,9 +130,9 @@ class UpstreamAnswer:
 
         return self._unsent_head() if self._is_live else [ForOthers(self._head | {"body": bytes(self._body)})]
 
-    def _unsent_head(self) -> list[Any]:
+    def _unsent_head(self, *, is_output: bool = True) -> list[Any]:
         was_sent, self._head_is_sent = self._head_is_sent, True
-        return [] if was_sent else [ForOthers(self._head)]
+        return [] if was_sent else [ForOthers(self._head, is_output)]
 
     def _conclusion(self, summary: AnswerSummary) -> Enough:
         if summary.failure is None:

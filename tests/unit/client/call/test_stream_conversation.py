@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from warnings import catch_warnings
 
+import msgspec
 import pytest
 
 from sidecard_client import CallFailed, CallTimeout
@@ -421,6 +422,59 @@ def test_a_holder_reports_the_first_output_that_the_daemon_does_not_see(
 
         messages = [type(command.message) for command in daemon.commands if isinstance(command, commands.Send)]
         assert messages == [kind for kind in sent if asked or kind is wire.Append]
+
+
+EARLY = [ForOthers("early", is_output=False), ForOwnCaller("early", is_output=False)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "pieces", "sent"),
+    [
+        ({}, [HEAD, *EARLY, "a", "b"], ["early", "a!", "b!"]),
+        ({}, [HEAD, *EARLY, *EARLY, ForOthers("a"), OWN], ["early", "early", "a!"]),
+        ({}, [HEAD, *EARLY, OWN, OWN], ["early", "!"]),
+        ({}, [HEAD, EARLY[1], OWN, ForOthers("all")], ["!", "all!"]),
+        ({}, [HEAD, *EARLY], ["early"]),
+        (TWO, [*EARLY, "a"], ["!", "early", "a!"]),
+        (TWO, [*EARLY, *EARLY], ["early", "early"]),
+    ],
+    ids=[
+        "pieces",
+        "decoded",
+        "no longer shared",
+        "a body read whole",
+        "no output",
+        "held back",
+        "held back, no output",
+    ],
+)
+def test_pieces_before_the_output_are_sent_at_once_and_report_none(
+    policy: dict[str, Any], pieces: list[Any], sent: list[str]
+) -> None:
+    """The first output reports itself, or is reported, once. Without a prefix, nobody asks whether a piece is output."""
+    for asked in (True, False):
+        daemon = Daemon(lease(prefix=asked), *map(Returned, pieces), Returned(END), STORED)
+        drive(converse(policy), daemon)
+        messages = [command.message for command in daemon.commands if isinstance(command, commands.Send)]
+        expected = sent if asked else [f"{text.removesuffix('!')}!" for text in sent if text != "!"]
+        assert list(map(_reported, messages)) == expected
+        assert daemon.pieces == [
+            piece.piece if isinstance(piece, ForOwnCaller) else piece for piece in pieces if own(piece)
+        ]
+
+
+def _reported(message: Any) -> str:
+    """Return the text of a message's piece, if it has one, with a mark if it reports output."""
+    if isinstance(message, wire.Started):
+        return "!"
+
+    text: str = msgspec.msgpack.decode(message.chunk)
+    return f"{text}!" if message.output else text
+
+
+def own(piece: Any) -> bool:
+    """Return whether a function's own caller gets a piece."""
+    return not isinstance(piece, ForOthers)
 
 
 # Streams that break ------------------------------------------------------------------------------------------------------

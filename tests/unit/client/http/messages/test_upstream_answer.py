@@ -17,7 +17,7 @@ from sidecard_client.http.messages.upstream_answer import UpstreamAnswer
 
 
 class Reader(AnswerReader):
-    """Reads an answer whose stream ends with ``END``."""
+    """Reads an answer whose stream ends with ``END``, and whose output dots precede."""
 
     def __init__(self, verdict: Verdict = "complete", not_stored: Any = "", *, classifiable: bool = True) -> None:
         self.classifiable = classifiable
@@ -32,6 +32,7 @@ class Reader(AnswerReader):
     def feed(self, data: bytes) -> None:
         """Keep what is read."""
         self.read += data
+        self.has_output = bool(self.read.strip(b"."))
 
     def finish(self) -> AnswerSummary:
         """Return the given summary."""
@@ -98,6 +99,55 @@ def test_a_stream_reaches_all_as_it_comes(kind: str) -> None:
     """A caller that leaves after the event that ends it has the whole answer."""
     yielded, _, _ = run(response_with(kind, b"a", b"b END", b"rest"), Reader())
     assert yielded == [ForOthers(head(["content-type", kind])), b"a", ENOUGH, b"b END", b"rest"]
+
+
+def before_output(piece: Any) -> list[Any]:
+    """Return the pieces that all callers get before the output."""
+    return [ForOthers(piece, is_output=False), ForOwnCaller(piece, is_output=False)]
+
+
+def test_pieces_before_the_output_say_so() -> None:
+    """They reach all callers as they come. The head says what the first piece says."""
+    yielded, _, _ = run(response_with("text/event-stream", b".", b"..", b".a", b".", b"END"), Reader())
+    no_output = ForOthers(head(SSE), is_output=False)
+    assert yielded == [no_output, *before_output(b"."), *before_output(b".."), b".a", b".", ENOUGH, b"END"]
+    yielded, _, _ = run(response_with("application/json", b".", b"a"), Reader())
+    whole = ForOthers(head(JSON) | {"body": b".a"})
+    assert yielded == [ForOwnCaller(b".", is_output=False), ForOwnCaller(b"a"), whole]
+
+
+def test_a_stream_that_ends_before_its_output_ends_it() -> None:
+    """With its last event, or with its last byte."""
+    yielded, _, _ = run(response_with("text/event-stream", b".", b"."), Reader())
+    assert yielded == [ForOthers(head(SSE), is_output=False), *before_output(b"."), *before_output(b".")]
+    yielded, _, _ = run(response_with("text/event-stream"), Reader())
+    assert yielded == [ForOthers(head(SSE))]
+
+
+def test_the_decoded_bytes_decide_where_the_output_begins() -> None:
+    """The first bytes of an encoded body are none of the decoded one."""
+    packer = zlib.compressobj(wbits=31)
+    sent = [packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH) for text in (b"", b".", b"END")]
+    yielded, _, _ = run(response_with("text/event-stream", *sent, content_encoding="gzip"), Reader())
+    no_output = ForOthers(head(SSE, ["content-encoding", "gzip"]), is_output=False)
+    assert yielded == [no_output, *before_output(sent[0]), *before_output(sent[1]), ENOUGH, sent[2]]
+
+    compressor = zstandard.ZstdCompressor().compressobj()
+    sent = [compressor.compress(text) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for text in (b".", b"END")]
+    yielded, _, _ = run(response_with("text/event-stream", *sent, content_encoding="zstd"), Reader())
+    early = [ForOthers(b".", is_output=False), ForOwnCaller(sent[0], is_output=False)]
+    assert yielded == [ForOthers(head(SSE), is_output=False), *early, ForOthers(b"END"), ENOUGH, ForOwnCaller(sent[1])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding"), [("text/event-stream", "exi"), ("text/event-stream", "gzip"), ("application/json", "exi")]
+)
+def test_bytes_that_cannot_be_decoded_count_as_output(kind: str, encoding: str) -> None:
+    """Otherwise callers with the same prefix would wait for the end of the answer."""
+    yielded, _, _ = run(response_with(kind, b"...", content_encoding=encoding), Reader())
+    assert all(getattr(piece, "is_output", True) for piece in yielded)
+    yielded, _, _ = run(response_with(kind, b"."), Reader("unclassifiable", classifiable=False))
+    assert yielded == [ForOwnCaller(b".")]
 
 
 def test_a_stream_that_ends_without_proof_is_not_shared() -> None:
