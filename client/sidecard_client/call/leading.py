@@ -102,7 +102,9 @@ def _lead_pieces(  # noqa: C901, PLR0912 - one case for each kind of piece, and 
             if piece is END or not (reads or sharing.goes_on):
                 return None
 
-            sharing.began()
+            if is_output:
+                sharing.began()
+
             complete = last
             if own and reads:
                 # Not kept here: it may refer to the stream, which would never be found to be unreferenced.
@@ -152,7 +154,7 @@ class _Sharing:
         return self._report is not None
 
     def began(self) -> None:
-        """Record that the function has produced a piece."""
+        """Record that the function has produced output."""
         if self._report is not None:
             self._report.began()
 

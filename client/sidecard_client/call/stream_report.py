@@ -35,7 +35,7 @@ class StreamReport:
         self._valid = True
 
     def began(self) -> None:
-        """Record that the function has produced a piece."""
+        """Record that the function has produced output, for the time to the first one."""
         if self._first_chunk_seconds is None:
             self._first_chunk_seconds = monotonic() - self._opened_at
 

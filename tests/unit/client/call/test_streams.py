@@ -9,7 +9,7 @@ from sidecard_client.call.call import prepare
 from sidecard_client.call.commands import Ask, Give, Open, Pull, Returned
 from sidecard_client.call.leading import lead
 from sidecard_client.call.options import Options
-from sidecard_client.call.streams import END, Leading, Provenance
+from sidecard_client.call.streams import END, ForOthers, ForOwnCaller, Leading, Provenance
 from sidecard_client.protocol import wire
 
 
@@ -32,21 +32,24 @@ def test_pieces_of_a_running_call_are_not_delayed(source: str) -> None:
     assert [facts.pause_seconds(2.0, now) for now in (100.0, 100.1, 100.2)] == [0.0, 0.0, 0.0]
 
 
-def test_the_report_of_a_stream_says_when_its_first_piece_came() -> None:
-    """Breakers and routes judge by the seconds from the call of the function to its first piece."""
+@pytest.mark.parametrize("early", [[], [ForOwnCaller("head", is_output=False), ForOthers("created", is_output=False)]])
+def test_the_report_of_a_stream_says_when_its_first_output_came(early: list[Any]) -> None:
+    """Breakers and routes judge by the seconds from the call of the function to its first output."""
+    pieces = iter([*early, "piece", END])
     granted = wire.Lease(id=1, lease="l", backend="default", expires_in_seconds=15, attempt=1)
     conversation = lead(Leading(prepare(Options(), list, ("p",), {}, stream=True), granted), Provenance())
     result: Any = None
     usage = None
     while usage is None:
         match conversation.send(result):
-            case Open():
-                sleep(0.02)
-                result = Returned("piece")
+            case Open() | Pull():
+                piece = next(pieces)
+                if piece == "piece":
+                    sleep(0.02)
+
+                result = Returned(piece)
             case Give():
                 result = "more"
-            case Pull():
-                result = Returned(END)
             case Ask(wire.Complete() as complete):
                 usage = complete.usage
             case _:

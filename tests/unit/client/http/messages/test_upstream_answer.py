@@ -184,12 +184,12 @@ def test_errors_in_answers_have_their_kinds(verdict: Verdict, kind: str, answere
 
 
 def test_a_stream_that_begins_with_an_error_of_the_server_reaches_nobody_else() -> None:
-    """A waiter that has seen no piece may make the call. After other pieces, all see the error."""
+    """A waiter that has seen no piece may make the call. After other pieces, all see the error. The error is no output of a model."""
     failing = Reader("server_error", "error")
     yielded, error, _ = run(response_with("text/event-stream", b"error END", b"rest"), failing)
     enough = yielded.pop(0)
     assert isinstance(enough, Enough)
-    assert yielded == [ForOwnCaller(b"error END"), ForOwnCaller(b"rest")]
+    assert yielded == [ForOwnCaller(b"error END", is_output=False), ForOwnCaller(b"rest", is_output=False)]
     assert error is not None
     assert error.kind == "transient"
     yielded, _, _ = run(response_with("text/event-stream", b"text", b"error END"), Reader("server_error", "error"))
