@@ -22,6 +22,9 @@ from tests.servers import RedisServer, any_program, ending
 SCOPE = f"{os.getuid()}:default"
 GOOD = encode_entry(Record(msgspec.msgpack.encode("theirs"), 1.0, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25)))
 
+ATTEMPTS = 3
+"""A busy machine delays a hit as a loop does that takes no turns, but rarely three times."""
+
 clock = time.time  # noqa: TID251 - the server's clock, which is this host's
 
 
@@ -184,20 +187,28 @@ def test_flood_of_messages_delays_no_hit(daemon: Start, server: RedisServer) -> 
 
         poll(lambda: stat(one, "store_pending") == 0, "the entries are not written")
         purge = msgspec.msgpack.encode(("there", "purged", None, "no tag of ours"))
-        pipe = client.pipeline(transaction=False)
-        for number in range(20_000):
-            pipe.publish(CHANNEL, b"\xc1" if number % 2 else purge)
 
-        slowest = 0.0
-        flood = threading.Thread(target=pipe.execute)
-        flood.start()
-        while flood.is_alive():
-            began_at = time.monotonic()
-            assert sidecard.get("entry 7") == 7
-            slowest = max(slowest, time.monotonic() - began_at)
+        def slowest_hit() -> float:
+            pipe = client.pipeline(transaction=False)
+            for number in range(20_000):
+                pipe.publish(CHANNEL, b"\xc1" if number % 2 else purge)
 
-        flood.join()
+            slowest = 0.0
+            flood = threading.Thread(target=pipe.execute)
+            flood.start()
+            while flood.is_alive():
+                began_at = time.monotonic()
+                assert sidecard.get("entry 7") == 7
+                slowest = max(slowest, time.monotonic() - began_at)
+
+            flood.join()
+            return slowest
+
+        slowest = [slowest_hit()]
+        while slowest[-1] >= 0.25 and len(slowest) < ATTEMPTS:
+            slowest.append(slowest_hit())
+
+        assert min(slowest) < 0.25, slowest  # of the loop's turns; without them a chunk of messages takes far longer
         client.publish(CHANNEL, msgspec.msgpack.encode(("there", "removed", SCOPE, "entry 8")))
         client.delete(entry_name(SCOPE, "entry 8"))
         poll(lambda: sidecard.get("entry 8") is None, "the removal after the flood does not arrive")
-        assert slowest < 0.25  # of the loop's turns; without them a chunk of messages takes far longer

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from sidecard.store.redis.scripts import entry_name
 from sidecard_client import Client
 from tests.acceptance.host_worker import Plan
 from tests.daemons import Daemon, ask, poll
 from tests.many_hosts import Callers, Start, hosts, reasons, stat
 from tests.servers import RedisServer, any_program, ending
+
+HIT_SECONDS = 0.25
+"""Most that a hit in memory may take while the server hangs; a loop that waits for the server takes all of half a second."""
+
+ATTEMPTS = 3
+"""A busy machine delays a hit as a waiting loop does, but rarely three times."""
 
 
 @pytest.fixture
@@ -99,32 +106,50 @@ def test_unresponsive_redis_slows_no_hit(daemon: Start, server: RedisServer) -> 
     (one,) = hosts(daemon, 1, server.url)
     with Client(one.socket) as sidecard:
         sidecard.put("k", "v")
+        slowest_hit(sidecard, 500)
+        late: list[str] = []
+        for attempt in range(ATTEMPTS):
+            late = late_during_a_hang(one, sidecard, server, f"meanwhile {attempt}")
+            if not late:
+                break
 
-        def slowest(count: int) -> float:
-            slow = 0.0
-            for _ in range(count):
-                began_at = time.perf_counter()
-                assert sidecard.get("k") == "v"
-                slow = max(slow, time.perf_counter() - began_at)
+        assert late == []
 
-            return slow
 
-        slowest(500)
-        server.pause()
-        began_at = time.monotonic()
-        assert sidecard.call(lambda: "made", name="made") == "made"
-        assert time.monotonic() - began_at < 2.0
-        assert slowest(2000) < 0.25
-        # Until the hang is detected, no client takes the daemon for dead.
-        assert sidecard.delete("nothing") == 0
-        assert sidecard.get("nothing") is None
-        turns(one, "down")
-        assert "did not answer" in reasons(one)
-        assert slowest(2000) < 0.25
-        sidecard.put("meanwhile", 1)
-        server.resume()
-        turns(one, "up")
-        poll(lambda: entries(server) >= 2, "what was written meanwhile does not arrive")
+def late_during_a_hang(one: Daemon, sidecard: Client, server: RedisServer, name: str) -> list[str]:
+    """Let the server hang, with a miss and a write of ``name``; return what took too long."""
+    server.pause()
+    began_at = time.monotonic()
+    assert sidecard.call(lambda: "made", name=f"call {name}") == "made"
+    taken = {
+        "miss": (time.monotonic() - began_at, 2.0),
+        "hit before it is noticed": (slowest_hit(sidecard), HIT_SECONDS),
+    }
+    # Until the hang is detected, no client takes the daemon for dead.
+    assert sidecard.delete("nothing") == 0
+    assert sidecard.get("nothing") is None
+    turns(one, "down")
+    assert "did not answer" in reasons(one)
+    taken["hit afterwards"] = (slowest_hit(sidecard), HIT_SECONDS)
+    sidecard.put(name, 1)
+    server.resume()
+    turns(one, "up")
+    with server.client() as client:
+        written = entry_name(f"{os.getuid()}:default", name)
+        poll(lambda: client.exists(written) == 1, "what was written meanwhile does not arrive")
+
+    return [f"{what}: {seconds:.2f} s" for what, (seconds, most) in taken.items() if seconds >= most]
+
+
+def slowest_hit(sidecard: Client, count: int = 2000) -> float:
+    """Read an entry in memory so many times; return how long the slowest took."""
+    slowest = 0.0
+    for _ in range(count):
+        began_at = time.perf_counter()
+        assert sidecard.get("k") == "v"
+        slowest = max(slowest, time.perf_counter() - began_at)
+
+    return slowest
 
 
 def test_full_redis_is_read_and_reported(daemon: Start, server: RedisServer) -> None:
@@ -264,7 +289,8 @@ def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: i
         for crowd in callers:
             crowd.kill()
 
-        assert len(client.client_list()) == before
+        # A daemon replaces its connection after a slow ping: for a moment there are two.
+        poll(lambda: len(client.client_list()) == before, "connections are left")
 
     # Some hundred entries, and what Python keeps for the next.
     grown = [resident_bytes(one) - was for one, was in zip(daemons, resident, strict=True)]
