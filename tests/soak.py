@@ -258,7 +258,7 @@ class Soak:
 
     def _reload(self) -> str:
         self._configure()
-        reply = ask(self.daemon.socket, {"op": "reload"})
+        reply = ask(self.daemon.socket, {"op": "reload"}, seconds=20.0)
         assert reply["type"] == "reloaded", reply
         assert not reply["problems"], reply
         return "reload"
