@@ -227,17 +227,19 @@ def test_a_stream_that_is_not_read_and_not_waited_for_ends(
 
 def test_a_stream_that_is_read_in_time_does_not_end(kind: str, daemon: Callable[..., Daemon], model: Model) -> None:
     """The limit is for each piece, not for the whole."""
-    running = daemon(SIDECARD_FLIGHTS_IDLE_SECONDS="0.5")
+    idle_seconds, pause_seconds, count = 0.9, 0.05, 20
+    running = daemon(SIDECARD_FLIGHTS_IDLE_SECONDS=str(idle_seconds))
     with connecting(kind, running.socket) as make:
         caller = make()
         model.free = True
-        holder = Holder(caller, function_of(model, caller), "p", 4, key="k")
+        holder = Holder(caller, function_of(model, caller), "p", count, key="k")
         got = []
-        for _ in range(4):
+        for _ in range(count):
             got.append(holder.take())
-            time.sleep(0.2)
+            time.sleep(pause_seconds)
 
-        assert got == pieces("p")
+        assert count * pause_seconds > idle_seconds
+        assert got == pieces("p", 1, count)
         assert holder.rest() == []
         assert is_stored(running)
 

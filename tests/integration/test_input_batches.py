@@ -157,7 +157,8 @@ def test_long_calls_keep_their_leases(
     kind: str, daemon: Callable[..., Daemon], backend: Backend, request: pytest.FixtureRequest
 ) -> None:
     """All leases of a call are renewed while it runs, and replies that arrive meanwhile are not lost."""
-    running = daemon(SIDECARD_FLIGHTS_LEASE_SECONDS="0.5")
+    # Renewed often, so that a busy machine does not end a lease; without renewals, it ends within the wait below.
+    running = daemon(SIDECARD_FLIGHTS_LEASE_SECONDS="1", SIDECARD_FLIGHTS_RENEW_SECONDS="0.1")
     backend.gate = threading.Event()
     with connecting(kind, running.socket) as make, ThreadPoolExecutor() as pool:
         one, other = make(), make()
@@ -169,7 +170,7 @@ def test_long_calls_keep_their_leases(
         poll(lambda: len(slow.calls) == 1, "the second call does not start")
         backend.gate.set()
         short.result(10)
-        threading.Event().wait(1.2)  # two lifetimes of a lease
+        threading.Event().wait(1.2)  # longer than a lease that is not renewed, or only at first
         assert one.ask("stats").leases == 3
         slow_gate.set()
         assert long.result(10) == ["A", "B", "C", "X"]
