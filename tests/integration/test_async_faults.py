@@ -11,14 +11,18 @@ import anyio
 import pytest
 
 from sidecard_client import AsyncClient, CallRejected, CallTimeout, DaemonUnavailable, Outcome
+from sidecard_client.call import availability
 from sidecard_client.protocol import wire
-from tests.daemons import Daemon, poll
+from tests.daemons import Daemon, poll, until
 from tests.scripted_daemon import CLOSE, DIE, HANG, PENDING, ScriptedDaemon, hit, lease
 
 pytestmark = pytest.mark.anyio
 
 CALL_SECONDS = 1.0
 """The longest that a call may take beyond its own work, whatever the daemon does (design 4.5)."""
+
+SECONDS = 20.0
+"""Longer than any stall."""
 
 
 @pytest.fixture
@@ -48,37 +52,51 @@ async def timed(sidecard: AsyncClient, **policy: Any) -> tuple[Outcome[str], flo
 # A daemon that hangs ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_daemon_that_gives_no_first_answer_is_done_without(scripted: ScriptedDaemon) -> None:
+async def begins(scripted: ScriptedDaemon) -> int:
+    """Thaw the daemon after its client was closed; return how many begins the client has sent."""
+    scripted.thaw()
+    await until(lambda: len(scripted.ended) == len(scripted.connections))
+    return len(scripted.requests(wire.Begin))
+
+
+async def test_a_daemon_that_gives_no_first_answer_is_done_without(
+    scripted: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After ``daemon_timeout``, once: the calls that follow do not pay for it again."""
+    monkeypatch.setattr(availability, "FIRST_BACK_OFF_SECONDS", SECONDS)
     scripted.freeze()
 
     async with AsyncClient(scripted.path) as sidecard:
         outcome, seconds = await timed(sidecard)
-        _, next_seconds = await timed(sidecard)
+        await timed(sidecard)
 
     assert (outcome.value, outcome.source) == ("value", "fallback")
     assert 0.45 < seconds < CALL_SECONDS
-    assert next_seconds < 0.1
+    assert await begins(scripted) == 1
 
 
-async def test_one_call_at_a_time_finds_out_whether_the_daemon_is_back(scripted: ScriptedDaemon) -> None:
+async def test_one_call_at_a_time_finds_out_whether_the_daemon_is_back(socket_path: str) -> None:
     """The others go on without it meanwhile."""
-    scripted.freeze()
-
-    async with AsyncClient(scripted.path) as sidecard:
-        await timed(sidecard)
+    daemon_timeout = 1.0
+    async with AsyncClient(socket_path, daemon_timeout=daemon_timeout) as sidecard:
+        await timed(sidecard)  # no daemon listens
         await anyio.sleep(0.15)  # longer than the first back-off
-        durations = []
+        with ScriptedDaemon(socket_path) as scripted:
+            scripted.freeze()
+            durations = []
 
-        async def call(key: str) -> None:
-            durations.append((await timed(sidecard, key=key))[1])
+            async def call(key: str) -> None:
+                durations.append((await timed(sidecard, key=key))[1])
 
-        async with anyio.create_task_group() as tasks:
-            for key in "abc":
-                tasks.start_soon(call, key)
+            async with anyio.create_task_group() as tasks:
+                for key in "abc":
+                    tasks.start_soon(call, key)
 
-    assert max(durations[:2]) < 0.2
-    assert 0.45 < durations[2] < CALL_SECONDS
+            await sidecard.aclose()
+            assert await begins(scripted) == 1
+
+    assert max(durations[:2]) < 0.9 * daemon_timeout
+    assert 0.9 * daemon_timeout < durations[2] < daemon_timeout + CALL_SECONDS
 
 
 async def test_calls_that_wait_notice_a_daemon_that_stops(scripted: ScriptedDaemon) -> None:
