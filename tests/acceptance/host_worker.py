@@ -32,11 +32,13 @@ class Plan(msgspec.Struct):
 
 
 class Account(msgspec.Struct):
-    """How the calls ended, and how long the longest took."""
+    """How the calls ended, how long the longest took, and when the last one ended."""
 
     ends: dict[str, int]
     wrong: list[str]
     longest_seconds: float
+    ended_at: float
+    """Of the monotonic clock, which all processes of a host share."""
 
 
 async def main(plan: Plan) -> Account:
@@ -79,7 +81,9 @@ async def main(plan: Plan) -> Account:
             for _ in range(plan.callers):
                 tasks.start_soon(caller)
 
-    return Account(dict(ends), wrong, longest_seconds)
+        ended_at = time.monotonic()
+
+    return Account(dict(ends), wrong, longest_seconds, ended_at)
 
 
 if __name__ == "__main__":

@@ -65,8 +65,10 @@ def test_four_hosts_make_one_call(daemon: Start, server: RedisServer, ledger: Pa
 
 def test_claim_of_a_dead_host_passes_on(daemon: Start, server: RedisServer, ledger: Path) -> None:
     """When a holder's daemon and callers are killed, one other call answers all others within the lease time."""
-    lease_seconds = 1.0
-    daemons = hosts(daemon, HOSTS, server.url, SIDECARD_FLIGHTS_LEASE_SECONDS=str(lease_seconds))
+    lease_seconds = 2.0
+    # Renewed often: 150 callers that start keep two cores busy, and nobody's lease may expire of that.
+    lease = {"SIDECARD_FLIGHTS_LEASE_SECONDS": str(lease_seconds), "SIDECARD_FLIGHTS_RENEW_SECONDS": "0.2"}
+    daemons = hosts(daemon, HOSTS, server.url, **lease)
     callers = crowd(daemons, ledger, work_seconds=0.3)
     # The first starts alone, so that the process to kill is known, and takes long enough for the others to join.
     first = Callers(Plan(daemons[0].socket, str(ledger), CALLERS, work_seconds=60.0))
@@ -81,9 +83,8 @@ def test_claim_of_a_dead_host_passes_on(daemon: Start, server: RedisServer, ledg
     first.kill()
     callers[0].kill()
     accounts = ended(callers[1:])
-    assert time.monotonic() - died_at < lease_seconds + 1.0 + 0.3 + 2.0, (
-        "beside the call, and two seconds of a busy machine"
-    )
+    ended_at = max(account.ended_at for account in accounts)
+    assert ended_at - died_at < lease_seconds + 1.0 + 0.3 + 2.0, "beside the call, and two seconds of a busy machine"
     assert calls_in(ledger) == ["0", "0"]
     assert sum(sum(account.ends.values()) for account in accounts) == 3 * CALLERS
     assert {end for account in accounts for end in account.ends} <= {"upstream", "shared", "cache"}
