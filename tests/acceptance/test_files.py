@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import subprocess
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 
 from sidecard_client import Client
 from tests.acceptance.test_commands import run
-from tests.daemons import Daemon, ask
+from tests.daemons import Daemon, ask, poll
 
 NAMES = re.compile(r"\b(sidecard_[a-z_]+)\b")
 VARIABLES = {"$job": ".*", "$instance": ".*", "$__rate_interval": "5m", "$__range": "6h"}
@@ -59,10 +59,14 @@ def exposed(daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path) -> 
         for _ in range(2):
             client.call(str, 1, name="f", usage=lambda _: {"model": "m", "cost_dollars": 0.5})
 
-        # One of them is held for the other's prompt.
+        # The second is held while the first processes the prompt of both.
         with ThreadPoolExecutor() as threads:
-            slow: Any = {"name": "g", "backend": "local", "prefix": "a long beginning " * 100}
-            list(threads.map(lambda number: client.call(_slowly, number, **slow), range(2)))
+            end = threading.Event()
+            calls = [threads.submit(_call_slowly, client, number, end) for number in range(2)]
+            poll(lambda: client.breakers().backends["local"].held == 1, "no call is held")
+            end.set()
+            for call in calls:
+                call.result()
 
     families: Any = ask(socket_path, {"op": "metrics"})["families"]
     names = {sample["name"] for family in families for sample in family["samples"]}
@@ -70,9 +74,11 @@ def exposed(daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path) -> 
     return names | {f"{family['name']}_total" for family in families if family["kind"] == "counter"}
 
 
-def _slowly(number: int) -> int:
-    time.sleep(0.1)
-    return number
+def _call_slowly(client: Client, number: int, end: threading.Event) -> None:
+    def slow(_: int) -> bool:
+        return end.wait(20)
+
+    client.call(slow, number, name="g", backend="local", prefix="a long beginning " * 100)
 
 
 def expressions(dashboard: Any) -> Iterator[str]:
