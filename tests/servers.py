@@ -1,6 +1,9 @@
 """Real Redis servers for tests: one, one with certificates, sentinels, a cluster. Each is a process in a directory of its own."""
 
 import importlib.util
+import itertools
+import os
+import random
 import shutil
 import signal
 import socket
@@ -47,14 +50,37 @@ def hosts_program() -> str:
     return HOSTS_PROGRAM
 
 
+FIRST_PORT, PORTS = 12_000, 10_000
+"""Ports for servers of tests. They and their bus ports are below those that the kernel gives to connections and to port 0."""
+
+BUS_OFFSET = 10_000
+"""How far above its port a Redis server of a cluster listens to the other ones."""
+
+
+def _ports() -> Iterator[int]:
+    """Yield the ports of this test process again and again, from a random one on: no other worker has them."""
+    size = PORTS // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = FIRST_PORT + size * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for number in itertools.count(random.SystemRandom().randrange(size)):
+        yield first + number % size
+
+
+_candidates = _ports()
+
+
 def free_port() -> int:
-    """Return a port at which no server listens, and whose cluster bus port exists."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port < 50_000:
-                return port
+    """Return a port at which no server listens, nor at its bus port, and that was not returned for long."""
+    return next(port for port in _candidates if _is_free(port) and _is_free(port + BUS_OFFSET))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+
+    return True
 
 
 class RedisServer:

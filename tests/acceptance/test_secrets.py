@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from sidecard_client import Client
 from sidecard_client.http import SidecardTransport
 from tests.daemons import Daemon, ask, poll
 from tests.llm_servers import Refusal, ScriptedModel
+from tests.servers import free_port
 
 Start = Callable[..., Daemon]
 
@@ -30,14 +30,6 @@ COMMANDS = (
     ("config", "check"), ("calls", "list"), ("cache", "verify"), ("reload",),
 )  # fmt: skip
 ASKED = ("ping", "stats", "report", "health", "config", "breakers", "metrics")
-
-
-def free_port() -> int:
-    """Return a port at which no server listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def answer(prompt: str) -> str:
