@@ -76,7 +76,8 @@ def test_holder_frozen_beyond_its_lease_is_refused(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
     """1. a lease expires; 2. the next holder leads and completes; 3. the first thaws, and the fence refuses all its messages."""
-    scene = scenes(SIDECARD_FLIGHTS_LEASE_SECONDS="1", SIDECARD_FLIGHTS_RENEW_SECONDS="0.3")
+    # Renewed often, so that the second holder does not lose its lease on a busy machine.
+    scene = scenes(SIDECARD_FLIGHTS_LEASE_SECONDS="2", SIDECARD_FLIGHTS_RENEW_SECONDS="0.1")
     apps = scene.apps(kind, shape, processes=2)
     scene.waits(1)
     holder = scene.wait_for("start")
