@@ -4,8 +4,10 @@ Takes a `Plan` as JSON, says ``ready``, waits for a line, makes its calls, and p
 Every upstream call is written to the plan's ledger file, so that the test counts at the backend, not at the daemon.
 """
 
+import math
 import os
 import time
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -24,7 +26,7 @@ class Plan(msgspec.Struct):
     callers: int
     upstream_seconds: float
     prompts: list[str]
-    """Each caller asks these in turn, starting over until ``seconds`` have passed."""
+    """Each caller asks these in turn, starting over until ``seconds`` have passed, or there is a file ``LEDGER.stop``."""
     seconds: float = 0.0
     ttl: float | None = None
     patience_seconds: float = PATIENCE_SECONDS
@@ -58,6 +60,13 @@ class Worker:
         self.calls: list[Call] = []
         self.errors: list[str] = []
         self._ledger = Ledger(plan.ledger)
+        self._stop = Path(f"{plan.ledger}.stop")
+        self._start = time.monotonic()
+        self._fell_back_at = math.inf
+
+    def is_over(self) -> bool:
+        """Return whether callers start over no more."""
+        return time.monotonic() - self._start >= self.plan.seconds or self._stop.exists()
 
     def upstream(self, prompt: str) -> str:
         """Answer slowly, each time with another text."""
@@ -74,7 +83,13 @@ class Worker:
         return f"{prompt} answered by {os.getpid()} at {time.monotonic_ns()}"
 
     def note(self, prompt: str, outcome: Outcome[str], began_at: float) -> None:
-        """Book one call."""
+        """Book one call; write to the ledger that the daemon is used again, by a call that began after a fallback."""
+        if outcome.source == "fallback":
+            self._fell_back_at = time.monotonic()
+        elif began_at > self._fell_back_at:
+            self._fell_back_at = math.inf
+            self._ledger.write("again", os.getpid())
+
         took_seconds = time.monotonic() - began_at
         own = f"answered by {os.getpid()} " in outcome.value and outcome.source in {"upstream", "fallback"}
         own_seconds = self.plan.upstream_seconds if own else 0.0
@@ -85,7 +100,6 @@ def call_in_threads(worker: Worker) -> None:
     """Make the plan's calls with one `Client` and a thread per caller."""
     plan = worker.plan
     with Client(plan.socket, daemon_timeout=plan.patience_seconds) as client:
-        start = time.monotonic()
 
         def caller(_: int) -> None:
             while True:
@@ -97,7 +111,7 @@ def call_in_threads(worker: Worker) -> None:
                     except Exception as error:  # noqa: BLE001 - whatever it is, the test must see it
                         worker.errors.append(repr(error))
 
-                if time.monotonic() - start >= plan.seconds:
+                if worker.is_over():
                     return
 
         in_threads(plan.callers, caller)
@@ -110,7 +124,6 @@ async def call_in_tasks(worker: Worker) -> None:
         AsyncClient(plan.socket, daemon_timeout=plan.patience_seconds) as client,
         anyio.create_task_group() as tasks,
     ):
-        start = time.monotonic()
 
         async def caller() -> None:
             while True:
@@ -122,7 +135,7 @@ async def call_in_tasks(worker: Worker) -> None:
                     except Exception as error:  # noqa: BLE001 - whatever it is, the test must see it
                         worker.errors.append(repr(error))
 
-                if time.monotonic() - start >= plan.seconds:
+                if worker.is_over():
                     return
 
         for _ in range(plan.callers):
