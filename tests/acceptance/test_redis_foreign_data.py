@@ -18,6 +18,7 @@ from sidecard_client.protocol.wire import Usage
 from tests.daemons import Daemon, ask, poll
 from tests.many_hosts import Start, stat
 from tests.servers import RedisServer, any_program, ending
+from tests.worker_process import PATIENCE_SECONDS
 
 SCOPE = f"{os.getuid()}:default"
 GOOD = encode_entry(Record(msgspec.msgpack.encode("theirs"), 1.0, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25)))
@@ -181,7 +182,7 @@ def test_foreign_counters_are_skipped(daemon: Start, server: RedisServer, tmp_pa
 def test_flood_of_messages_delays_no_hit(daemon: Start, server: RedisServer) -> None:
     """Garbage and purges, tens of thousands in one go: hits in memory go on, and the daemon hears of what follows."""
     one = serving(daemon, server)
-    with Client(one.socket) as sidecard, server.client() as client:
+    with Client(one.socket, daemon_timeout=PATIENCE_SECONDS) as sidecard, server.client() as client:
         for number in range(1000):
             sidecard.put(f"entry {number}", number)
 
