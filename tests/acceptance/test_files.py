@@ -16,6 +16,7 @@ import pytest
 from sidecard_client import Client
 from tests.acceptance.test_commands import run
 from tests.daemons import Daemon, ask, poll
+from tests.worker_process import PATIENCE_SECONDS
 
 NAMES = re.compile(r"\b(sidecard_[a-z_]+)\b")
 VARIABLES = {"$job": ".*", "$instance": ".*", "$__rate_interval": "5m", "$__range": "6h"}
@@ -55,7 +56,7 @@ def exposed(daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path) -> 
         "--set=backends.local.max_concurrent=2",
         STATE_DIRECTORY=str(tmp_path),
     )
-    with Client(socket_path) as client:
+    with Client(socket_path, daemon_timeout=PATIENCE_SECONDS) as client:
         for _ in range(2):
             client.call(str, 1, name="f", usage=lambda _: {"model": "m", "cost_dollars": 0.5})
 
