@@ -150,12 +150,13 @@ class Refusal(NamedTuple):
 
 @dataclass(eq=False)
 class Waiter:
-    """A waiting begin."""
+    """A waiting begin; ``order`` is the place of its deadline among all that were set."""
 
     peer: Peer
     begin: wire.Begin
     since: float
     deadline: float
+    order: int
 
 
 @dataclass(eq=False)
@@ -186,6 +187,8 @@ class Lease:
     granted: float
     expires: float
     flight: Flight | None
+    order: int
+    """The place of its deadline among all that were set; a renewal sets it again."""
     turn: int = 0
     attempt: int = 1
     knows_waiters: bool = False

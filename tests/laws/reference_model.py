@@ -5,6 +5,7 @@ It knows neither the names of leases (`ReferenceModel.granted`) nor what the eng
 It covers worlds whose backends take every call, without streams and stores.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
@@ -57,6 +58,7 @@ class ReferenceModel(ReferenceEntries):
         """Leases that ended without an answer: a late answer is still billed."""
         self.flights: list[Flight] = []
         self.draining = False
+        self._orders = itertools.count()
         self.publications: dict[int, Published] = {}
         """All that was ever published, by number."""
 
@@ -249,7 +251,7 @@ class ReferenceModel(ReferenceEntries):
 
     def _join(self, flight: Flight, peer: Peer, begin: wire.Begin, now: float) -> None:
         wait_seconds = self.settings.wait_seconds if begin.wait_seconds is None else begin.wait_seconds
-        waiter = Waiter(peer, begin, now, now + wait_seconds)
+        waiter = Waiter(peer, begin, now, now + wait_seconds, next(self._orders))
         if wait_seconds == 0:
             self._time_out(waiter, now)
         elif len(self.waiters()) >= self.settings.max_waiters:
@@ -272,7 +274,7 @@ class ReferenceModel(ReferenceEntries):
                     self.ended.remove(late)
                     self.book(late.begin).bill(now - late.granted, _cost(request))
         elif isinstance(request, wire.Renew):
-            lease.expires = now + self.settings.lease_seconds
+            lease.expires, lease.order = now + self.settings.lease_seconds, next(self._orders)
             waiters = 0 if lease.flight is None else len(lease.flight.waiters)
             lease.knows_waiters = waiters > 0
             self.say(peer, wire.Ok(request.id, waiters))
@@ -429,17 +431,17 @@ class ReferenceModel(ReferenceEntries):
             self._lease_ended(lease.flight, Refusal("cancelled"), now)
 
     def _tick(self, now: float) -> None:
-        """Do what is due, in the order in which it was due: a tick may be late."""
-        due: list[tuple[float, Callable[[], None]]] = [
-            (waiter.deadline, partial(self._end_wait, flight, waiter, now))
+        """Do what is due, in the order in which it was due: a tick may be late. At one instant, what was set first comes first."""
+        due: list[tuple[float, int, Callable[[], None]]] = [
+            (waiter.deadline, waiter.order, partial(self._end_wait, flight, waiter, now))
             for flight in self.flights
             for waiter in flight.waiters
         ]
-        due += [
-            (min(lease.expires, lease.granted + self.settings.max_call_seconds), partial(self._expire, lease, now))
-            for lease in self.leases
-        ]
-        for instant, happen in sorted(due, key=itemgetter(0)):
+        for lease in self.leases:
+            ends = min(lease.expires, lease.granted + self.settings.max_call_seconds)
+            due.append((ends, lease.order, partial(self._expire, lease, now)))
+
+        for instant, _, happen in sorted(due, key=itemgetter(0, 1)):
             if instant <= now:
                 happen()
 
@@ -475,7 +477,7 @@ class ReferenceModel(ReferenceEntries):
         old: Answer | None = None,
     ) -> None:
         """Grant a lease; ``before`` is the same caller's previous lease, whose begin has its final reply already."""
-        lease = Lease(peer, begin, begin.id, now, now + self.settings.lease_seconds, flight)
+        lease = Lease(peer, begin, begin.id, now, now + self.settings.lease_seconds, flight, next(self._orders))
         if before is not None and reply_id is not None:
             lease.reply_id, lease.turn = reply_id, before.turn + 1
         else:

@@ -178,3 +178,34 @@ def test_late_tick_ends_a_lease_before_the_wait_of_a_caller_that_has_hung_up() -
 
     trial.now += 61.0
     trial.tick()
+
+
+@pytest.mark.parametrize(
+    ("renewals", "wait_seconds", "ends_by"),
+    [("", 3.0, "left"), ("before", 4.0, "left"), ("after", 4.0, "timeouts")],
+    ids=["never renewed", "renewed before the wait", "renewed after the wait began"],
+)
+def test_of_a_lease_and_a_wait_due_at_one_instant_the_one_set_first_ends_first(
+    renewals: str, wait_seconds: float, ends_by: str
+) -> None:
+    """A caller that has hung up has left if the lease ends first, and has timed out if its own wait does."""
+    trial = ModelTrial(MODEL_WORLDS["many elections"])
+    peer = trial.join(1000, 1)
+    (lease,) = trial.ask(peer, wire.Begin("a", id=1))
+    assert isinstance(lease, wire.Lease)
+    trial.now += 1.0
+    if renewals == "before":
+        trial.ask(peer, wire.Renew(lease.lease, id=3))
+
+    trial.ask(peer, wire.Begin("a", id=2, wait_seconds=wait_seconds))
+    if renewals == "after":
+        trial.ask(peer, wire.Renew(lease.lease, id=3))
+
+    trial.hang_up(peer)
+    trial.now += wait_seconds
+    trial.tick()
+    assert {name: trial.model.counts[name] for name in ("expired", "left", "timeouts")} == {
+        "expired": 1,
+        "left": 0,
+        "timeouts": 0,
+    } | {ends_by: 1}
