@@ -176,7 +176,7 @@ def test_view_of_a_namespace_is_not_read_once_access_is_withdrawn(
 
     share_with(0, *_UIDS)
     daemon("--config", str(config))
-    with Client(socket_path) as client:
+    with Client(socket_path, daemon_timeout=10) as client:
         client.put(SHARED_KEY, "of the team", namespace=SHARED)
         path = str(Path(socket_path).parent / "board")
         for index, uid in enumerate(_UIDS):
