@@ -207,7 +207,7 @@ def test_attaching_a_thousand_times_leaks_nothing(daemon: Start) -> None:
             one.close()
 
     poll(lambda: descriptors(running.pid) == before[0], "the daemon has more")
-    assert descriptors(os.getpid()) == before[1]
+    assert descriptors(os.getpid()) <= before[1], "clients that other tests have dropped may end meanwhile"
     stats = ask(running.socket, {"op": "stats"})
     assert stats["views"] == 1
 
