@@ -26,7 +26,7 @@ def is_armed(sidecard: Any, namespace: str = "default") -> bool:
 
 
 def publish(caller: Caller, *keys: str, **policy: Any) -> None:
-    """Call until the answers, which are the keys, are in the client's view."""
+    """Call until the answers, which are the keys, are in the client's view, and all hits so far are reported."""
 
     def all_published() -> bool:
         for key in keys:
@@ -35,7 +35,13 @@ def publish(caller: Caller, *keys: str, **policy: Any) -> None:
 
         return all(is_published(caller.sidecard, key) for key in keys)
 
+    def all_reported() -> bool:
+        held = view_of(caller.sidecard)
+        return held is None or held.report()
+
     poll(all_published, "the answers are not published")
+    # 1. A key is not in a view. 2. The view is attached. 3. The call for the key is a hit of that view.
+    poll(all_reported, "hits are not reported")
 
 
 def counted(path: str, *names: str) -> tuple[Any, ...]:
