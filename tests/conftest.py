@@ -76,6 +76,21 @@ def spared_heap() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def patient_clients() -> Iterator[None]:
+    """Let the clients of a module wait 10 seconds for their daemon, unless a test asks for another limit.
+
+    For modules whose subject is not that limit: at its default, half a second, a busy machine turns their hits into fallbacks.
+    """
+    from sidecard_client.call.base_client import BaseClient  # noqa: PLC0415 - not at the start of pytest
+
+    defaults = BaseClient.__init__.__kwdefaults__
+    assert defaults is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(defaults, "daemon_timeout", 10.0)
+        yield
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run async tests on both backends; a test that is about one of them overrides this."""

@@ -53,13 +53,13 @@ def _use(path: str, *, has_view: bool) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ViewReader, "read", counted)
-        with Client(path, usage=_usage) as client:
+        with Client(path, usage=_usage, daemon_timeout=10) as client:
             _use_blocking(client, 3)
             poll(lambda: is_attached(client) == has_view, "there is no view")
             _use_blocking(client, _HITS)
 
         async def main() -> None:
-            async with AsyncClient(path, usage=_usage) as client:
+            async with AsyncClient(path, usage=_usage, daemon_timeout=10) as client:
                 await _use_async(client, 3)
                 await until(lambda: is_attached(client) == has_view)
                 await _use_async(client, _HITS)

@@ -19,10 +19,10 @@ import pytest
 from sidecard_client import AsyncClient, Client
 from sidecard_client.view import keeper
 from tests.callers import Caller
-from tests.daemons import Daemon, ask, poll
+from tests.daemons import Daemon, ask, poll, until
 from tests.view_callers import counted, publish, view_of
 
-pytestmark = pytest.mark.usefixtures("spared_heap")
+pytestmark = [pytest.mark.usefixtures("spared_heap"), pytest.mark.usefixtures("patient_clients")]
 
 READS = 700
 """More than one report."""
@@ -212,12 +212,12 @@ def test_one_async_client_reads_in_several_loops(path: str, backend: str) -> Non
 
     async def read_some() -> None:
         nonlocal made
-        for _ in range(300):
+        for number in range(300):
             outcome = await sidecard.outcome(str.upper, "k", name="shout", key="k")
             assert outcome.source == "cache"
             made += 1
-            if made % 100 == 1:
-                await anyio.sleep(0.02)
+            if number == 2:
+                await until(lambda: view_of(sidecard) is not None)
 
     for _ in range(3):
         anyio.run(read_some, backend=backend)

@@ -12,11 +12,14 @@ from anyio.from_thread import start_blocking_portal
 
 from sidecard_client import AsyncClient, CallRejected, Client
 from sidecard_client.http import SidecardTransport
+from sidecard_client.view.reader import boot_clock
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, poll
 from tests.metrics import samples
 from tests.raw_upstream import RawUpstream, response
-from tests.view_callers import counted, is_armed, is_published, publish, view_of
+from tests.view_callers import ask_again, counted, is_armed, is_published, publish, view_of
+
+pytestmark = pytest.mark.usefixtures("patient_clients")
 
 GETS = "sidecard_requests_total op=get outcome=hit"
 
@@ -52,7 +55,7 @@ def make(request: pytest.FixtureRequest, path: str) -> Iterator[Make]:
 @pytest.fixture
 def blocking(path: str) -> Iterator[Caller]:
     """Make a blocking client."""
-    with Client(path, daemon_timeout=0.1) as sidecard:
+    with Client(path) as sidecard:
         yield Caller(sidecard, None)
 
 
@@ -125,6 +128,7 @@ def test_batches_ask_only_for_inputs_that_the_view_has_not(served: Daemon, make:
         return [text.upper() for text in texts]
 
     def all_read() -> bool:
+        ask_again(caller.sidecard)
         before = counted(path, "view_hits")[0]
         assert caller.ask("call_each", shout, inputs, name="shout") == [text.upper() for text in inputs]
         poll(lambda: not is_armed(caller.sidecard), "hits are not reported")
@@ -210,14 +214,18 @@ def test_no_view_outlives_its_daemon(daemon: Callable[..., Daemon], socket_path:
         poll(lambda: counted(socket_path, "view_hits", "hits") == (view_hits + 1, hits + 1), "the hit is not counted")
 
 
-def test_view_of_a_stopped_daemon_is_used_until_its_entries_expire(served: Daemon, blocking: Caller) -> None:
+def test_view_of_a_stopped_daemon_is_used_until_its_entries_expire(served: Daemon, path: str) -> None:
     """Nothing can change meanwhile. Then the call is made without the daemon."""
-    caller = blocking
-    publish(caller, "first")  # so that the view is attached, and the next entry does not expire meanwhile
-    publish(caller, "k", ttl=0.6)
-    with Frozen(served):
-        assert source_of(caller) == "cache"
-        poll(lambda: source_of(caller) == "fallback", "the entry does not expire")
+    with Client(path, daemon_timeout=0.1) as sidecard:
+        caller = Caller(sidecard, None)
+        publish(caller, "k", ttl=600.0)
+        held = view_of(sidecard)
+        assert held is not None
+        with Frozen(served):
+            held.reader._clock = lambda: boot_clock() + 300.0
+            assert source_of(caller) == "cache"
+            held.reader._clock = lambda: boot_clock() + 600.0
+            assert source_of(caller) == "fallback"
 
 
 def source_of(caller: Caller) -> str:
@@ -291,6 +299,7 @@ def test_transport_answers_from_the_view(served: Daemon, path: str, request_of: 
         over_socket = [post(), post()][1]
 
         def is_read() -> bool:
+            ask_again(sidecard)
             before = counted(path, "view_hits")[0]
             post()
             poll(lambda: not is_armed(sidecard), "hits are not reported")
