@@ -22,7 +22,7 @@ from tests.callers import Caller
 from tests.daemons import Daemon, ask, poll, until
 from tests.view_callers import counted, publish, view_of
 
-pytestmark = [pytest.mark.usefixtures("spared_heap"), pytest.mark.usefixtures("patient_clients")]
+pytestmark = pytest.mark.usefixtures("spared_heap", "patient_clients")
 
 READS = 700
 """More than one report."""
@@ -175,6 +175,7 @@ def test_parent_and_child_of_a_fork_read_views_of_their_own(path: str) -> None:
 
 def test_child_keeps_nothing_of_the_parents_view(path: str) -> None:
     """Neither its connection, whose end would not be noticed, nor its memory."""
+    poll(lambda: connections(path) == 0, "another test has left a connection")
     mapped = view_maps()
     sidecard = attached(path)
     assert view_maps() - mapped
