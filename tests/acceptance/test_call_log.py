@@ -17,6 +17,8 @@ from tests.daemons import Daemon, poll
 from tests.many_hosts import reasons
 from tests.metrics import samples
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Start = Callable[..., Daemon]
 
 LOGGED = "--set=calls.enabled=true"

@@ -15,6 +15,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sidecard_client import Client
 from tests.daemons import Daemon, poll
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Start = Callable[..., Daemon]
 
 

@@ -12,6 +12,8 @@ from tests.daemons import Daemon, poll
 from tests.many_hosts import Start, hosts, stat
 from tests.servers import RedisServer, any_program, ending
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 ON = {"SIDECARD_CACHE_COMPRESS_MIN_BYTES": "1KiB", "SIDECARD_STORE_WRITE_WINDOW_SECONDS": "0.01"}
 OFF = {"SIDECARD_STORE_WRITE_WINDOW_SECONDS": "0.01"}
 TEXT = "The capital of France is Paris, and the capital of Spain is Madrid. " * 100

@@ -13,6 +13,8 @@ import pytest
 from sidecard_client import Client
 from tests.daemons import Daemon
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Start = Callable[..., Daemon]
 
 CHAT = "https://api.openai.com/v1/chat/completions"

@@ -30,6 +30,8 @@ from sidecard_client.http import AsyncSidecardTransport, SidecardTransport
 from tests.daemons import Daemon, poll
 from tests.raw_upstream import RawUpstream, response, stream
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SECONDS = 20.0
 DONE = b"data: [DONE]\n\n"

@@ -13,6 +13,8 @@ from tests.daemons import Daemon, poll
 from tests.metrics import samples
 from tests.push_servers import Points, VictoriaMetrics, running
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 INTERVAL_SECONDS = 0.2
 BLOCKS = 6
 """That are waited for, before each fault."""

@@ -16,6 +16,8 @@ from sidecard_client import Client
 from sidecard_client.protocol import socket_path as paths
 from tests.daemons import Daemon, poll
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Start = Callable[..., Daemon]
 
 OPEN_TO_OTHERS = 0o077

@@ -13,6 +13,8 @@ from sidecard_client import Client
 from tests.acceptance.test_commands import run
 from tests.daemons import Daemon, ask, poll
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Start = Callable[..., Daemon]
 
 

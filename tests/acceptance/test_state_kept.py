@@ -13,6 +13,8 @@ import pytest
 from sidecard_client import Client
 from tests.daemons import Daemon, ask, poll
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 StartDaemon = Callable[..., Daemon]
 
 

@@ -19,7 +19,7 @@ PROCESSES = 8
 CONSUMERS = 4
 PIECES = 8
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("patient_clients")]
 
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
 kinds_of_crowds = pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])

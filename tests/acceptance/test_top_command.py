@@ -20,6 +20,8 @@ from sidecard_client import Client
 from tests.acceptance.test_commands import run
 from tests.daemons import Daemon
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Start = Callable[..., Daemon]
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

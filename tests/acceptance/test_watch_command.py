@@ -16,6 +16,8 @@ from sidecard_client.protocol.frames import frame
 from sidecard_client.protocol.wire import Watch, pack
 from tests.daemons import Daemon, ask, poll
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Start = Callable[..., Daemon]
 
 NOTES = 3000

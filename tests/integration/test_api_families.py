@@ -14,6 +14,8 @@ from tests.api_samples import SAMPLES, Sample
 from tests.api_servers import ApiServer
 from tests.daemons import Daemon
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 Answered = tuple[int, str, bytes]
 
 

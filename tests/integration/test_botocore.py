@@ -12,6 +12,8 @@ from tests.api_samples import SAMPLES
 from tests.api_servers import ApiServer
 from tests.daemons import Daemon, poll
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 botocore_session = pytest.importorskip("botocore.session")
 
 SESSION = botocore_session.Session()

@@ -15,6 +15,8 @@ from sidecard_client import AsyncClient, Client
 from sidecard_client.http import SidecardTransport
 from tests.daemons import Daemon
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 CALLS = 12
 """More than a breaker needs to open."""
 EVENTS, JSON = "text/event-stream", "application/json"

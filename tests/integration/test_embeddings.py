@@ -17,6 +17,8 @@ from tests.callers import KINDS, connecting
 from tests.daemons import Daemon
 from tests.embedding_server import DIGITS, EmbeddingServer
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 
 @pytest.fixture
 def server() -> Iterator[EmbeddingServer]:

@@ -27,7 +27,7 @@ from tests.thoroughness import cases
 RAW = [f"{library}:{how}" for library in ("httpx", "httpx2") for how in HOW]
 SDKS: dict[str, Api] = {"openai": "chat", "anthropic": "messages", "ollama": "ollama"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("patient_clients")]
 
 ENCODINGS = {"httpx2": ["gzip", "deflate"], "httpx": ["gzip", "deflate", "zstd"]}
 """What the libraries accept here."""

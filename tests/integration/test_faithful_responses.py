@@ -20,6 +20,8 @@ from sidecard_client.http import SidecardTransport
 from tests.daemons import Daemon, ask, poll
 from tests.raw_upstream import RawUpstream, Step, response, stream
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2])
 
 ANSWER = json.dumps(

@@ -14,6 +14,8 @@ from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, poll
 from tests.scripted_daemon import ScriptedDaemon
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 AGE_SECONDS = 0.25
 
 DELAY_SECONDS = 0.1

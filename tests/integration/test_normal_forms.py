@@ -12,6 +12,8 @@ from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon
 from tests.llm_servers import ScriptedModel
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 
 class Upstream:
     """A function that remembers what it was given."""

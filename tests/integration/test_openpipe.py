@@ -21,7 +21,7 @@ from tests.metrics import samples
 
 Start = Callable[..., Daemon]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("patient_clients")]
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from tests.daemons import Daemon, ask, poll
 from tests.llm_servers import ScriptedModel
 from tests.raw_upstream import RawUpstream, Step, stream
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 CACHING = (
     "backends.cloud.prefix_affinity=provider",
     "backends.cloud.prefix_min_tokens=16",

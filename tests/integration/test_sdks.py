@@ -18,6 +18,8 @@ from sidecard_client.http import AsyncSidecardTransport, SidecardTransport
 from tests.daemons import Daemon, ask, poll, until
 from tests.llm_servers import Cut, RealModel, Refusal, ScriptedModel, real_model
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SECONDS = 20.0
 

@@ -20,6 +20,8 @@ from sidecard_client import AsyncClient, Client, share
 from tests.daemons import Daemon
 from tests.llm_servers import Refusal, ScriptedModel
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 HELLO: Any = [{"role": "user", "content": "hello"}]
 
 

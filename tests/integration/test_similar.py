@@ -14,6 +14,8 @@ from tests.bench import hard_negatives
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, ask
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 DEGREES = {"what is the time?": 0, "what time is it?": 5, "where is it?": 60, "where is this?": 64, "bad": 0}
 
 

@@ -13,6 +13,8 @@ from sidecard_client.http import AsyncSidecardTransport, SidecardTransport
 from tests.daemons import Daemon
 from tests.llm_servers import ScriptedModel
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 EMBED = {"constant": lambda _: [1.0, 0.0]}
 """All texts are near each other: what keeps them apart is the guard, and the rest of the request."""
 

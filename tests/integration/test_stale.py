@@ -15,6 +15,8 @@ from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon
 from tests.llm_servers import Refusal, ScriptedModel
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 OLD = {"key": "question", "ttl": 0.0, "stale": 60.0}
 
 

@@ -23,6 +23,8 @@ from sidecard_client.http import AsyncSidecardTransport, SidecardTransport
 from tests.daemons import Daemon, ask, poll
 from tests.raw_upstream import RawUpstream, Step, response, stream
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2])
 HELLO: Any = [{"role": "user", "content": "hello"}]
 ANSWER = json.dumps(

@@ -17,6 +17,8 @@ from tests.daemons import Daemon, poll
 from tests.integration.typed_worker import ask_for_all
 from tests.typed_values import DAY, LINE, NOON, SHARED, Event, Line, PricedLine, event, portrait
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 CALLS = len(SHARED) + 1
 WRAPPED = 2
 STREAMS = 2

@@ -28,7 +28,7 @@ def test_a_value_that_no_client_can_read_is_as_good_as_none(daemon: Callable[...
     """Its callers make their own calls, nothing is raised into an app, and the connection is good for the next call."""
     path = daemon().socket
     put(path, "bad", NO_TEXT)
-    with Client(path) as client:
+    with Client(path, daemon_timeout=10) as client:
         assert client.get("bad", "nothing") == "nothing"
         outcome = client.outcome(str, 5, key="bad")
         assert (outcome.value, outcome.source) == ("5", "upstream")
@@ -47,7 +47,7 @@ def test_a_value_that_no_client_can_read_takes_no_other_call_with_it(daemon: Cal
         return "slow"
 
     async def main() -> None:
-        async with AsyncClient(path) as client, anyio.create_task_group() as tasks:
+        async with AsyncClient(path, daemon_timeout=10) as client, anyio.create_task_group() as tasks:
             started, go = anyio.Event(), anyio.Event()
             sources: list[str] = []
 

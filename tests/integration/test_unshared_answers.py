@@ -16,6 +16,8 @@ from sidecard_client.http import SidecardTransport
 from tests.daemons import Daemon, poll
 from tests.llm_servers import Refusal, ScriptedModel
 
+pytestmark = pytest.mark.usefixtures("patient_clients")
+
 SECONDS = 20.0
 URL = "http://upstream.test/v1/chat/completions"
 QUESTION: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "why?"}]}
