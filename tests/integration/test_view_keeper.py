@@ -241,6 +241,46 @@ def test_fork_waits_while_a_view_is_attached(daemon: ViewDaemon, monkeypatch: py
     assert not daemon.views._keeper.quiet.locked()
 
 
+def test_signal_handler_that_forks_within_a_read_gets_no_hit_in_the_child(daemon: ViewDaemon) -> None:
+    """The child has closed the memory, so it asks its daemon. The parent reads on."""
+    daemon.attach()
+    view, pids = daemon.views.attached["default"], []
+
+    def fork_meanwhile() -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads
+            pids.append(os.fork())
+
+        if not pids[0]:
+            daemon.views.leave_to_parent()  # as the client does
+
+        return boot_clock()
+
+    view.reader._clock = fork_meanwhile
+    code = 1
+    try:
+        hit = daemon.views.hit(CALL)
+        code = 0 if hit is None else 2
+    finally:
+        if not pids[0]:
+            os._exit(code)
+
+    assert hit is not None
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+
+
+def test_fault_within_a_read_reaches_its_caller(daemon: ViewDaemon) -> None:
+    """As a signal handler may raise it: only the closed memory of a child's view is no fault."""
+    daemon.attach()
+
+    def fail() -> float:
+        raise ValueError("of a signal handler")
+
+    daemon.views.attached["default"].reader._clock = fail
+    with pytest.raises(ValueError, match="of a signal handler"):
+        daemon.views.hit(CALL)
+
+
 def test_answer_whose_hit_cannot_be_reported_is_asked_for(daemon: ViewDaemon) -> None:
     """Interleaving: 1. a thread has begun to read; 2. the view ends, with its last report; 3. the thread has read an answer."""
     connection = daemon.attach()

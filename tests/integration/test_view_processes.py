@@ -18,6 +18,7 @@ import pytest
 
 from sidecard_client import AsyncClient, Client
 from sidecard_client.view import keeper
+from sidecard_client.view.reader import boot_clock
 from tests.callers import Caller
 from tests.daemons import Daemon, ask, poll, until
 from tests.view_callers import counted, publish, view_of
@@ -187,6 +188,35 @@ def test_child_keeps_nothing_of_the_parents_view(path: str) -> None:
 
     assert forked(child) == 0
     sidecard.close()
+
+
+def test_child_keeps_no_memory_that_other_threads_read(path: str) -> None:
+    """The child has what those threads refer to, for ever: interleaving 1. a thread reads; 2. another thread forks."""
+    mapped = view_maps()
+    sidecard = attached(path)
+    reading, may_end = threading.Event(), threading.Event()
+    view = view_of(sidecard)
+    assert view is not None
+
+    def stay() -> float:
+        reading.set()
+        assert may_end.wait(20.0)
+        return boot_clock()
+
+    view.reader._clock = stay
+    thread = threading.Thread(target=read, args=(sidecard, 1))
+    thread.start()
+    assert reading.wait(20.0)
+
+    def child() -> None:
+        assert view_maps() <= mapped
+
+    try:
+        assert forked(child) == 0
+    finally:
+        may_end.set()
+        thread.join()
+        sidecard.close()
 
 
 def test_client_that_is_dropped_reports_its_hits(path: str) -> None:

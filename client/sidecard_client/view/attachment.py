@@ -73,6 +73,7 @@ class Attachment:
         "_has_reported",
         "_inode",
         "_lock",
+        "_memory",
         "_report_seconds",
         "_unsent",
         "armed",
@@ -101,6 +102,7 @@ class Attachment:
         self._has_reported = False
         # By number, so that the reader does not refer to this object: without a cycle, the last reference unmaps the memory.
         words, new_poll = memoryview(memory).cast("Q"), partial(_new_poll, self.descriptor)
+        self._memory = words, memory
         self.reader = ViewReader(memory, words, new_poll, identify=_mark(self.descriptor))
 
     def __repr__(self) -> str:
@@ -206,11 +208,20 @@ class Attachment:
         poller.poll(1000 * max(0.0, deadline - monotonic()))
 
     def leave_to_parent(self) -> None:
-        """Close the child's copy of the connection after a fork; the parent keeps using it."""
+        """Close the child's copy of the connection and of the memory after a fork; the parent keeps using its own.
+
+        A `ViewReader.read` that a signal handler has interrupted to fork raises `ValueError` in the child.
+        """
         self.reader.usable = False
         self.ended = True
         self._leave_others_descriptor()
         self._connection.close()
+        if self.reader not in _lost:
+            # The frames of the parent's other threads, which may be reading, refer to it for ever.
+            words, memory = self._memory
+            with suppress(BufferError):
+                words.release()
+                memory.close()
 
     def _leave_others_descriptor(self) -> None:
         if self.descriptor >= 0 and not self._is_own:

@@ -72,7 +72,14 @@ class ClientViews:
     def _read(
         self, view: "Attachment", key: str, task: str | None, bound: float | None, booked: "Booked"
     ) -> wire.Hit | None:
-        hit = view.reader.read(key, task, bound, booked.append)
+        try:
+            hit = view.reader.read(key, task, bound, booked.append)
+        except ValueError:
+            if not view.ended:
+                raise
+
+            hit = None  # a signal handler has forked meanwhile, and this is the child: it has closed the memory
+
         if hit is None:
             if not view.reader.usable and not view.ended:
                 self._keeper.ring()
