@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sidecard_client.protocol import view, wire
 from sidecard_client.view.attachment import Attachment, attach
 from sidecard_client.view.reader import boot_clock
 from tests.daemons import poll
+from tests.line_interruptions import was_interrupted
 from tests.view_connections import NUMBER, PairedConnection, announced, memory_file
 from tests.written_view import KEY, SIZE, WrittenView, record_of
 
@@ -281,6 +283,48 @@ def test_number_of_a_closed_descriptor_may_be_another_views(connection: PairedCo
     assert read(second) is not None
     second.end(0.0)
     other.daemon.close()
+
+
+def test_child_of_an_app_that_has_closed_the_descriptors_closes_none(connection: PairedConnection) -> None:
+    """Before Python 3.13 a mapping has a descriptor, too, whose number may be another file's by then."""
+    view_held, _ = view_of(connection)
+    reused = connection.socket.fileno()
+    ours, theirs = socket.socketpair()
+    os.dup2(ours.fileno(), reused)
+    view_held.leave_to_parent()  # as in the child
+    data: Any = view_held.reader._data
+    assert not data.closed
+    assert os.fstat(reused).st_ino == os.fstat(ours.fileno()).st_ino
+    os.close(reused)
+    ours.close()
+    theirs.close()
+
+
+def test_report_that_a_signal_handler_interrupts_counts_no_hit_twice() -> None:
+    """Wherever it raises. Later reports go on, unless it is not known how much of this one was sent."""
+    made = reported = 0
+    for number in count(1):
+        connection = PairedConnection()
+        view_held, _ = view_of(connection)
+        assert read(view_held) is not None
+        steps = Attachment.report, Attachment._report, Attachment._send
+        interrupted = was_interrupted(number, view_held.report, *steps)
+        assert not view_held._lock.locked(), number
+        made = 1 + (read(view_held) is not None)
+        view_held.report()
+        least = made - 1 if view_held.reader.usable else 0
+        view_held.end(0.0)
+        reported = 0
+        while isinstance(report := connection.receive(), wire.RecordHits):
+            reported += sum(count for _, count, _, _ in report.hits)
+
+        connection.daemon.close()
+        assert least <= reported <= made, number
+        if not interrupted:
+            break
+
+    assert number > 15
+    assert reported == made == 2
 
 
 def test_mapping_is_released_with_its_last_reader(connection: PairedConnection) -> None:

@@ -112,6 +112,25 @@ def settled(daemon: ViewDaemon) -> None:
     poll(lambda: daemon.views.ask_at["default"] < math.inf or "default" in daemon.views.attached, "it does not decide")
 
 
+def full(daemon: ViewDaemon) -> tuple[PairedConnection, int]:
+    """Attach a view, and read from it until the connection takes no more reports; return also how many hits there were."""
+    daemon.announce(report_seconds=0.05, report_hits=1)
+    connection = daemon.attach()
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    made = 0
+
+    def is_full() -> bool:
+        nonlocal made
+        for _ in range(10):
+            assert daemon.views.hit(CALL) is not None
+            made += 1
+
+        return bool(daemon.views.attached["default"]._unsent)
+
+    poll(is_full, "the socket takes all")
+    return connection, made
+
+
 def test_second_hit_asks_for_a_view(daemon: ViewDaemon) -> None:
     """The first hit asks for none, nor do later ones while a view is attached or asked for."""
     daemon.views.saw_hit("default")
@@ -303,25 +322,37 @@ def test_answer_whose_hit_cannot_be_reported_is_asked_for(daemon: ViewDaemon) ->
 
 def test_report_that_could_not_be_sent_is_sent_later(daemon: ViewDaemon) -> None:
     """The thread sends it once the daemon reads again, without another hit."""
-    daemon.announce(report_seconds=0.05, report_hits=1)
-    connection = daemon.attach()
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-    made = 0
-
-    def is_full() -> bool:
-        nonlocal made
-        for _ in range(10):
-            assert daemon.views.hit(CALL) is not None
-            made += 1
-
-        return bool(daemon.views.attached["default"]._unsent)
-
-    poll(is_full, "the socket takes all")
+    _, made = full(daemon)
     reported = 0
     while reported < made:
         reported += sum(daemon.reported())
 
     assert reported == made
+
+
+@pytest.mark.parametrize("report_hits", [1, 1000], ids=["enough hits", "the time is over"])
+def test_hits_are_reported_as_soon_as_another_thread_has_reported(daemon: ViewDaemon, report_hits: int) -> None:
+    """Both by the keeper's thread: a reading thread that has enough of them does not wait."""
+    daemon.announce(report_seconds=1000.0, report_hits=report_hits)
+    daemon.attach()
+    view = daemon.views.attached["default"]
+    with view._lock:  # of the other thread
+        assert daemon.views.hit(CALL) is not None
+        view.due = min(view.due, monotonic()) if report_hits > 1 else view.due
+        daemon.views._keeper.ring()
+        poll(lambda: not view.armed, "the thread does not report")
+
+    assert daemon.reported() == [1]
+
+
+def test_thread_does_not_spin_while_the_daemon_does_not_read(daemon: ViewDaemon) -> None:
+    """After a report that the connection does not take, the thread waits as long as for a new hit."""
+    full(daemon)
+    view = daemon.views.attached["default"]
+    view._report_seconds = 1000.0
+    daemon.views._keeper.report(view)
+    poll(lambda: view.due > monotonic() + 500.0, "the thread repeats the report at once")
+    assert view.armed
 
 
 def test_very_many_hits_are_reported_at_once(daemon: ViewDaemon) -> None:

@@ -71,6 +71,7 @@ class Attachment:
     __slots__ = (
         "_connection",
         "_has_reported",
+        "_in_doubt",
         "_inode",
         "_lock",
         "_memory",
@@ -99,6 +100,7 @@ class Attachment:
         self._inode = inode_of(self.descriptor)
         self._lock = threading.Lock()  # guards all below, and the collected part of `reports`
         self._unsent = b""
+        self._in_doubt = False  # a frame may have been sent in part: nothing may follow it
         self._has_reported = False
         # By number, so that the reader does not refer to this object: without a cycle, the last reference unmaps the memory.
         words, new_poll = memoryview(memory).cast("Q"), partial(_new_poll, self.descriptor)
@@ -124,6 +126,11 @@ class Attachment:
         self.due = monotonic() + self._report_seconds
         self.armed = True
 
+    def arm_now(self) -> None:
+        """Let the keeper's thread report the hits so far at once."""
+        self.due = monotonic()
+        self.armed = True
+
     def take_back(self, booked: Booked) -> bool:
         """Forget a hit that was booked after the end; return False if it was reported."""
         try:
@@ -134,24 +141,22 @@ class Attachment:
         return True
 
     def report_due(self) -> bool:
-        """Report in the keeper's thread. The next hit arms again."""
+        """Report in the keeper's thread, after any other thread that reports. The next hit arms again."""
         # Before they are collected: 1. a hit is appended; 2. its thread sees ``armed``, and relies on this report.
         self.armed = False
-        return self.report()
+        return self._report()
 
     def report(self) -> bool:
         """Send the hits so far without waiting; return whether all were sent. Does nothing while another thread reports."""
-        if not self._lock.acquire(blocking=False):
-            return False
+        return not self._lock.locked() and self._report()
 
-        try:
+    def _report(self) -> bool:
+        with self._lock:  # a signal handler that raised between `acquire` and a ``try`` would leave it locked for ever
             self.reports.collect()
             return self._send()
-        finally:
-            self._lock.release()
 
     def _send(self) -> bool:
-        if not self._is_own:
+        if self._in_doubt or not self._is_own:
             self.reader.usable = False
             return True
 
@@ -166,9 +171,12 @@ class Attachment:
                     self._connection.protocol.forget(request_id)
 
                 self._has_reported = True
+                self._in_doubt = True  # a signal handler may raise once this was sent: it must not be sent again
                 sent = self._connection.socket.send(self._unsent, _AT_ONCE)
                 self._unsent = self._unsent[sent:]
+                self._in_doubt = False
         except BlockingIOError:
+            self._in_doubt = False
             return False
         except OSError:
             self.reader.usable = False

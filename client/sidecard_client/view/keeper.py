@@ -64,19 +64,16 @@ class ViewKeeper:
 
     def want(self, namespace: str) -> None:
         """Ask for a view. Does nothing if no thread can be started, or another thread is just about to start it."""
-        if not self._starting.acquire(blocking=False):
+        if self._starting.locked():
             return
 
-        try:
+        with self._starting:
             if not self._start():
                 self.ask_at[namespace] = monotonic() + RETRY_SECONDS
             elif self.ask_at[namespace] < math.inf:
                 self.ask_at[namespace] = math.inf
                 self._wanted.append(namespace)
                 self.ring()
-
-        finally:
-            self._starting.release()
 
     @property
     def is_running(self) -> bool:
@@ -119,12 +116,12 @@ class ViewKeeper:
             thread.join(seconds)
 
     def report(self, view: "Attachment") -> None:
-        """Report all hits of a view so far, without waiting. The thread sends what cannot be sent now.
+        """Report all hits of a view so far, without waiting. The thread reports them at once if this one cannot.
 
         The view stays armed: waking the thread for the next hit would cost more than the report.
         """
         if not view.report():
-            view.arm()
+            view.arm_now()
             self.ring()
 
     def report_all(self) -> None:

@@ -147,6 +147,10 @@ class Lock:
         self._locked = True
         return True
 
+    def locked(self) -> bool:
+        """Return whether a thread has it."""
+        return self._locked
+
     def release(self) -> None:
         """Let it go."""
         self._locked = False
