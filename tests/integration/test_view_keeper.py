@@ -191,6 +191,63 @@ def test_view_that_ended_is_replaced_after_the_next_hit(daemon: ViewDaemon, caus
     assert daemon.views.hit(CALL) is not None
 
 
+def test_retired_view_ends_once_its_last_hits_are_booked(daemon: ViewDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like `close`, its connection waits for a sign that the daemon has booked them."""
+    monkeypatch.setattr(keepers, "CLOSE_SECONDS", 10.0)
+    connection = daemon.attach()
+    assert daemon.views.hit(CALL) is not None
+    daemon.written[-1].retire()
+    assert daemon.views.hit(CALL) is None
+    assert daemon.reported() == [1]
+    ping = connection.receive()
+    assert isinstance(ping, wire.Ping)
+    assert "default" in daemon.views.attached, "a fork meanwhile would leave it to the child"
+    connection.reply(wire.Pong(ping.id, "0", wire.PROTOCOL_VERSION, "boot", 1.0), [])
+    poll(lambda: not daemon.views.attached, "it is kept")
+    assert connection.socket.fileno() == -1
+
+
+def test_view_that_ends_while_another_thread_reports_loses_no_hit(daemon: ViewDaemon) -> None:
+    """Its end waits until the other thread has reported, and reports the rest."""
+    daemon.announce(report_seconds=1000.0)
+    daemon.attach()
+    view = daemon.views.attached["default"]
+    assert daemon.views.hit(CALL) is not None
+    with view._lock:
+        daemon.written[-1].retire()
+        assert daemon.views.hit(CALL) is None
+        poll(lambda: view.ended, "the view goes on")
+
+    assert daemon.reported() == [1]
+
+
+@pytest.mark.parametrize("cause", ["retired", "shut down"])
+def test_view_that_ends_while_the_daemon_does_not_read_loses_no_hit(
+    daemon: ViewDaemon, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon has retired it, or stops: it has ended its side, and still reads. Then the client waits for no sign."""
+    monkeypatch.setattr(keepers, "CLOSE_SECONDS", 10.0)
+    connection, made = full(daemon)
+    view = daemon.views.attached["default"]
+    if cause == "retired":
+        daemon.written[-1].retire()
+        assert daemon.views.hit(CALL) is None
+    else:
+        connection.daemon.shutdown(socket.SHUT_WR)
+
+    poll(lambda: view.ended, "the view goes on")
+    reported = 0
+    while reported < made:
+        reported += sum(daemon.reported())
+
+    assert reported == made
+    if cause == "retired":
+        assert isinstance(connection.receive(), wire.Ping)
+        connection.daemon.shutdown(socket.SHUT_WR)
+
+    assert connection.receive() is None
+
+
 def test_client_whose_report_is_refused_waits_before_it_asks_again(daemon: ViewDaemon) -> None:
     """Without a pause, client and daemon would repeat the refusal for ever."""
     connection = daemon.attach()

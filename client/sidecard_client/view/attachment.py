@@ -184,13 +184,21 @@ class Attachment:
 
     def has_input(self) -> bool:
         """Return whether the daemon has refused a report: it sends nothing else on this connection."""
+        return bool(self._peek())
+
+    def _peek(self) -> bytes | None:
+        """Return a byte that the daemon has sent; nothing if it will send no more, None if it may."""
         try:
-            return self._is_own and bool(self._connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return self._connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) if self._is_own else b""
+        except BlockingIOError:
+            return None
         except OSError:
-            return False
+            return b""
 
     def end(self, seconds: float) -> None:
         """Report the last hits within ``seconds``, and end the connection. Later reads find nothing.
+
+        A daemon that stops has ended its side and still reads: it gets the hits, and is not waited for.
 
         No hit is lost: 1. a thread has read an answer; 2. the view ends, and all hits are reported; 3. the thread books its hit,
         finds ``ended``, takes the hit back (`take_back`), and asks over the socket.
@@ -198,17 +206,25 @@ class Attachment:
         deadline = monotonic() + seconds
         self.reader.usable = False
         self.ended = True
-        while not self.report() and monotonic() < deadline:
+        while not self._report() and monotonic() < deadline:
             self._wait(select.POLLOUT, deadline)
 
         self._leave_others_descriptor()
-        if self._has_reported and monotonic() < deadline:
-            # When a connection ends, the daemon drops what it has not booked. Its pong shows that it has booked all.
-            with suppress(OSError):
-                self._connection.socket.send(self._connection.protocol.send(Ping())[1], _AT_ONCE)
-                self._wait(select.POLLIN, deadline)
+        # When a connection ends, the daemon may drop what it has not booked. Its pong shows that it has booked all.
+        if self._peek() is None and monotonic() < deadline and self._ping():
+            self._wait(select.POLLIN, deadline)
 
         self._connection.end()
+
+    def _ping(self) -> bool:
+        """Send a ping after the reports, without waiting; return whether it was sent."""
+        with self._lock:
+            if self._has_reported and not (self._unsent or self._in_doubt):
+                with suppress(OSError):
+                    data = self._connection.protocol.send(Ping())[1]
+                    return self._connection.socket.send(data, _AT_ONCE) == len(data)
+
+        return False
 
     def _wait(self, event: int, deadline: float) -> None:
         poller = select.poll()

@@ -38,7 +38,8 @@ LOOK_SECONDS: Final = 60.0
 """Interval between checks of unread views for retirement: until a retired view is unmapped, the daemon is charged for its memory."""
 
 CLOSE_SECONDS: Final = 0.5
-"""How long the last report may take, if the daemon does not read, and how long a fork waits for a view to be attached."""
+"""How long the last reports of views that end together may take, if the daemon does not read, and how long a fork waits for a view
+to be attached."""
 
 MAX_NAMESPACES: Final = 64
 """Limit of the namespaces for which a client asks for views. The daemon has fewer views."""
@@ -144,7 +145,7 @@ class ViewKeeper:
         now, earliest = monotonic(), math.inf
         for view in list(self.attached.values()):
             if stopped or view.descriptor in readable or not view.reader.is_current():
-                self._detach(view)
+                self._detach(view, now + CLOSE_SECONDS)
                 continue
 
             if view.armed and view.due <= now and not view.report_due():
@@ -181,10 +182,10 @@ class ViewKeeper:
         if view is None:
             self.ask_at[namespace] = monotonic() + RETRY_SECONDS
 
-    def _detach(self, view: "Attachment") -> None:
+    def _detach(self, view: "Attachment", deadline: float) -> None:
         refused = view.has_input()
-        del self.attached[view.namespace]
-        view.end(CLOSE_SECONDS if self._stopped else 0.0)
+        view.end(max(0.0, deadline - monotonic()))
+        del self.attached[view.namespace]  # not before: a fork meanwhile would leave the view to its child
         # After a daemon's end and a retired view, the next hit over the socket asks for another one.
         self.ask_at[view.namespace] = monotonic() + RETRY_SECONDS if refused else 0.0
 

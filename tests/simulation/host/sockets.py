@@ -294,10 +294,13 @@ class Socket:
     def has_event(self, event: int) -> bool:
         """Return whether ``select.poll`` reports something, without any lag."""
         ends = self._ends
-        if ends is None or ends.closed or ends.incoming.ended or self._shut:
+        if ends is None or ends.closed or self._shut:
             return True
 
-        return self.is_writable if event == select.POLLOUT else not ends.incoming.is_empty
+        if event == select.POLLOUT:
+            return self.is_writable
+
+        return ends.incoming.ended or not ends.incoming.is_empty
 
     @property
     def is_writable(self) -> bool:
