@@ -226,7 +226,7 @@ def test_view_that_ends_while_the_daemon_does_not_read_loses_no_hit(
     daemon: ViewDaemon, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon has retired it, or stops: it has ended its side, and still reads. Then the client waits for no sign."""
-    monkeypatch.setattr(keepers, "CLOSE_SECONDS", 10.0)
+    monkeypatch.setattr(keepers, "CLOSE_SECONDS", 60.0)  # beyond the time limit of the daemon's part
     connection, made = full(daemon)
     view = daemon.views.attached["default"]
     if cause == "retired":

@@ -147,7 +147,7 @@ class Attachment:
         return self._report()
 
     def report(self) -> bool:
-        """Send the hits so far without waiting; return whether all were sent. Does nothing while another thread reports."""
+        """Send the hits so far; return whether all were sent. Waits for no daemon, and does nothing while another thread reports."""
         return not self._lock.locked() and self._report()
 
     def _report(self) -> bool:
