@@ -310,6 +310,7 @@ class Engine:
             case events.DrainRequested():
                 return self._drain.start(now)
             case events.DrainExpired():
+                self._views.stopped()
                 return self._drain.expire(now)
             case events.SettingsRead():
                 return self._settings.settings_read(event, now)

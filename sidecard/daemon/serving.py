@@ -45,9 +45,13 @@ from sidecard.server.views.files import new_view_memory
 from sidecard.store.base import Store
 from sidecard_client import __version__
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.values import REPORT_SECONDS
 
 AGING_SECONDS = 5.0
 """How often the engine looks for names to forget: its clock is the time that events carry."""
+
+LAST_HITS_SECONDS = 2 * REPORT_SECONDS
+"""How long clients may take to report the last hits from views when the daemon stops. Usually, they take a millisecond."""
 
 FLUSH_SECONDS = 2.0
 """How long peers may take to read their last replies when the daemon stops."""
@@ -95,16 +99,17 @@ class Daemon:
         2. stop accepting connections
         3. grant no new leases (`DrainRequested`)
         4. wait until no lease and no waiter is left, at most ``[flights] drain_seconds``
-        5. end every remaining wait (`DrainExpired`)
-        6. close each connection once its replies are read, waiting at most `FLUSH_SECONDS`
-        7. abort the remaining connections
-        8. write the pending rows of the call log, and push the last metrics
-        9. meanwhile, write the store's pending entries
-        10. write the ledger, if it changed since the last write
-        11. release the state directory, and remove the socket if the daemon created it (`sidecard.daemon.run.run` does)
-        12. exit with 0, without waiting for threads of libraries (`sidecard.cli.serve`)
+        5. end every remaining wait, and retire all views (`DrainExpired`)
+        6. wait until the connections that received views have reported their hits and ended, at most `LAST_HITS_SECONDS`
+        7. close each connection once its replies are read, waiting at most `FLUSH_SECONDS`
+        8. abort the remaining connections
+        9. write the pending rows of the call log, and push the last metrics
+        10. meanwhile, write the store's pending entries
+        11. write the ledger, if it changed since the last write
+        12. release the state directory, and remove the socket if the daemon created it (`sidecard.daemon.run.run` does)
+        13. exit with 0, without waiting for threads of libraries (`sidecard.cli.serve`)
 
-        A second signal ends the waits of 4 and 6. If 8 to 10 take longer than `STOP_SECONDS`, 11 and 12 follow at once.
+        A second signal ends the waits of 4, 6 and 7. If 9 to 11 take longer than `STOP_SECONDS`, 12 and 13 follow at once.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._log_loop_failure)
@@ -207,16 +212,18 @@ class Daemon:
         metrics.dropped_by["log_lines"] = lambda: self._log.left_out + self._parts.log_writer.dropped
 
     async def _drain(self) -> None:
-        """Steps 1 to 7 of `run`."""
+        """Steps 1 to 8 of `run`."""
         drain_seconds = self._reloader.config.flights.drain_seconds
         connections = self._server.connections
-        self._parts.notifier.stopping("draining", drain_seconds + FLUSH_SECONDS + STOP_SECONDS)
+        self._parts.notifier.stopping("draining", drain_seconds + LAST_HITS_SECONDS + FLUSH_SECONDS + STOP_SECONDS)
         self._server.stop_accepting()
         self._log.write("info", "stopping", peers=len(connections), drain_seconds=drain_seconds)
-        idle, empty = asyncio.Event(), asyncio.Event()
+        idle, reported, empty = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._driver.drain(idle.set)
         await self._wait(idle, drain_seconds)
         self._driver.end_drain()
+        connections.end_views(reported.set)
+        await self._wait(reported, LAST_HITS_SECONDS)
         connections.close_all(empty.set)
         await self._wait(empty, FLUSH_SECONDS)
         connections.abort_all()

@@ -82,7 +82,7 @@ class PeerConnection(PeerOutput):
             self._driver.peer_joined(admission, self, self._descriptor)
             self._connections.join(self, admission)
         else:
-            self._closing = True
+            self._closing = self._silent = True
             self._denial = admission.reason
             self._progress_timer = self._loop.call_later(admission.seconds, transport.abort)
 
@@ -156,7 +156,7 @@ class PeerConnection(PeerOutput):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget the connection, whichever side ended it."""
-        self._closing = True
+        self._closing = self._silent = True
         self._cancel_timers()
 
         self._backlog.clear()
@@ -183,7 +183,7 @@ class PeerConnection(PeerOutput):
             # Only when the daemon stops: before, they are written in turns.
             self._write_shared(self._outbox.work())
 
-        self._closing = True
+        self._closing = self._silent = True
         self._backlog.clear()
         self._scheduler.remove(self)
         self._driver.peer_lost(self._peer, self._descriptor)
@@ -192,7 +192,7 @@ class PeerConnection(PeerOutput):
 
     def abort(self) -> None:
         """End the connection now."""
-        self._closing = True
+        self._closing = self._silent = True
         self._transport.abort()
 
     def serve_turn(self) -> bool:

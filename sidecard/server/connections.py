@@ -80,6 +80,12 @@ class AdmissionDenied(NamedTuple):
 class Closable(Protocol):
     """A connection, as the table sees it."""
 
+    has_view: bool
+    """The peer has received a view."""
+
+    def end_output(self) -> None:
+        """Send no more replies than those that are queued, and serve requests as before."""
+
     def close(self) -> None:
         """End it once its replies have been sent."""
 
@@ -120,6 +126,9 @@ class ConnectionTable:
         self._explaining = 0
         """Denied connections that are open for the reason to be sent."""
         self._on_empty: Callable[[], None] | None = None
+        self._readers: set[Closable] = set()
+        """Connections with views whose end `end_views` awaits."""
+        self._on_reported: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         """Count the admitted connections."""
@@ -225,6 +234,11 @@ class ConnectionTable:
             return False
 
         self.withdraw(peer)
+        if connection in self._readers:
+            self._readers.remove(connection)
+            if not self._readers:
+                self._on_reported()
+
         if self._on_empty is not None and not self._peers:
             self._on_empty()
 
@@ -234,6 +248,19 @@ class ConnectionTable:
         """Count and report a peer that is closed for its own behavior."""
         self._limited[limit] += 1
         self._on_closed(peer, reason)
+
+    def end_views(self, on_reported: Callable[[], None]) -> None:
+        """Notify the peers that received views of the daemon's end; call ``on_reported`` once all of them have ended their connections.
+
+        They report their last hits before that.
+        """
+        self._on_reported = on_reported
+        self._readers = {connection for connection in self._peers if connection.has_view}
+        for connection in tuple(self._readers):
+            connection.end_output()
+
+        if not self._readers:
+            on_reported()
 
     def close_all(self, on_empty: Callable[[], None]) -> None:
         """Close every connection once its replies have been sent; call ``on_empty`` after the last one has ended."""

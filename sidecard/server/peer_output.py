@@ -57,6 +57,10 @@ class PeerOutput(PeerTimers):
         self._deferred = 0
         """Number of replies to a JSON-lines peer that `defer` has noted and that are not queued yet."""
         self._closing = False
+        self._silent = False
+        """Nothing is sent any more: `_closing`, or `end_output` was called."""
+        self.has_view = False
+        """The peer has received a view, so it may have hits to report."""
         self._half_closed = False
         self._kept = 0
         """Size of the write that was the first not to fit: the transport keeps all of it until its last byte has left."""
@@ -82,7 +86,7 @@ class PeerOutput(PeerTimers):
 
     def queue(self, reply: wire.AnyReply, *, noted: bool = False) -> None:
         """Encode a reply and queue it; ``noted``: `defer` has noted it already."""
-        if self._closing:
+        if self._silent:
             return
 
         if self._reader.json:
@@ -110,7 +114,7 @@ class PeerOutput(PeerTimers):
         value = None if self._reader.json else shared_value(reply)
         if value is None:
             self.queue(reply)
-        elif not self._closing:
+        elif not self._silent:
             before, after = around_value(reply, value)
             self._write_shared((before, value, after))
 
@@ -131,7 +135,7 @@ class PeerOutput(PeerTimers):
         """Queue a reply to `metrics` with encoded families, which other peers get too, and flush."""
         if self._reader.json:
             self.queue(wire.Metrics(request_id, [Raw(family) for family in families]))  # type: ignore[misc]  # encoded alike
-        elif not self._closing:
+        elif not self._silent:
             self._write_shared(metrics_frame(request_id, families))
 
         self.flush()
@@ -148,7 +152,7 @@ class PeerOutput(PeerTimers):
         """
         self._write()
         transport = self._transport
-        if self._closing or transport.is_closing() or self._descriptor is None:
+        if self._silent or transport.is_closing() or self._descriptor is None:
             return True
 
         if transport.get_write_buffer_size():
@@ -159,7 +163,16 @@ class PeerOutput(PeerTimers):
         if 0 < sent < len(data):
             transport.write(data[sent:])
 
+        self.has_view = self.has_view or sent > 0
         return sent > 0
+
+    def end_output(self) -> None:
+        """Send what is queued, then the end of output, and nothing more. The peer's requests are served as before."""
+        self._write()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+        self._silent = True
 
     def flush(self) -> None:
         """Pass the queued replies to the transport."""

@@ -28,6 +28,8 @@ Steps = Callable[["Served"], Any]
 class Echo(asyncio.Protocol):
     """In place of a peer's connection: joins the table, and replies with what it receives."""
 
+    has_view = False
+
     def __init__(self, served: "Served", admission: Peer | AdmissionDenied) -> None:
         self.served, self.admission = served, admission
 
@@ -54,7 +56,7 @@ class Echo(asyncio.Protocol):
         """End it."""
         self.transport.close()
 
-    abort = close
+    abort = end_output = close
 
 
 class Served:

@@ -17,11 +17,12 @@ import anyio
 import pytest
 
 from sidecard_client import AsyncClient, Client
+from sidecard_client.protocol.values import REPORT_HITS
 from sidecard_client.view import keeper
 from sidecard_client.view.reader import boot_clock
 from tests.callers import Caller
 from tests.daemons import Daemon, ask, poll, until
-from tests.view_callers import counted, publish, view_of
+from tests.view_callers import counted, is_armed, publish, view_of
 
 pytestmark = pytest.mark.usefixtures("spared_heap", "patient_clients")
 
@@ -362,6 +363,23 @@ def test_app_that_closes_all_descriptors_loses_views_and_nothing_else(
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-W", "error", str(program), served.socket, str(served.pid)]
     subprocess.run(command, env=environ, check=True, timeout=60)
+
+
+def test_a_stopped_daemon_has_booked_all_hits(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Of clients that were about to report, too: the daemon ends its side of their connections, and they report at once."""
+    running = daemon(STATE_DIRECTORY=str(tmp_path))
+    clients = [attached(running.socket) for _ in range(3)]
+    poll(lambda: not any(map(is_armed, clients)), "hits are not reported")
+    before = hits(running.socket)
+    made = sum(read(sidecard, REPORT_HITS // 2) for sidecard in clients)
+    assert running.terminate() == 0
+    for sidecard in clients:
+        sidecard.close()
+
+    running.start_again()
+    total = ask(running.socket, {"op": "report"})["total"]
+    assert isinstance(total, dict)
+    assert total["hits"] == before + made
 
 
 def test_idle_process_gives_a_retired_view_back(

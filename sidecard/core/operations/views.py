@@ -66,6 +66,10 @@ class ViewOperations(Struct, frozen=True, eq=False):
         self.publisher.reserve()
         return []
 
+    def stopped(self) -> None:
+        """Retire all views: later hits would not be booked."""
+        self.publisher.views.retire_all()
+
     def settings_changed(self, before: EngineSettings, settings: EngineSettings) -> None:
         """Withdraw all entries: other answers may be served now. Retire all views if their readers or sizes change."""
         if before.shared_namespaces != settings.shared_namespaces or budget_of(before) != budget_of(settings):

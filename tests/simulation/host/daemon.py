@@ -25,6 +25,7 @@ from tests.simulation.reference_store import Line, Server
 
 RECEIVE_BYTES = 64 * 1024
 FLUSH_SECONDS = 2.0
+LAST_HITS_SECONDS = 0.5
 """As `sidecard.daemon.serving`: how long peers may take to read their last replies."""
 
 STORE_SECONDS = 0.7
@@ -98,6 +99,11 @@ class Transport:
     def writelines(self, parts: Iterable[bytes | memoryview]) -> None:
         """As `write`."""
         self.write(b"".join(parts))
+
+    def write_eof(self) -> None:
+        """Send no more, once everything is sent. Only a connection that reads its replies is ended so."""
+        if not self._buffer:
+            self._ends.outgoing.end()
 
     def close(self) -> None:
         """End it once everything is sent."""
@@ -391,11 +397,21 @@ class Daemon(LoopProcess):
         self.stopping = True
         self.accepting = False
 
-        def flush() -> None:
+        flushed = False
+
+        def take_last_hits() -> None:
             if self._patience is not None:
                 self._patience.cancel()
-                self._patience = self.at(self.clock() + FLUSH_SECONDS, leave)
+                self._patience = self.at(self.clock() + LAST_HITS_SECONDS, flush)
                 self.driver.end_drain()
+                self.connections.end_views(flush)
+
+        def flush() -> None:
+            nonlocal flushed
+            if self._patience is not None and not flushed:
+                flushed = True
+                self._patience.cancel()
+                self._patience = self.at(self.clock() + FLUSH_SECONDS, leave)
                 self.connections.close_all(leave)
 
         def leave() -> None:
@@ -405,8 +421,8 @@ class Daemon(LoopProcess):
                 self.connections.abort_all()
                 self.soon(on_end)
 
-        self._patience = self.at(self.clock() + drain_seconds, flush)
-        self.driver.drain(flush)
+        self._patience = self.at(self.clock() + drain_seconds, take_last_hits)
+        self.driver.drain(take_last_hits)
 
     def die(self, kept: int) -> None:
         """End immediately: of what is on its way to each peer so many bytes arrive."""

@@ -103,6 +103,7 @@ class FakeTransport:
         self.closed = False
         self.aborted = False
         self.broken = False
+        self.ended = False
         self.high = 0
         self.protocol: PeerConnection
 
@@ -131,6 +132,7 @@ class FakeTransport:
     def write(self, data: bytes) -> None:
         """Send data, or buffer what the peer does not read."""
         assert not self.is_closing()
+        assert not self.ended, "as asyncio's raises"
         self.sent += data
         if not self.reads:
             was_high = self.buffered > self.high
@@ -141,6 +143,10 @@ class FakeTransport:
     def writelines(self, parts: Iterable[Any]) -> None:
         """Write several parts."""
         self.write(b"".join(parts))
+
+    def write_eof(self) -> None:
+        """Send the end of output."""
+        self.ended = True
 
     def pause_reading(self) -> None:
         """Stop reading."""

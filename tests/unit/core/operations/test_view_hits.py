@@ -128,6 +128,18 @@ def test_hits_after_a_withdrawal_of_all_count_too() -> None:
     assert host.stats().hits == before + 4
 
 
+def test_a_stop_retires_all_views_when_the_drain_is_over() -> None:
+    """Until then, they are read: calls in progress may take long. Hits that were read before count."""
+    host, reader = world()
+    host.drains()
+    assert isinstance(reader.finds("key", "rag"), dict)
+    host.gives_up_draining()
+    assert reader.finds("key", "rag") == "retired"
+    before = host.stats().view_hits
+    reader.reports((1, 3, host.now, host.now))
+    assert host.stats().view_hits == before + 3
+
+
 def test_hits_on_what_another_scope_published_or_nobody_did_are_dropped_and_counted() -> None:
     """Another uid's publications, and numbers that never were."""
     host, _ = world()
