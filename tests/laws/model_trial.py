@@ -37,7 +37,7 @@ class ModelTrial(EngineTrial):
         self._purges: dict[tuple[int, int], int] = {}
         """What purges are expected to count, by peer and request: each is answered after its last batch."""
         super().__init__(settings, EventChecker(settings), lambda: 0.5)
-        self.model.publications = self.checker.views.by_publication
+        self.model.views = self.checker.views
 
     def next_value(self, size: int = 0) -> msgspec.Raw:
         """Return an encoded value unlike any other."""

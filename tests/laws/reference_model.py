@@ -43,7 +43,7 @@ from tests.laws.records import (
     ttl_seconds_of,
 )
 from tests.laws.reference_entries import ReferenceEntries
-from tests.laws.view_checker import LATE_SECONDS, Published
+from tests.laws.view_checker import LATE_SECONDS, Published, ViewChecker
 
 
 class ReferenceModel(ReferenceEntries):
@@ -59,8 +59,8 @@ class ReferenceModel(ReferenceEntries):
         self.flights: list[Flight] = []
         self.draining = False
         self._orders = itertools.count()
-        self.publications: dict[int, Published] = {}
-        """All that was ever published, by number."""
+        self.views = ViewChecker()
+        """What was published, and who has received it."""
 
     def handle(self, event: Event, now: float) -> list[Sent]:  # noqa: C901 - one case for each event
         """Return the replies to an event; those to one request are in order."""
@@ -154,7 +154,8 @@ class ReferenceModel(ReferenceEntries):
     def _count_read(self, peer: Peer, request: wire.RecordHits, now: float) -> None:
         """Count hits that were read from a view, as if they had been asked for."""
         scope = own_scope_of(self.settings, peer, request.namespace)
-        if scope is None:
+        received = self.views.received.get((peer.id, request.namespace))
+        if scope is None and received is None:
             self.say(peer, wire.Error(request.id, "denied", UNKNOWN))
             return
 
@@ -162,8 +163,11 @@ class ReferenceModel(ReferenceEntries):
             *((False, item) for item in request.hits),
             *((True, item) for item in request.streams),
         ]:
-            published = self.publications.get(number)
-            if published is None or published.view.scope != scope or now - published.withdrawn_at > LATE_SECONDS:
+            published = self.views.by_publication.get(number)
+            if published is None or now - published.withdrawn_at > LATE_SECONDS:
+                continue
+
+            if published.view.scope != scope and published.view is not received:
                 continue
 
             for name in ("begins", "hits", "view_hits"):

@@ -71,6 +71,8 @@ class ViewChecker:
         self.by_publication: dict[int, Published] = {}
         self.retired: dict[int, ViewModel] = {}
         """By number, those whose files have not been released."""
+        self.received: dict[tuple[int, str], ViewModel] = {}
+        """By connection and namespace, as it was asked for: the view that was received last."""
         self._last_publication = 0
 
     def readable(self, now: float) -> Iterator[tuple[str, Published]]:
@@ -121,6 +123,7 @@ class ViewChecker:
 
     def peer_lost(self, peer_id: int) -> None:
         """A connection has ended."""
+        self.received = {place: view for place, view in self.received.items() if place[0] != peer_id}
         for view in self.views.values():
             view.peers.discard(peer_id)
 
@@ -149,6 +152,7 @@ class ViewChecker:
         assert view.scope in {None, scope}, "a peer receives the view of another namespace"
         view.scope, view.namespace = scope, request.namespace.rpartition(":")[2]
         view.peers.add(asker.id)
+        self.received[asker.id, request.namespace] = view
 
     def _publish(self, view: ViewModel, effect: Publish, now: float) -> None:
         record = layout.decode_record(effect.record)

@@ -11,6 +11,7 @@ from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.cache.entry import MAX_RECENT_HITS
+from sidecard.core.cache.view.publication import HitSource
 from sidecard.core.cache.view.publisher import Publisher
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, ServeAgain
@@ -49,15 +50,16 @@ class ViewHits(Struct, frozen=True, eq=False):
         """Book a report, or its next part."""
         begun = self.unfinished.pop(peer.id, None)
         if begun is None or begun[0] is not request:
-            scope = self.scopes.find_own(peer, request.namespace)
-            if scope is None:
+            views, namespace = self.publisher.views, request.namespace
+            source = HitSource(self.scopes.find_own(peer, namespace), views.received(peer, namespace))
+            if source.scope is None and not source.view:
                 return [not_yours(peer, request, request.namespace)]
 
             problem = _problem(request)
             if problem:
                 return [error(peer, request, "bad_request", f"hits: {problem}")]
 
-            begun = request, self._book_all(peer, request, scope, now)
+            begun = request, self._book_all(peer, request, source, now)
 
         for _ in begun[1]:
             self.unfinished[peer.id] = begun
@@ -69,9 +71,9 @@ class ViewHits(Struct, frozen=True, eq=False):
         """Forget the rest of a lost peer's report."""
         self.unfinished.pop(peer.id, None)
 
-    def _book_all(self, peer: Peer, request: wire.RecordHits, scope: str, now: float) -> Iterator[None]:
+    def _book_all(self, peer: Peer, request: wire.RecordHits, source: HitSource, now: float) -> Iterator[None]:
         """Book a report; yield at the end of each part."""
-        view = self.publisher.scopes.get(scope)
+        view = None if source.scope is None else self.publisher.scopes.get(source.scope)
         if view is not None:
             view.used_at = now
 
@@ -80,25 +82,25 @@ class ViewHits(Struct, frozen=True, eq=False):
                 yield
 
             if kind == "gets":
-                self.metrics.requests[wire.Get, wire.Hit] += self._touch(items, scope, now)
+                self.metrics.requests[wire.Get, wire.Hit] += self._touch(items, source, now)
                 continue
 
-            hits, chunks = self._book(items, peer, scope, now)
+            hits, chunks = self._book(items, peer, source, now)
             if kind == "streams":
                 self.streams.hits += hits
                 self.streams.sent += chunks
                 self.metrics.requests[wire.Begin, wire.End] += hits
 
             if self.recorder.enabled:
-                yield from self._log(items, peer, request.namespace, scope, now)
+                yield from self._log(items, peer, request.namespace, source, now)
 
-    def _book(self, items: Sequence[wire.HitItem], peer: Peer, scope: str, now: float) -> tuple[int, int]:
+    def _book(self, items: Sequence[wire.HitItem], peer: Peer, source: HitSource, now: float) -> tuple[int, int]:
         """Book the hits of begins; return how many, and how many chunks they would have had as streams."""
         find, hits, chunks, dropped = self.publisher.publications.find, 0, 0, 0
         task, ledger = "", None
         saved: defaultdict[tuple[str, str | None], float] = defaultdict(float)
         for number, count, _, _ in items:
-            publication = find(number, scope, now)
+            publication = find(number, source, now)
             if publication is None:
                 dropped += count
                 continue
@@ -128,11 +130,11 @@ class ViewHits(Struct, frozen=True, eq=False):
         self.metrics.dropped[_DROPPED] += dropped
         return hits, chunks
 
-    def _touch(self, items: Sequence[wire.HitItem], scope: str, now: float) -> int:
+    def _touch(self, items: Sequence[wire.HitItem], source: HitSource, now: float) -> int:
         """Count the hits of gets on their entries, as a get over the socket does; return how many."""
         hits = 0
         for number, count, _, _ in items:
-            publication = self.publisher.publications.find(number, scope, now)
+            publication = self.publisher.publications.find(number, source, now)
             if publication is None:
                 self.metrics.dropped[_DROPPED] += count
             else:
@@ -141,11 +143,13 @@ class ViewHits(Struct, frozen=True, eq=False):
 
         return hits
 
-    def _log(self, items: Sequence[wire.HitItem], peer: Peer, namespace: str, scope: str, now: float) -> Iterator[None]:
+    def _log(
+        self, items: Sequence[wire.HitItem], peer: Peer, namespace: str, source: HitSource, now: float
+    ) -> Iterator[None]:
         """Record each hit for the call log, at equal intervals from the first to the last; yield where a part ends."""
         rows = 0
         for number, count, first_at, last_at in items:
-            publication = self.publisher.publications.find(number, scope, now)
+            publication = self.publisher.publications.find(number, source, now)
             if publication is None:
                 continue
 

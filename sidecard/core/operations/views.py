@@ -41,7 +41,7 @@ class ViewOperations(Struct, frozen=True, eq=False):
             if self.flights.draining:
                 raise NoViewError("the daemon is stopping")
 
-            view = self.publisher.views.open(scope, peer, now)
+            view = self.publisher.views.open(scope, request.namespace, peer, now)
         except NoViewError as obstacle:
             text = f"no view of namespace {request.namespace!r}: {obstacle}; its answers come over the socket"
             return [error(peer, request, "unavailable", text)]

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, deque
 from math import inf
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -54,6 +55,15 @@ class Publication(Struct, gc=False, eq=False):
     def expires_at(self) -> float:
         """The instant from which clients ask the daemon: the entry is then shared, stale or gone, or about to be."""
         return expiry_of(self.entry)
+
+
+class HitSource(NamedTuple):
+    """What a connection may have read in a namespace."""
+
+    scope: str | None
+    """Of the namespace, by the current settings; None if it is another uid's."""
+    view: int
+    """The view that the connection received, maybe before a reload that gave the namespace another scope; 0 if none."""
 
 
 def expiry_of(entry: Entry) -> float:
@@ -132,10 +142,14 @@ class Publications:
         self.live -= count
         self._counters.view_withdrawals += count
 
-    def find(self, number: int, scope: str, now: float) -> Publication | None:
-        """Return a publication of a scope; None if it is unknown, or was withdrawn too long ago."""
+    def find(self, number: int, source: HitSource, now: float) -> Publication | None:
+        """Return a publication that a connection may have read; None if it is unknown, or was withdrawn too long ago."""
         publication = self._by_number.get(number)
-        if publication is None or publication.scope != scope or now - publication.withdrawn_at > LATE_SECONDS:
+        if (
+            publication is None
+            or (publication.scope != source.scope and publication.view != source.view)
+            or now - publication.withdrawn_at > LATE_SECONDS
+        ):
             return None
 
         return publication

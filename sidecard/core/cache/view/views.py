@@ -33,6 +33,8 @@ CACHE_SHARE = 1 / 4
 RETRY_SECONDS = 60.0
 """After a file could not be made, the next one is tried after this time."""
 
+_NOTHING: dict[str, int] = {}
+
 
 class NoViewError(Exception):
     """There is no view, and none can be opened. The text is the reason, as a clause."""
@@ -51,13 +53,15 @@ class Views:
         self._changes = changes
         self._retired: dict[int, ScopeView] = {}
         """By number."""
+        self._received: dict[int, dict[str, int]] = {}
+        """By the id of a connection that has not ended, and by namespace: the number of the view that it received last."""
         self._last_number = 0
         self._dropped_at = -inf
         self._failure = ""
         self._retry_at = -inf
 
-    def open(self, scope: str, peer: Peer, now: float) -> ScopeView:
-        """Return the view of a scope for a connection, which receives its file. Raises `NoViewError`."""
+    def open(self, scope: str, namespace: str, peer: Peer, now: float) -> ScopeView:
+        """Return the view of a scope for a connection, which asked for ``namespace`` and receives the file. Raises `NoViewError`."""
         view = self.by_scope.get(scope)
         if view is None:
             view = self._add(scope, now)
@@ -66,10 +70,20 @@ class Views:
 
         view.peers.add(peer.id)
         view.used_at = now
+        received = self._received.setdefault(peer.id, {})
+        received[namespace] = view.number
+        if len(received) > MAX_FILES:
+            del received[min(received, key=received.__getitem__)]
+
         return view
+
+    def received(self, peer: Peer, namespace: str) -> int:
+        """Return the number of the view of a namespace that a connection received last, even if it is retired; 0 if none."""
+        return self._received.get(peer.id, _NOTHING).get(namespace, 0)
 
     def peer_lost(self, peer: Peer) -> None:
         """Note that a connection has ended."""
+        self._received.pop(peer.id, None)
         for view in self.by_scope.values():
             view.peers.discard(peer.id)
 

@@ -151,6 +151,52 @@ def test_hits_on_what_another_scope_published_or_nobody_did_are_dropped_and_coun
     assert host.samples()[LATE] == 16
 
 
+def shared(uids: tuple[int, ...]) -> dict[str, Any]:
+    """Return settings that share ``default`` with these uids."""
+    return {"shared_namespaces": {"default": SharedWith(uids=frozenset(uids))} if uids else {}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((), (1000, 1001)), ((1000, 1001), ()), ((1000, 1001), (1001,))], ids=str
+)
+def test_hits_before_a_reload_that_shares_a_namespace_or_ends_that_count(
+    before: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    """The connection has received the view under the namespace's earlier scope."""
+    host = Host(**shared(before))
+    reader, app = reader_of(ViewFiles(host), host.peer()), host.peer()
+    app.completes(app.leads("key"), "answer")
+    for number in range(2):
+        app.asks(wire.Begin("key", id=number))
+
+    host.reads(**shared(after))
+    other = host.peer()
+    hits = host.stats().hits
+    other.asks(wire.RecordHits(id=1, hits=((1, 5, host.now, host.now),)))
+    assert host.stats().hits == hits, "another connection has not received it"
+    host.now += 1.0
+    reader.reports((1, 3, host.now, host.now))
+    assert host.stats().hits == hits + 3
+    assert reader.actor.receives() == []
+
+
+def test_after_the_reload_a_connection_reports_on_no_later_view_of_the_earlier_scope() -> None:
+    """It may not read what is published there now."""
+    host = Host(**shared((1000, 1001)))
+    reader = reader_of(ViewFiles(host), host.peer())
+    host.reads(**shared((1001,)))
+    reader_of(reader.files, host.peer(1001, 1001))
+    app = host.peer(1001, 1001)
+    app.completes(app.leads("key"), "answer")
+    for number in range(2):
+        app.asks(wire.Begin("key", id=number))
+
+    hits = host.stats().hits
+    reader.reports((1, 3, host.now, host.now))
+    assert host.stats().hits == hits
+    assert host.samples()[LATE] == 3
+
+
 def test_another_uids_namespace_is_denied() -> None:
     """Operators, too, report only their own hits."""
     host, _ = world()

@@ -27,7 +27,7 @@ class Room:
         """Let a new connection receive a view."""
         self.peers += 1
         peer = Peer(self.peers, uid, uid, 1, operator=False)
-        self.views.open(scope, peer, now)
+        self.views.open(scope, scope, peer, now)
         return peer
 
     def sizes(self) -> list[int]:
@@ -122,6 +122,24 @@ def test_a_view_in_use_is_not_dropped() -> None:
         room.asks("1001:default", 1000.0, uid=1001)
 
     assert list(room.views.by_scope) == ["1000:default"]
+
+
+def test_a_connection_keeps_a_bounded_number_of_names_for_the_views_it_received() -> None:
+    """Those of the views that it received last; none once it has ended."""
+    room = Room()
+    peer = room.asks("*:team-0")
+    assert room.views.received(peer, "*:team-0") == 1
+    assert room.views.received(peer, "*:another") == 0
+    for number in range(1, 2 * module.MAX_FILES):
+        (view,) = room.views.by_scope.values()
+        room.views.retire(view)
+        room.views.released(view.number)
+        room.views.open(f"*:team-{number}", f"*:team-{number}", peer, 0.0)
+
+    received = [room.views.received(peer, f"*:team-{number}") for number in range(2 * module.MAX_FILES)]
+    assert received == [0] * module.MAX_FILES + list(range(module.MAX_FILES + 1, 2 * module.MAX_FILES + 1))
+    room.views.peer_lost(peer)
+    assert room.views.received(peer, f"*:team-{2 * module.MAX_FILES - 1}") == 0
 
 
 def test_a_file_that_failed_takes_no_memory() -> None:
