@@ -1,9 +1,19 @@
 """The last hits of connections that received views: they are booked, whether the daemon or the peer ends first."""
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable
+from typing import Any
 
+import pytest
+import uvloop
+
+from sidecard.core.events import Peer
+from sidecard.server.connection import PeerConnection
+from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 from tests.unit.server.harness import FakePeer, ServerHarness, value_of
 
 HITS = wire.RecordHits(id=1, hits=((7, 3, 0.0, 0.0),))
@@ -79,3 +89,41 @@ def test_no_connection_with_a_view_is_not_awaited() -> None:
     server.connect()
     server.connections.end_views(lambda: reported.append("all"))
     assert reported == ["all"]
+
+
+async def _connects_sends_and_ends(server: ServerHarness, data: bytes) -> None:
+    """Accept a connection whose peer has sent all, and has closed it. Nothing is served inline."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        theirs.setblocking(False)
+        assert theirs.send(data) == len(data)
+
+    admission = server.connections.admit(ours)
+    assert isinstance(admission, Peer)
+    connection = PeerConnection(server.context, server.limits, admission, ours.fileno())
+    await loop.connect_accepted_socket(lambda: connection, ours)
+    while len(server.connections):
+        server.loop.turn()
+        server.context.scheduler.inline_until = float("-inf")
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("reports", [1, MAX_BATCH + 1, 40 * MAX_BATCH])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_reports_that_wait_for_a_turn_are_booked_before_the_end_of_file(
+    new_loop: Callable[[], Any], reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. Reports are held, as their uid is over its time. 2. The peer closes. The connection is read no further until 1 is served."""
+    server, loop = ServerHarness(), new_loop()
+    server.loop.cost = TURN_SECONDS
+    monkeypatch.setattr(server.context.scheduler, "may_serve_inline", lambda *_: False)
+    try:
+        loop.run_until_complete(
+            asyncio.wait_for(_connects_sends_and_ends(server, reports * frame(wire.pack(HITS))), 20.0)
+        )
+    finally:
+        loop.close()
+
+    assert taken(server) == 3 * reports
