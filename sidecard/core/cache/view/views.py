@@ -34,6 +34,7 @@ RETRY_SECONDS = 60.0
 """After a file could not be made, the next one is tried after this time."""
 
 _NOTHING: dict[str, int] = {}
+_NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 
 
 class NoViewError(Exception):
@@ -58,6 +59,8 @@ class Views:
         self._last_number = 0
         self._dropped_at = -inf
         self._failure = ""
+        self._failures: set[str] = set()
+        """All reasons so far, without the numbers in them."""
         self._retry_at = -inf
 
     def open(self, scope: str, namespace: str, peer: Peer, now: float) -> ScopeView:
@@ -104,8 +107,11 @@ class Views:
             self.retire(view)
 
     def failed(self, number: int, reason: str, now: float) -> bool:
-        """Forget a view whose file could not be made; return whether the reason is a new one."""
-        is_new, self._failure, self._retry_at = reason != self._failure, reason, now + RETRY_SECONDS
+        """Forget a view whose file could not be made; return whether the reason is a new one, numbers such as free memory aside."""
+        self._failure, self._retry_at = reason, now + RETRY_SECONDS
+        kind = reason.translate(_NO_DIGITS)
+        is_new = kind not in self._failures
+        self._failures.add(kind)
         for view in list(self.by_scope.values()):
             if view.number == number:
                 self._end(view)

@@ -154,3 +154,10 @@ def test_a_file_that_failed_takes_no_memory() -> None:
         room.asks("1000:default", 59.0)
 
     room.asks("1000:default", 60.0)
+
+
+def test_a_reason_is_new_once_whatever_its_numbers() -> None:
+    """The memory that is free changes all the time. A reason that returns after another one is known, too."""
+    views = Room().views
+    reasons = ["1024 bytes of 1500 are too many", "no memory", "1024 bytes of 99 are too many", "no memory"]
+    assert [views.failed(1, reason, 0.0) for reason in reasons] == [True, True, False, False]
