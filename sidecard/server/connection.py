@@ -23,7 +23,7 @@ from sidecard.server.buffers import COUNTED_BYTES
 from sidecard.server.connections import AdmissionDenied
 from sidecard.server.json_lines.text import json_line
 from sidecard.server.peer_output import HIGH_WATER_BYTES, PeerOutput, ServerContext
-from sidecard.server.reader import Incoming, RequestReader, requests_of_frames
+from sidecard.server.reader import BadMessage, Incoming, RequestReader, requests_of_frames
 from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
@@ -39,6 +39,8 @@ READ_BYTES_PER_SECOND: Final = 250_000_000
 
 LOW_WATER_BYTES: Final = COUNTED_BYTES // 4
 """Unread bytes at which a peer has caught up."""
+
+NEEDS_FRAMES: Final = "JSON lines carry no descriptor of a view: connect with msgpack frames"
 
 MESSAGE_OVERHEAD_BYTES: Final = 200
 """Memory of a message that waits to be served, besides its own bytes."""
@@ -276,6 +278,10 @@ class PeerConnection(PeerOutput):
 
             if self._backlog:
                 request = self._reader.decode(self._backlog.pop(0))
+                if type(request) is wire.GetView:
+                    # Before the engine opens a view that cannot be sent.
+                    request = BadMessage(request.id, "unavailable", NEEDS_FRAMES)
+
                 self._unanswered.begin(request)
                 while not self._driver.serve(self._peer, self, (request,), 1, self._clock()):
                     # Lines are short enough to be served whole.

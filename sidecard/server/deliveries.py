@@ -49,10 +49,6 @@ class ReplyWriter(Protocol):
     def serve_again(self, request: "Incoming") -> None:
         """Serve a request in the peer's next turn, before its others."""
 
-    @property
-    def passes_descriptors(self) -> bool:
-        """Whether the peer's encoding has replies with descriptors."""
-
     def pass_descriptor(self, reply: wire.AnyReply, descriptor: int) -> bool:
         """Send a reply with a descriptor. Return False, and send nothing, while the peer has not read all earlier ones.
 
@@ -98,11 +94,6 @@ class DeferredWriter:
     def serve_again(self, request: "Incoming") -> None:
         """Serve a request in the peer's next turn, before its others."""
         self._writer.serve_again(request)
-
-    @property
-    def passes_descriptors(self) -> bool:
-        """Whether the peer's encoding has replies with descriptors."""
-        return self._writer.passes_descriptors
 
     def pass_descriptor(self, reply: wire.AnyReply, descriptor: int) -> bool:  # noqa: ARG002 - not now
         """Send nothing: the peer must first get its backlog."""

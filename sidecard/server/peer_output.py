@@ -140,11 +140,6 @@ class PeerOutput(PeerTimers):
 
         self.flush()
 
-    @property
-    def passes_descriptors(self) -> bool:
-        """Whether the peer's encoding has replies with descriptors."""
-        return not self._reader.json
-
     def pass_descriptor(self, reply: wire.AnyReply, descriptor: int) -> bool:
         """Send a reply with a descriptor. Return False, and send nothing, while the peer has not read all earlier ones.
 

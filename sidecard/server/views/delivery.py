@@ -24,7 +24,6 @@ GIVE_UP_SECONDS: Final = 5.0
 MAX_WAITING: Final = 4
 """Deliveries that may wait for one peer."""
 
-NEEDS_FRAMES: Final = "JSON lines carry no descriptor: connect with msgpack frames"
 NO_FILE: Final = "its memory file could not be made, or was retired; ask again later"
 UNREAD: Final = "earlier replies on this connection are unread: read them first"
 
@@ -99,10 +98,6 @@ class ViewDeliveries:
         """Send a view, or an error instead. Return False if the delivery must wait."""
         writer = self._writers(effect.peer_id)
         if writer is None:
-            return True
-
-        if not writer.passes_descriptors:
-            self._refuse(effect, NEEDS_FRAMES)
             return True
 
         try:

@@ -434,6 +434,17 @@ def test_a_number_that_is_out_of_range_is_explained(usage: str, explained: str) 
     assert explained in error["message"]
 
 
+@pytest.mark.parametrize("namespace", ["default", "1234:default"])
+def test_json_lines_that_ask_for_a_view_open_none(namespace: str) -> None:
+    """They cannot carry its descriptor. The reply is the same for another uid's namespace; the connection stays."""
+    server = ServerHarness()
+    peer = server.connect()
+    peer.send_text(f'{{"op":"view","namespace":"{namespace}","id":7}}\n{{"op":"stats","id":8}}\n')
+    error, stats = peer.received()
+    assert (error["id"], error["code"], "msgpack frames" in error["message"]) == (7, "unavailable", True)
+    assert (stats["views"], stats["view_bytes"]) == (0, 0)
+
+
 def test_a_descriptor_is_passed_between_whole_replies() -> None:
     """After queued replies, when the transport has nothing left to send; the rest of a frame follows at once."""
     server = ServerHarness()
@@ -443,7 +454,6 @@ def test_a_descriptor_is_passed_between_whole_replies() -> None:
         peer.send(wire.Ping(id=1))
         peer.received()
         connection = peer.connection
-        assert connection.passes_descriptors
         reply = wire.View(2, view=1, layout=1, size=4096, now_seconds=1.0)
         connection.queue(wire.Ok(3))
         peer.transport.buffered = 5

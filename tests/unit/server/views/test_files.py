@@ -43,7 +43,6 @@ class FakeWriter:
 
     def __init__(self) -> None:
         self.unread = False
-        self.passes_descriptors = True
         self.error: OSError | None = None
         self.passed: list[tuple[wire.AnyReply, int]] = []
         """Replies, and the inodes of their files."""
@@ -321,16 +320,6 @@ def test_a_peer_that_leaves_is_no_longer_waited_for() -> None:
     shared.perform(SendView(1, reply_to(8), 1))
     assert shared.loop.armed == []
     assert shared.counted == {}
-
-
-def test_json_lines_get_an_error() -> None:
-    """They cannot carry a descriptor."""
-    shared = opened()
-    shared.peers[1].passes_descriptors = False
-    shared.perform(SendView(1, reply_to(7), 1))
-    (error,) = shared.peers[1].replies
-    assert isinstance(error, wire.Error)
-    assert (error.code, delivery.NEEDS_FRAMES in error.message) == ("unavailable", True)
 
 
 def test_a_descriptor_that_the_kernel_refuses_ends_in_an_error() -> None:
