@@ -112,7 +112,11 @@ def _books(path: str, state: Path) -> dict[str, Any]:
 
 def _timeless(counted: Any, name: str = "") -> Any:
     if isinstance(counted, dict):
-        return {key: _timeless(value, key) for key, value in counted.items() if key not in {"boot_id", "type", "id"}}
+        return {
+            key: _timeless(value, key)
+            for key, value in counted.items()
+            if key not in {"boot_id", "type", "id", "view_hits"}
+        }
 
     return bool(counted) if any(word in name for word in ("seconds", "latency", "bytes")) else counted
 

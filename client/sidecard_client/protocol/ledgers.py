@@ -66,6 +66,8 @@ class Ledger(Struct, frozen=True):
     saved_by_prefix_dollars: float = 0.0
     """How much less these tokens cost than others of the prompt, where both prices are known. In no other sum: ``billed_dollars``
     is less by it, and so is ``served_dollars``."""
+    view_hits: int = 0
+    """Of ``hits``, those that clients read from a view."""
 
 
 class BackendSpending(Struct, frozen=True):

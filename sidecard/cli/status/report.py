@@ -70,6 +70,9 @@ def report_text(report: Report) -> str:
             [(task, *_times(ledger)) for task, ledger in tasks.items()],
         ),
     ]
+    if total.view_hits:
+        parts.append(f"{count(total.view_hits)} of {count(total.hits)} hits were read from a view.")
+
     if report.total.similar_hits:
         parts.append(
             table(

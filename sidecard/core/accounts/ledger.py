@@ -72,6 +72,8 @@ class TaskLedger:
         self.shared = 0
         self.stale_hits = 0
         """Hits by stale answers."""
+        self.view_hits = 0
+        """Hits that clients read from a view."""
         self.similar_hits = 0
         """Hits by answers to similar requests; ``saved_by_similar`` is what they saved."""
         self.led = 0
@@ -162,6 +164,7 @@ class TaskLedger:
     def count_hits(self, count: int, seconds: float, dollars: float) -> None:
         """Book hits that clients read from a view; each saved a call of so many seconds and dollars."""
         self.hits += count
+        self.view_hits += count
         self.saved_by_cache_seconds += count * seconds
         self.saved_by_cache_dollars += count * dollars
 

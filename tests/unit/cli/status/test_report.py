@@ -9,6 +9,7 @@ from sidecard.cli.status.stats import stats_text
 from sidecard.core.settings import BackendSettings, BudgetSettings, TaskSettings
 from sidecard_client.protocol import wire
 from tests.host import Host
+from tests.view_files import ViewFiles, reader_of
 
 
 def test_report_without_calls_says_so() -> None:
@@ -53,6 +54,19 @@ def test_stats_show_what_is_published() -> None:
     assert ["views", "none"] in [line.split() for line in stats_text(stats).split("\n")]
     published = msgspec.structs.replace(stats, views=1, view_bytes=2 * 1024**2, view_entries=1200)
     assert "1,200 published entries of 1 namespace, in 2.0 MiB of shared memory" in stats_text(published)
+
+
+def test_report_shows_how_many_hits_were_read_from_a_view() -> None:
+    """In one line; without any, there is none."""
+    host = Host()
+    reader, peer = reader_of(ViewFiles(host), host.peer()), host.peer()
+    peer.completes(peer.leads("key"), "answer")
+    for number in range(2):
+        peer.asks(wire.Begin("key", id=number))
+
+    assert "view" not in report_text(host.report())
+    reader.reports((1, 1234, host.now, host.now))
+    assert "1,234 of 1,236 hits were read from a view." in report_text(host.report()).split("\n")
 
 
 def test_report_shows_similar_hits_separately() -> None:
