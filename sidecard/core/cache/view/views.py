@@ -27,6 +27,10 @@ MAX_PRIVATE_VIEWS = 4
 DROP_SECONDS = 1.0
 """At most one view is dropped to make room in this time. Its memory is free when the client asks again."""
 
+IDLE_SECONDS = 60.0
+"""A view of which clients have reported no hit for so long may be dropped though they have it. At most one is dropped in this time:
+an idle client checks once a minute whether its view is retired, and only then is the file released."""
+
 CACHE_SHARE = 1 / 4
 """Maximum share of the cache's limit that all files take."""
 
@@ -58,6 +62,7 @@ class Views:
         """By the id of a connection that has not ended, and by namespace: the number of the view that it received last."""
         self._last_number = 0
         self._dropped_at = -inf
+        self._idle_dropped_at = -inf
         self._failure = ""
         self._failures: set[str] = set()
         """All reasons so far, without the numbers in them."""
@@ -125,7 +130,7 @@ class Views:
         self._retired[view.number] = view
 
     def _add(self, scope: str, now: float) -> ScopeView:
-        """Open the view of a scope. If there is no room, drop an unused view: the client asks again later."""
+        """Open the view of a scope. If there is no room, drop another one: the client asks again later."""
         if now < self._retry_at:
             raise NoViewError(self._failure)
 
@@ -135,7 +140,7 @@ class Views:
 
         obstacle = self._obstacle(scope, budget)
         if obstacle:
-            self._drop_unused(scope, now)
+            self._drop_one(scope, now)
             raise NoViewError(obstacle)
 
         size = self._next_size(budget)
@@ -164,15 +169,24 @@ class Views:
 
         return ""
 
-    def _drop_unused(self, scope: str, now: float) -> None:
-        """Retire the least recently used view without connections; one of the owner's, if it is at its bound."""
+    def _drop_one(self, scope: str, now: float) -> None:
+        """Retire the least recently used view: of those without connections, or else of the idle ones.
+
+        If the owner of ``scope`` is at its bound, it is one of its own.
+        """
         owner = owner_of(scope)
         own = self._files_of(owner) if owner != EVERYONE else []
-        views = own if len(own) >= MAX_PRIVATE_VIEWS else list(self.by_scope.values())
-        unused = [view for view in views if not view.peers and self.by_scope.get(view.scope) is view]
-        if unused and now - self._dropped_at >= DROP_SECONDS:
-            self._dropped_at = now
-            self.retire(min(unused, key=attrgetter("used_at")))
+        files = own if len(own) >= MAX_PRIVATE_VIEWS else list(self.by_scope.values())
+        views = sorted((view for view in files if self.by_scope.get(view.scope) is view), key=attrgetter("used_at"))
+        unused = [view for view in views if not view.peers]
+        if unused:
+            if now - self._dropped_at >= DROP_SECONDS:
+                self._dropped_at = now
+                self.retire(unused[0])
+
+        elif views and now - max(views[0].used_at, self._idle_dropped_at) >= IDLE_SECONDS:
+            self._idle_dropped_at = now
+            self.retire(views[0])
 
     def _files_of(self, owner: str) -> list[ScopeView]:
         return [view for view in (*self.by_scope.values(), *self._retired.values()) if owner_of(view.scope) == owner]

@@ -109,6 +109,18 @@ def test_rows_are_spread_over_the_time_between_first_and_last() -> None:
     }
 
 
+def test_a_report_keeps_a_view_from_being_idle() -> None:
+    """Hits over the socket do not: nobody reads the view."""
+    host, reader = world()
+    (view,) = host.engine._publisher.views.by_scope.values()
+    before = view.used_at
+    host.passes(3.0)
+    host.peer().asks(wire.Begin("free", id=1))
+    assert view.used_at == before
+    reader.reports((1, 1, host.now, host.now))
+    assert view.used_at == host.now
+
+
 def test_late_hits_count_for_a_second() -> None:
     """Clients report within a quarter of that; the entry is gone, but its facts are kept."""
     host, reader = world()

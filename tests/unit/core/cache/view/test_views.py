@@ -5,7 +5,7 @@ import pytest
 from sidecard.core.cache.view import views as module
 from sidecard.core.cache.view.changes import ViewChanges
 from sidecard.core.cache.view.publication import Publications
-from sidecard.core.cache.view.views import DROP_SECONDS, MAX_PRIVATE_VIEWS, NoViewError, Views
+from sidecard.core.cache.view.views import DROP_SECONDS, IDLE_SECONDS, MAX_PRIVATE_VIEWS, NoViewError, Views
 from sidecard.core.counters import Counters
 from sidecard.core.effects import OpenView, RetireView
 from sidecard.core.events import Peer
@@ -115,13 +115,40 @@ def test_an_unused_view_makes_room_once_its_file_is_released() -> None:
 
 
 def test_a_view_in_use_is_not_dropped() -> None:
-    """However long nothing was read from it."""
+    """Not before a minute has passed since its last hit, or since the last connection has received it."""
     room = Room(MIB // 4)
     room.asks("1000:default")
+    room.asks("1000:default", 5.0)
     with pytest.raises(NoViewError):
-        room.asks("1001:default", 1000.0, uid=1001)
+        room.asks("1001:default", 4.9 + IDLE_SECONDS, uid=1001)
 
     assert list(room.views.by_scope) == ["1000:default"]
+    with pytest.raises(NoViewError):
+        room.asks("1001:default", 5.0 + IDLE_SECONDS, uid=1001)
+
+    room.views.released(1)
+    room.asks("1001:default", 70.0, uid=1001)
+
+
+def test_the_idle_view_that_was_used_least_recently_makes_room_once_a_minute() -> None:
+    """If all views have connections. Its clients notice within a minute, so another one is not dropped before."""
+    room = Room()
+    for number in range(MAX_PRIVATE_VIEWS):
+        room.asks(f"1000:n{number}")
+
+    for number, used_at in enumerate((3.0, 1.0, 4.0, 2.0)):
+        room.views.by_scope[f"1000:n{number}"].used_at = used_at
+
+    room.asks("*:team", 0.0)
+    room.changes.drain()
+    dropped = []
+    for now in (1.0 + IDLE_SECONDS, 20.0 + IDLE_SECONDS, 1.0 + 2 * IDLE_SECONDS):
+        with pytest.raises(NoViewError, match="uid 1000"):
+            room.asks("1000:another", now)
+
+        dropped.append(room.changes.drain())
+
+    assert dropped == [[RetireView(2)], [], [RetireView(4)]], "one of its own, never that of the team"
 
 
 def test_a_connection_keeps_a_bounded_number_of_names_for_the_views_it_received() -> None:
