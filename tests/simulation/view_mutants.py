@@ -14,7 +14,6 @@ from sidecard.core.cache.view.space import ViewSpace
 from sidecard.core.cache.view.views import Views
 from sidecard.core.effects import Withdraw, WithdrawAll
 from sidecard.core.engine import Engine
-from sidecard.core.events import Peer
 from sidecard.core.operations.view_hits import ViewHits
 from sidecard.core.scopes import Scopes
 from tests.simulation.mutants import Original, nothing
@@ -91,18 +90,22 @@ def _find_any(_: Original) -> Original:
 
 
 def _find_late(find: Original) -> Original:
-    def mutant(self: Publications, number: int, scope: str, _: float) -> Any:
-        return find(self, number, scope, -inf)
+    def mutant(self: Publications, number: int, source: Any, _: float) -> Any:
+        return find(self, number, source, -inf)
 
     return mutant
 
 
 def _find_of_any_scope(_: Original) -> Original:
-    def mutant(self: Publications, number: int, _scope: str, now: float) -> Publication | None:
+    def mutant(self: Publications, number: int, _source: Any, now: float) -> Publication | None:
         found = self._by_number.get(number)
         return found if found is not None and now - found.withdrawn_at <= publication.LATE_SECONDS else None
 
     return mutant
+
+
+def _received_nothing(_: Original) -> Original:
+    return lambda _self, _peer, _namespace: 0
 
 
 def _count_once(book: Original) -> Original:
@@ -113,10 +116,10 @@ def _count_once(book: Original) -> Original:
 
 
 def _open_without_bound(open_: Original) -> Original:
-    def mutant(self: Views, scope: str, peer: Peer, now: float) -> Any:
+    def mutant(self: Views, *what: Any) -> Any:
         used, self.file_bytes = self.file_bytes, 0
         try:
-            return open_(self, scope, peer, now)
+            return open_(self, *what)
         finally:
             self.file_bytes += used
 
@@ -137,6 +140,7 @@ VIEW_MUTANTS = mutants_of(
     ("views: all uids get one view", "defaults", 6_000, (Scopes, "find_own", _find_any)),
     ("views: hits count long after a withdrawal", "defaults", 10_000, (Publications, "find", _find_late)),
     ("views: hits count for another uid", "defaults", 20_000, (Publications, "find", _find_of_any_scope)),
+    ("views: hits of before a reload are lost", "defaults", 20_000, (Views, "received", _received_nothing)),
     ("views: several hits in one item count once", "defaults", 6_000, (ViewHits, "_book", _count_once)),
     ("views: files take more than their budget", "defaults", 6_000, (Views, "open", _open_without_bound)),
 )  # fmt: skip
