@@ -120,6 +120,8 @@ class EventChecker:
 
         self._check_rest(event, now)
         self._check_views(now)
+        if isinstance(event, DrainExpired):
+            assert not self.views.views, "a view is read whose hits nobody books any more"
 
     def key_of(self, published: Published) -> str:
         """Return the key of a publication."""

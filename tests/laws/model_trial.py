@@ -8,8 +8,8 @@ from msgspec import structs
 
 from sidecard.core import notes
 from sidecard.core.effects import Effect, EmitNote, SendReply
-from sidecard.core.events import Event, PeerLost, RequestReceived
-from sidecard.core.settings import EngineSettings
+from sidecard.core.events import Event, PeerLost, RequestReceived, SettingsRead
+from sidecard.core.settings import EngineSettings, SharedWith
 from sidecard_client.protocol import wire
 from tests.laws.engine_trial import EngineTrial
 from tests.laws.event_checker import EventChecker
@@ -38,6 +38,11 @@ class ModelTrial(EngineTrial):
         """What purges are expected to count, by peer and request: each is answered after its last batch."""
         super().__init__(settings, EventChecker(settings), lambda: 0.5)
         self.model.views = self.checker.views
+
+    def share(self, shared: dict[str, SharedWith]) -> None:
+        """Give the engine other shared namespaces."""
+        self.settings = structs.replace(self.settings, shared_namespaces=shared)
+        self.happen(SettingsRead(self.settings))
 
     def next_value(self, size: int = 0) -> msgspec.Raw:
         """Return an encoded value unlike any other."""

@@ -22,6 +22,7 @@ from sidecard.core.events import (
     PeerLost,
     PeersHungUp,
     RequestReceived,
+    SettingsRead,
     Tick,
 )
 from sidecard.core.settings import EngineSettings
@@ -76,6 +77,8 @@ class ReferenceModel(ReferenceEntries):
                 self._tick(now)
             case DrainRequested():
                 self.draining = True
+            case SettingsRead(settings) if settings is not None:
+                self.settings = settings
             case DrainExpired():
                 for waiter in self.waiters():
                     if now < waiter.deadline:

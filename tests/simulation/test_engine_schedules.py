@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from sidecard.core.cache.view import views
 from sidecard.core.events import Peer, ViewReleased
+from sidecard.core.settings import SharedWith
 from sidecard_client.protocol import wire
 from tests.laws.model_trial import ModelTrial
 from tests.laws.worlds import MODEL_WORLDS, prompt, prompt_of, without_holds
@@ -40,6 +41,8 @@ class Schedule(EngineSchedule[ModelTrial]):
         bounded = self.chance.random() < 0.5
         self.ttls = [None, None, None, 0.0, 3.5, 50.0] if bounded else [None]
         self.max_ages = [None, None, None, 0.0, 2.0, 20.0] if bounded else [None]
+        self.shared: dict[str, SharedWith] = {}
+        """The namespaces that are shared from the next reload on."""
         self.read: dict[Peer, list[tuple[str, int, float]]] = {}
         """Hits that peers have read from views and not reported: namespace, publication, instant."""
         self.namespaces = ["default"] * 16 + ["team"] * 3 + ["1000:default", "*:team"]
@@ -55,6 +58,7 @@ class Schedule(EngineSchedule[ModelTrial]):
             self.read_view: 15,
             self.report_hits: 5,
             self.release_view: 3,
+            self.share: 1,
         }
         self.touches = ["get", "get", "put", "delete"]
         self.sizes = [0, 300, 1000]
@@ -215,6 +219,12 @@ class Schedule(EngineSchedule[ModelTrial]):
         peer = reader if reader in self.trial.peers and chance.random() < 0.9 else self.peer()
         parts = [tuple(items[part::3]) for part in range(3)]
         self.trial.ask(peer, wire.RecordHits(namespace, *parts, id=self.trial.next_id()))
+
+    def share(self) -> None:
+        """A reload shares a namespace, or ends that."""
+        if self.trial.settings.shared_namespaces or self.shared:
+            self.shared, shared = self.trial.settings.shared_namespaces, self.shared
+            self.trial.share(shared)
 
     def wait(self) -> None:
         """Let time pass, and sometimes check the ledger."""

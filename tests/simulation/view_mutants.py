@@ -15,6 +15,7 @@ from sidecard.core.cache.view.views import Views
 from sidecard.core.effects import Withdraw, WithdrawAll
 from sidecard.core.engine import Engine
 from sidecard.core.operations.view_hits import ViewHits
+from sidecard.core.operations.views import ViewOperations
 from sidecard.core.scopes import Scopes
 from tests.simulation.mutants import Original, nothing
 from tests.simulation.schedule_mutants import mutants_of
@@ -141,6 +142,7 @@ VIEW_MUTANTS = mutants_of(
     ("views: hits count long after a withdrawal", "defaults", 10_000, (Publications, "find", _find_late)),
     ("views: hits count for another uid", "defaults", 20_000, (Publications, "find", _find_of_any_scope)),
     ("views: hits of before a reload are lost", "defaults", 20_000, (Views, "received", _received_nothing)),
+    ("views: a view is read after the drain", "defaults", 10_000, (ViewOperations, "stopped", nothing)),
     ("views: several hits in one item count once", "defaults", 6_000, (ViewHits, "_book", _count_once)),
     ("views: files take more than their budget", "defaults", 6_000, (Views, "open", _open_without_bound)),
 )  # fmt: skip
