@@ -28,10 +28,11 @@ from sidecard.server.scheduler import TURN_SECONDS, FairScheduler
 if TYPE_CHECKING:
     from sidecard.server.connection import PeerConnection
 
-ACCEPT_SECONDS: Final = 0.002
-"""How long connections are accepted in one iteration of the event loop: about 200."""
+ACCEPT_SECONDS: Final = 0.008
+"""How long connections are accepted in one iteration of the event loop: about 500. So a newcomer behind a full queue of the kernel
+(`sidecard.server.listener.BACKLOG`) is reached within ten iterations, and open connections wait at most so long."""
 
-MAX_OPENED: Final = 32
+MAX_OPENED: Final = 16
 """Connections of one uid opened in a turn, or inline in one iteration. What follows for each (its first request, its end) takes up to 0.1 ms more."""
 
 BACK_OFF_SECONDS: Final = 0.1
