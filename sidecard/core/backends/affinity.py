@@ -357,14 +357,14 @@ class Affinity(Generic[T]):
 
         Otherwise a caller that came later would not wait, and overtake them. Returns whether there are any.
         """
-        processed = list(keys)
-        ready = list(processed)
-        for wanted, items in self._held.items():
+        ready = dict.fromkeys(keys)
+        processed = frozenset(ready)
+        for wanted, items in self._held.items() if processed else ():
             chain = self._callers[next(iter(items))].chain
-            if any(key in chain.keys for key in processed) and not self._gains(chain, self._cache.fit(chain, now)):
-                ready.append(wanted)
+            if not processed.isdisjoint(chain.keys) and not self._gains(chain, self._cache.fit(chain, now)):
+                ready[wanted] = None
 
-        return self._make_ready(dict.fromkeys(ready), now)
+        return self._make_ready(ready, now)
 
     def _make_ready(self, keys: Iterable[PrefixKey], now: float) -> bool:
         """Make the callers ready that wait for one of the prefixes; return whether there are any."""
