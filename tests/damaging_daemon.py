@@ -41,9 +41,11 @@ def damage(memory: Any, chance: random.Random) -> None:
     if part == "header" and word == layout.GENERATION_AT // 8 and words[word] ^ flipped == layout.RETIRED:
         return  # clients would ask for another view, which is tested elsewhere
 
-    words[word] ^= flipped
+    right = words[word]
+    words[word] = damaged = right ^ flipped
     time.sleep(_PAUSE_SECONDS)
-    words[word] ^= flipped
+    if words[word] == damaged:  # otherwise the daemon has written it meanwhile, and rightly
+        words[word] = right
 
 
 def _damage_all() -> None:
