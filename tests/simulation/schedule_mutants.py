@@ -506,7 +506,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         (
             "the sharing window serves bounded callers",
             "nothing cached, answers shared",
-            2_000,
+            6_000,
             (freshness, "fresh_seconds_for", _extend_by_window),
         ),
         (
@@ -528,7 +528,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             (Flights, "void", _void_without_tags),
         ),
         ("a failure is remembered for ever", "one election, few tasks", 2_000, (Failures, "find", _remember_for_ever)),
-        ("a fatal failure is shared with every context", "defaults", 2_000, (CallFailure, "concerns", _always)),
+        ("a fatal failure is shared with every context", "defaults", 6_000, (CallFailure, "concerns", _always)),
         (
             "a remembered failure is served to every context",
             "stale answers",
@@ -544,7 +544,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ),
         ("answers that are not stored are not counted", "defaults", 2_000, (TaskLedger, "count_not_stored", nothing)),
         ("a batch of a purge is applied twice", "defaults", 4_000, (MemoryCache, "_unlink", purged_twice)),
-        ("a lookup finds hidden entries", "defaults", 8_000, (MemoryCache, "get", found_though_hidden)),
+        ("a lookup finds hidden entries", "defaults", 20_000, (MemoryCache, "get", found_though_hidden)),
         ("a purge misses the last entry of a batch", "defaults", 8_000, (GreedyDual, "walk", batch_without_the_last)),
         ("new entries have no purge's number", "defaults", 41_000, (CachePolicy, "_terms", _terms_of_first_generation)),
         (
