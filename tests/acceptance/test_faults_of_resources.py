@@ -112,7 +112,7 @@ def test_ten_thousand_connections_are_admitted_up_to_the_limit_and_leave_nothing
     assert len({tuple(got.pieces) for got in ends}) == 1
     poll(lambda: is_admitted(scene.daemon.socket), "nobody is let in any more", seconds=60.0)
     scene.calm()
-    # A connection takes some 3 KB. The allocator keeps a part of that until it is told to trim.
+    # A connection takes about 3 KB. After its end, the allocator keeps some of that until the daemon lets it trim.
     poll(lambda: resident_bytes(scene.daemon.pid) - before < 5000 * 4096, "memory of connections is kept")
     assert 1 <= len(scene.daemon.said("peer denied")) <= CONNECTIONS - 5000 + 1
 

@@ -66,7 +66,7 @@ def test_four_hosts_make_one_call(daemon: Start, server: RedisServer, ledger: Pa
 def test_claim_of_a_dead_host_passes_on(daemon: Start, server: RedisServer, ledger: Path) -> None:
     """When a holder's daemon and callers are killed, one other call answers all others within the lease time."""
     lease_seconds = 2.0
-    # Renewed often: 150 callers that start keep two cores busy, and nobody's lease may expire of that.
+    # Renewed often, because 150 callers that start keep two cores busy, and no lease may expire meanwhile.
     lease = {"SIDECARD_FLIGHTS_LEASE_SECONDS": str(lease_seconds), "SIDECARD_FLIGHTS_RENEW_SECONDS": "0.2"}
     daemons = hosts(daemon, HOSTS, server.url, **lease)
     callers = crowd(daemons, ledger, work_seconds=0.3)

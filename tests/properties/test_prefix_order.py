@@ -53,9 +53,9 @@ class Item:
     """As the engine sees it."""
     seen_held_since: float | None = None
 
-    def hold_since(self, instant: float) -> None:
+    def mark_held(self, since: float) -> None:
         """Record what the engine says."""
-        self.held_since = instant
+        self.held_since = since
 
     passed_since: float | None = None
 

@@ -54,7 +54,7 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
-from sidecard.core.backends.prefix_policy import Patience, PrefixChain, PrefixKey, PrefixPolicy
+from sidecard.core.backends.prefix_policy import Patience, PrefixChain, PrefixKey, PrefixPolicy, patience_of
 from sidecard.core.backends.prompt_caches.cache import Fit, Memory, PromptCache, PromptUse
 from sidecard.core.backends.prompt_caches.provider import ProviderCache
 from sidecard.core.backends.prompt_caches.slots import SlotModel
@@ -220,11 +220,11 @@ class Affinity(Generic[T]):
 
     def first_output(self, use: PromptUse, now: float) -> bool:
         """Record the first output of a call; return whether callers are held no longer."""
-        return self._became_available(self._cache.first_output(use, now), now)
+        return self._processing_ended(self._cache.first_output(use, now), now)
 
     def ended(self, use: PromptUse, now: float, *, processed: bool) -> None:
         """Record the end of a call; ``processed``: it had an output or an answer. Then the queue must be served."""
-        self._became_available(self._cache.end(use, now, processed=processed), now)
+        self._processing_ended(self._cache.end(use, now, processed=processed), now)
 
     def learn(self, use: PromptUse, seconds: float, usage: Usage, now: float) -> None:
         """Learn from an answered call."""
@@ -324,12 +324,12 @@ class Affinity(Generic[T]):
         if wanted is None or caller.released or not item.patient:
             return False
 
-        since = now if item.held_since is None else item.held_since
-        ends_at = self.policy.end_of_hold(Patience(since, item.deadline))
+        patience = patience_of(item.held_since, item.deadline, now)
+        ends_at = self.policy.end_of_hold(patience)
         if ends_at <= now or not self._gains(caller.chain, fit):
             return False
 
-        item.hold_since(since)
+        item.mark_held(patience.since)
         caller.wanted = wanted
         del self._ready[item]
         caller.parked_at = now
@@ -352,16 +352,16 @@ class Affinity(Generic[T]):
             caller.held_seconds = (caller.held_seconds or 0.0) + now - caller.parked_at
             self._hold_ends.clear(item)
 
-    def _became_available(self, keys: Iterable[PrefixKey], now: float) -> bool:
-        """Make the callers ready that wait for prefixes that have been processed, or gain too little by waiting for longer ones.
+    def _processing_ended(self, keys: Iterable[PrefixKey], now: float) -> bool:
+        """Make the callers ready that wait for these prefixes, or gain too little by waiting for longer ones; return whether there are any.
 
-        Otherwise a caller that came later would not wait, and overtake them. Returns whether there are any.
+        Otherwise a caller that came later would not wait, and overtake those that wait for longer ones.
         """
         ready = dict.fromkeys(keys)
-        processed = frozenset(ready)
-        for wanted, items in self._held.items() if processed else ():
+        ended = frozenset(ready)
+        for wanted, items in self._held.items() if ended else ():
             chain = self._callers[next(iter(items))].chain
-            if not processed.isdisjoint(chain.keys) and not self._gains(chain, self._cache.fit(chain, now)):
+            if not ended.isdisjoint(chain.keys) and not self._gains(chain, self._cache.fit(chain, now)):
                 ready[wanted] = None
 
         return self._make_ready(ready, now)

@@ -147,9 +147,9 @@ class Backend:
         self._parts = parts
         self.affinity: Affinity[Any] | None = self._new_affinity()
         """None without ``prefix_affinity``."""
-        self.cached_tokens = 0
-        self.counted_tokens = 0
-        """Prompt tokens of the answers that report how many of them were cached: ``cached_tokens``."""
+        self.cached_share: float | None = None
+        """Share of prompt tokens that it read from its cache, in answers that report it; None without such an answer."""
+        self._cached_tokens, self._counted_tokens = 0, 0
 
     def reconfigure(self, settings: BackendSettings, now: float, *, configured: bool) -> list[BreakerNote]:
         """Apply other settings; calls in progress, queue, breaker and measurements stay."""
@@ -340,9 +340,10 @@ class Backend:
 
     def count_prompt(self, usage: Usage) -> None:
         """Count the prompt tokens of an answer that reports how many of them were cached."""
-        if usage.prompt_tokens is not None and usage.cached_prompt_tokens is not None:
-            self.counted_tokens += usage.prompt_tokens
-            self.cached_tokens += cached_tokens(usage)
+        if usage.prompt_tokens and usage.cached_prompt_tokens is not None:
+            self._counted_tokens += usage.prompt_tokens
+            self._cached_tokens += cached_tokens(usage)
+            self.cached_share = self._cached_tokens / self._counted_tokens
 
     def learn_usage(self, seconds: float, usage: Usage, now: float) -> None:
         """Add an answer's cost and tokens to the measurements."""

@@ -80,6 +80,11 @@ NO_PATIENCE: Final = Patience(0.0, 0.0)
 """Of a caller that must not be held."""
 
 
+def patience_of(held_since: float | None, deadline: float, now: float) -> Patience:
+    """Return how long a caller may be held that was first held at ``held_since``, if it was, and stops waiting at ``deadline``."""
+    return Patience(now if held_since is None else held_since, deadline)
+
+
 class PrefixPolicy(Struct, frozen=True):
     """The settings in effect."""
 

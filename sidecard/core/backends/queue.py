@@ -41,7 +41,7 @@ class Queued(Hashable, Protocol):
     def held_since(self) -> float | None:
         """When it was held for the first time, at any backend."""
 
-    def hold_since(self, instant: float) -> None:
+    def mark_held(self, since: float) -> None:
         """Record when it was held for the first time."""
 
 

@@ -134,9 +134,7 @@ class Backends:
         if backend.priced:
             prompts = self.prompt_tokens.value if self.prompt_tokens.known else TYPICAL_PROMPT_TOKENS
             completions = self.completion_tokens.value if self.completion_tokens.known else TYPICAL_COMPLETION_TOKENS
-            counted = backend.counted_tokens
-            cached_share = backend.cached_tokens / counted if counted else 0.0
-            return backend.price_dollars(prompts, completions, prompts * cached_share)
+            return backend.price_dollars(prompts, completions, prompts * (backend.cached_share or 0.0))
 
         if backend.dollars.known:
             return backend.dollars.value

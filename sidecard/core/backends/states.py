@@ -34,7 +34,7 @@ def state_of(backend: Backend, now: float) -> BackendState:
         prefix_affinity=backend.settings.prefix_affinity,
         warm_prefixes=0 if affinity is None else affinity.warm_count(now),
         held=0 if affinity is None else affinity.held,
-        cached_prompt_share=backend.cached_tokens / backend.counted_tokens if backend.counted_tokens else None,
+        cached_prompt_share=backend.cached_share,
     )
 
 

@@ -11,7 +11,7 @@ from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.backends.admission import Admission, Decision
 from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.equivalents import Choice
-from sidecard.core.backends.prefix_policy import NO_PATIENCE, Patience
+from sidecard.core.backends.prefix_policy import NO_PATIENCE, Patience, patience_of
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
@@ -163,7 +163,7 @@ class Grants(Struct, frozen=True, eq=False):
         if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
             return NO_PATIENCE
 
-        return Patience(now if applicant.held_since is None else applicant.held_since, applicant.deadline)
+        return patience_of(applicant.held_since, applicant.deadline, now)
 
     def _share(self, applicant: Applicant, shared: SharedPermit, decision: Decision, now: float) -> list[Effect]:
         name, permit = shared

@@ -123,9 +123,9 @@ class Applicant(Struct, eq=False):
         """Move the deadline."""
         self.deadline += seconds
 
-    def hold_since(self, instant: float) -> None:
+    def mark_held(self, since: float) -> None:
         """Record when it was first held for a prefix."""
-        self.held_since = instant
+        self.held_since = since
 
     def wait_no_longer(self) -> None:
         """Never hold it again."""

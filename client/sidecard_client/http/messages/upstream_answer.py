@@ -114,10 +114,8 @@ class UpstreamAnswer:
 
         ends = [] if was_known or self.summary is None or self._decoder is None else [self._conclusion(self.summary)]
         if not self._head_is_sent and self.summary is not None and self.summary.failure == "transient":
-            return [
-                *ends,
-                ForOwnCaller(data, is_output=False),
-            ]  # nobody else has seen a piece: one of them may make the call
+            # Nobody else has seen a piece, so one of them may still make the call.
+            return [*ends, ForOwnCaller(data, is_output=False)]
 
         if self._as_received and is_output:
             return [*self._unsent_head(), *ends, data]

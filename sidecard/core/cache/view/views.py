@@ -28,8 +28,8 @@ DROP_SECONDS = 1.0
 """At most one view is dropped to make room in this time. Its memory is free when the client asks again."""
 
 IDLE_SECONDS = 60.0
-"""A view of which clients have reported no hit for so long may be dropped though they have it. At most one is dropped in this time:
-an idle client checks once a minute whether its view is retired, and only then is the file released."""
+"""A view may be dropped although clients have it, if they have reported no hit on it for so long. At most one is dropped in this
+time: an idle client looks once a minute whether its view is retired, and only then is the file released."""
 
 CACHE_SHARE = 1 / 4
 """Maximum share of the cache's limit that all files take."""

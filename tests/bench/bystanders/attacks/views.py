@@ -29,7 +29,7 @@ def _map(connection: Connection, namespace: str) -> mmap.mmap | None:
 
 @attack()
 def views_that_are_kept(target: Target) -> None:
-    """Views of ever new namespaces, of which a process keeps 16 in memory after their connections have ended."""
+    """Views of new namespaces without end; a process keeps 16 of them mapped after it has closed their connections."""
     kept: list[mmap.mmap] = []
     for _ in range(1000):
         mapped = _map(target.connect(), target.name())
@@ -41,7 +41,7 @@ def views_that_are_kept(target: Target) -> None:
 
 @attack()
 def views_that_are_dropped(target: Target) -> None:
-    """Views of ever new namespaces, each mapped and given back at once: every one is allocated, and erased later."""
+    """Views of new namespaces without end, each mapped and unmapped at once: all are allocated, and erased later."""
     for _ in range(1000):
         mapped = _map(target.connect(), target.name())
         if mapped is not None:
