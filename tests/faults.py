@@ -64,12 +64,6 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - links that may be gone when they are looked at
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return how much processor time a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 class Apps(Workers[list[End]]):
     """Processes with one plan."""
 

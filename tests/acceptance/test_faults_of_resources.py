@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sidecard.cli.bench.hosts import cpu_seconds
 from sidecard_client.protocol import wire
 from tests.acceptance.test_serve import Wire, is_served
 from tests.daemons import poll, until
@@ -21,7 +22,6 @@ from tests.faults import (
     Injected,
     Scene,
     clients_and_shapes,
-    cpu_seconds,
     judge,
     resident_bytes,
     whole,

@@ -3,6 +3,8 @@
 A ratio fails if it is more than 25 % worse than the recorded value in each of three repetitions. Noise makes single
 measurements worse, but rarely three that are minutes apart: a repetition measures all remaining sources before the next one
 begins. A source is measured again only while one of its ratios has been worse in every repetition so far.
+
+A time is no ratio: it differs between machines by more than 25 %. It is not recorded, and fails if it misses its target.
 """
 
 import argparse
@@ -54,13 +56,21 @@ def read_recording(path: Path = RECORDED) -> Recording:
     return msgspec.json.decode(path.read_bytes(), type=Recording)
 
 
-def is_worse(row: Row, recorded: Recorded) -> bool:
-    """Return whether a row is incorrect, or more than `TOLERANCE` worse than the recorded value."""
+def is_time(row: Row) -> bool:
+    """Return whether a row is a time instead of a ratio or a size: no other machine can be compared by it."""
+    return row.unit == "s"
+
+
+def is_worse(row: Row, recorded: Recorded | None) -> bool:
+    """Return whether a row is incorrect, a time above its target, or more than `TOLERANCE` worse than the recorded value."""
     if row.measured is None:
         return False
 
-    if row.fault:
-        return True
+    if row.fault or is_time(row):
+        return row.verdict == "missed"
+
+    if recorded is None:
+        return False
 
     if recorded.at_least:
         return row.measured < recorded.value * (1 - TOLERANCE)
@@ -88,7 +98,7 @@ def check(
             seen |= {row.what for row in rows}
             for row in rows:
                 known = recorded.get(row.what)
-                if known is None:
+                if known is None and not is_time(row):
                     report(f"not recorded: {row.what}; record it with `{RECORD_COMMAND}`")
                 elif not is_worse(row, known):
                     worse.pop(row.what, None)
@@ -101,12 +111,13 @@ def check(
         remaining = suspicious
 
     disappeared = [f"{name}: recorded, but no longer measured" for name in recorded if name not in seen]
-    return disappeared + [_sentence(name, values, recorded[name]) for name, values in worse.items()]
+    return disappeared + [_sentence(name, values, recorded.get(name)) for name, values in worse.items()]
 
 
-def _sentence(name: str, values: Sequence[float | None], recorded: Recorded) -> str:
+def _sentence(name: str, values: Sequence[float | None], recorded: Recorded | None) -> str:
     measured = ", ".join("-" if value is None else f"{value:.4g}" for value in values)
-    return f"{name}: {measured} in {len(values)} repetitions; recorded {recorded.value:.4g}"
+    bound = "above its target" if recorded is None else f"recorded {recorded.value:.4g}"
+    return f"{name}: {measured} in {len(values)} repetitions; {bound}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from sidecard.cli.bench import picture
 from sidecard.cli.bench.rows import Effort, Row, draw
-from tests.bench.gate import RECORD_COMMAND, RECORDED, REPETITIONS, Recorded, Recording, Source
+from tests.bench.gate import RECORD_COMMAND, RECORDED, REPETITIONS, Recorded, Recording, Source, is_time
 
 
 def record(sources: Sequence[Source], effort: Effort, machine: str, show: Callable[[list[Row]], object]) -> Recording:
@@ -23,7 +23,7 @@ def record(sources: Sequence[Source], effort: Effort, machine: str, show: Callab
             rows = source.measure(effort)
             print(draw(rows), flush=True)
             for row in rows:
-                if row.measured is not None and not row.fault:
+                if row.measured is not None and not row.fault and not is_time(row):
                     measured.setdefault(row.what, []).append(row)
 
     show([rows[-1] for rows in measured.values()])

@@ -1,6 +1,5 @@
 """Peers that send partial messages, never read, flood, or exhaust descriptors: bounded, while others are served."""
 
-import os
 import resource
 import socket
 import time
@@ -12,6 +11,7 @@ from threading import Thread
 import pytest
 from msgspec import Raw
 
+from sidecard.cli.bench.hosts import cpu_seconds
 from sidecard_client import Client
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
@@ -129,9 +129,9 @@ def test_a_daemon_without_descriptors_serves_open_connections_and_recovers(daemo
     for number in range(50):
         assert there.asks(wire.Ping(id=number)).id == number
 
-    began, cpu = time.monotonic(), _cpu_seconds(running.pid)
+    began, cpu = time.monotonic(), cpu_seconds(running.pid)
     poll(lambda: time.monotonic() - began > 0.5, "time stands still")
-    assert _cpu_seconds(running.pid) - cpu < 0.4, "it runs hot"
+    assert cpu_seconds(running.pid) - cpu < 0.4, "it runs hot"
     resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (hard, hard))
     for one in coming:
         one.close()
@@ -247,8 +247,3 @@ def test_a_value_of_very_many_chunks_does_not_empty_the_cache(daemon: Start) -> 
         assert isinstance(first, wire.Rejected | wire.Chunk)
         assert all(client.get(f"mine {number}") is not None for number in range(100))
         assert resident_bytes(running.pid, peak=True) - before < 128 * MIB
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

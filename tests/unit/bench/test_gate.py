@@ -45,10 +45,14 @@ def times(*values: float, what: str = "hit") -> Script:
         (Row("rate", 1.0, 9.0, at_least=True), Recorded(2.0, at_least=True), False),
         (Row("time", 1.0, 1.0, fault="two calls for one key"), Recorded(2.0), True),
         (Row("time", 1.0, missing="no Redis"), Recorded(2.0), False),
+        (Row("seconds", 1.0, 0.9, unit="s"), None, False),
+        (Row("seconds", 1.0, 1.1, unit="s"), None, True),
+        (Row("seconds", 1.0, 0.9, unit="s", fault="too few hits"), None, True),
+        (Row("new", 1.0, 1.1), None, False),
     ],
 )
-def test_worse_means_more_than_a_quarter_in_the_bad_direction(row: Row, recorded: Recorded, worse: bool) -> None:
-    """Times get worse upwards, rates downwards; a fault is always worse, and a missing tool never."""
+def test_worse_means_more_than_a_quarter_in_the_bad_direction(row: Row, recorded: Recorded | None, worse: bool) -> None:
+    """Times get worse upwards, rates downwards; a fault is always worse, and a missing tool never. Seconds have only a target."""
     assert is_worse(row, recorded) is worse
 
 
@@ -101,10 +105,18 @@ def test_a_recorded_ratio_that_disappeared_fails() -> None:
     assert check([missing], recorded, EFFORT) == ["old: recorded, but no longer measured"]
 
 
-def test_recording_takes_the_median_and_omits_faults() -> None:
+def test_seconds_are_compared_with_their_target() -> None:
+    """They are not recorded, which is not reported: another machine is slower or faster."""
+    lines: list[str] = []
+    seconds = Script(*([Row("seconds", 1.0, value, unit="s")] for value in (1.1, 1.3, 1.2)))
+    assert check([seconds], {}, EFFORT, lines.append) == ["seconds: 1.1, 1.3, 1.2 in 3 repetitions; above its target"]
+    assert not any(line.startswith("not recorded") for line in lines)
+
+
+def test_recording_takes_the_median_and_omits_faults_and_seconds() -> None:
     """The result has four significant digits and is sorted by name."""
     source = Script(
-        [Row("b", 1.0, 1.23456, at_least=True), Row("a", 1.0, 5.0)],
+        [Row("b", 1.0, 1.23456, at_least=True), Row("a", 1.0, 5.0), Row("seconds", 1.0, 0.2, unit="s")],
         [Row("b", 1.0, 9.0, at_least=True), Row("a", 1.0, missing="tool")],
         [Row("b", 1.0, 0.5, at_least=True), Row("a", 1.0, 1.0, fault="wrong")],
     )
