@@ -24,6 +24,7 @@ from sidecard.core.effects import (
     ViewEffect,
 )
 from sidecard.core.events import (
+    Absent,
     DrainExpired,
     DrainRequested,
     EntriesPurged,
@@ -35,6 +36,7 @@ from sidecard.core.events import (
     PeersHungUp,
     RequestReceived,
     SettingsRead,
+    StoreAnswered,
     Tick,
     ViewReleased,
 )
@@ -113,6 +115,9 @@ class EventChecker:
                 assert self._stores or not isinstance(effect, _FOR_THE_STORE), (
                     "an effect for a store that does not exist"
                 )
+                if isinstance(effect, StoreRead) and isinstance(event, StoreAnswered):
+                    # A store that knows the answer at once would be asked for ever.
+                    assert effect.claim or not isinstance(event.answer, Absent), "a question is asked again"
 
         assert not self._unnoted, "a lease ended without a note"
         if asker is not None and request is not None and asker.id:

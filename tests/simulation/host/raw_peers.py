@@ -109,9 +109,7 @@ class RawPeer(LoopProcess):
         def cancel() -> None:
             targets = list(self._begun)
             if targets and self._connect():
-                target = targets[number % len(targets)]
-                self.world.answers.call_leaves(self._begun.pop(target).call)
-                self._say({"op": "cancel", "id": -9, "target": target})
+                self._cancel(-9, targets[number % len(targets)])
 
         self.soon(cancel)
 
@@ -130,6 +128,8 @@ class RawPeer(LoopProcess):
                 self._unsent += request["raw"]
                 self._flush()
                 self.at(self.clock() + _NONSENSE_SECONDS, self._lose)
+            elif request.get("op") == "cancel" and self._connect():
+                self._cancel(-8, request["target"])
             elif self._connect():
                 stolen = {"lease": leases[request["lease"] % len(leases)]} if leases and "lease" in request else {}
                 self._say({"id": -8, **request, **stolen})
@@ -179,6 +179,14 @@ class RawPeer(LoopProcess):
         self.loop.add_reader(fresh.fileno(), self._read)
         self.loop.add_writer(fresh.fileno(), self._flush)
         return True
+
+    def _cancel(self, request_id: int, target: int) -> None:
+        """Send a cancel, be it of a begin or of nothing."""
+        begun = self._begun.pop(target, None)
+        if begun is not None:
+            self.world.answers.call_leaves(begun.call)
+
+        self._say({"op": "cancel", "id": request_id, "target": target})
 
     def _say(self, request: Fields) -> None:
         if self._half_closed or self._spoke_nonsense:

@@ -83,7 +83,7 @@ class LookupAnswers(Struct, frozen=True, eq=False):
                 return self._found(flight, record, now)
             case ClaimedRemotely(seconds):
                 return self._wait_for_host(flight, seconds, now)
-            case Absent() if self.status.grants_claims and not flight.claiming and flight.needs_holder():
+            case Absent() if not flight.claiming and self.lookups.wants_claim(flight):
                 # Only gets were waiting when the store was asked; now a caller needs the claim.
                 return [*self._not_stored(flight, now), self.lookups.ask(flight, now, reads_entry=True)]
             case _:
@@ -100,7 +100,7 @@ class LookupAnswers(Struct, frozen=True, eq=False):
 
     def _replace_stored(self, flight: Flight, now: float) -> list[Effect]:
         """The stored answer is too old for all waiters that remain: let one of them compute another."""
-        if not (self.status.grants_claims and flight.needs_holder()):
+        if not self.lookups.wants_claim(flight):
             return self.compute_here(flight, now)
 
         leader = next(waiter for waiter in flight.waiters.values() if waiter.may_lead)

@@ -107,11 +107,15 @@ class Lookups(Struct, frozen=True, eq=False):
         """Ask the store for a flight's entry, its claim, or both."""
         ticket = self.status.next_ticket()
         self.counters.store_reads += reads_entry
-        claiming = self.status.grants_claims and not self.flights.draining and flight.needs_holder()
+        claiming = self.wants_claim(flight)
         flight.store_asked(reads_entry=reads_entry, claiming=claiming)
         self.questions[ticket] = flight
         self.flights.timers.set(flight, now + PENDING_AFTER_SECONDS)
         return StoreRead(ticket, flight.scope, flight.key, claiming, reads_entry)
+
+    def wants_claim(self, flight: Flight) -> bool:
+        """Return whether this host would compute a flight's key, and another one may be computing it."""
+        return self.status.grants_claims and not self.flights.draining and flight.needs_holder()
 
     def answered(self, ticket: int, answer: Answer) -> Flight | None:
         """Close a question and return its flight; None if the ticket is not of a lookup."""
