@@ -272,6 +272,23 @@ def test_an_internal_error_is_logged_and_costs_one_response(one: Served) -> None
     assert httpx.get(f"{one.url}/v1/summary").status_code == 200
 
 
+def test_clients_that_leave_during_their_pages_are_no_error(one: Served) -> None:
+    """They log nothing, also if more of their requests wait."""
+    scrapes = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+    for _ in range(5):
+        connections = [one.connect() for _ in range(8)]
+        for connection in connections:
+            connection.sendall(scrapes)
+
+        for connection in connections:
+            connection.recv(65536)
+            connection.close()
+
+        assert httpx.get(f"{one.url}/v1/summary").status_code == 200
+
+    assert one.said == []
+
+
 def test_an_unavailable_reply_is_503(one: Served) -> None:
     """With the daemon's own sentence."""
     one.reply = wire.Error(0, "unavailable", "Not now.")

@@ -157,6 +157,7 @@ class _PageResponse(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             for block in () if scope["method"] == "HEAD" else self._page.blocks():
                 if client.transport.is_closing():
+                    await _disconnected(receive)
                     return
 
                 await send({"type": "http.response.body", "body": block, "more_body": True})
@@ -165,9 +166,16 @@ class _PageResponse(Response):
             await send({"type": "http.response.body", "body": b""})
         except PageGivenUp:
             client.transport.abort()
-            await receive()  # returns once the connection has ended, without which the server would log an error
+            await _disconnected(receive)
         finally:
             self._scrapes.sent(self._page)
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Wait until the server has noticed the end of a connection: it logs an error about a response that ends early before that."""
+    # The request's body, if only an empty one, comes first.
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def prefers_openmetrics(accept: str) -> bool:

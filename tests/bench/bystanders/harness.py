@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from tests.bench.bystanders.attack import ATTACKS, Attack
 from tests.bench.bystanders.served import MIB, ROOT, bounds, environ_of, memory, serving
+from tests.servers import free_port
 
 BYSTANDER_UID, ATTACKER_UID = 61001, 61100
 
@@ -94,7 +94,7 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="by-", dir="/tmp")))
         directory.chmod(0o755)
-        port = _free_port()
+        port = free_port()
         path, log = str(directory / "s"), directory / "log"
         daemon = stack.enter_context(serving(tree, directory, port, attack, quiet=quiet))
         bound = bounds(path)
@@ -155,12 +155,6 @@ def _errors(log: Path) -> list[str]:
             counts[event] = counts.get(event, 0) + 1
 
     return [f"daemon logged: {event} ({count})" for event, count in counts.items()]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager
