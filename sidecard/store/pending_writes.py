@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable
 
 from msgspec import structs
 
-from sidecard.core.cache.entry import text_bytes
+from sidecard.core.cache.entry import terms_texts_bytes, text_bytes
 from sidecard.core.effects import NO_TICKET, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
@@ -165,7 +165,13 @@ def _purges(purge: StorePurge, scope: str, record: Record) -> bool:
 
 def _size(change: StoreChange) -> int:
     if isinstance(change, StorePurge):
-        return OVERHEAD_BYTES
+        texts = change.namespace, change.tag, change.task
+        return OVERHEAD_BYTES + sum(text_bytes(text) for text in texts if text)
 
-    value_bytes = len(change.record.value) if isinstance(change, StoreWrite) else 0
-    return OVERHEAD_BYTES + value_bytes + text_bytes(change.scope) + text_bytes(change.key)
+    size_bytes = OVERHEAD_BYTES + text_bytes(change.scope) + text_bytes(change.key)
+    if isinstance(change, StoreWrite):
+        # Entries in memory share equal terms. Here, each has what its own request brought.
+        record = change.record
+        size_bytes += len(record.value) + terms_texts_bytes(record.backend, record.usage, record.tags, record.task)
+
+    return size_bytes

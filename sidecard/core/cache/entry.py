@@ -99,10 +99,15 @@ def text_bytes(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
 
 
+def terms_texts_bytes(backend: str, usage: Usage, tags: tuple[str, ...], task: str = "") -> int:
+    """Return the charge for the texts of terms: there may be a hundred tags."""
+    texts = text_bytes(backend) + text_bytes(usage.model or "") + text_bytes(task) + sum(map(text_bytes, tags))
+    return texts + TAG_OVERHEAD_BYTES * len(tags)
+
+
 def unshared_terms_bytes(backend: str, usage: Usage, tags: tuple[str, ...], task: str = "") -> int:
     """Return the charge for terms that no other entry shares."""
-    texts = text_bytes(backend) + text_bytes(usage.model or "") + text_bytes(task) + sum(map(text_bytes, tags))
-    return TERMS_OVERHEAD_BYTES + texts + TAG_OVERHEAD_BYTES * len(tags)
+    return TERMS_OVERHEAD_BYTES + terms_texts_bytes(backend, usage, tags, task)
 
 
 class RemovalListener(Protocol):

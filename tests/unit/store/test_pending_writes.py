@@ -1,8 +1,11 @@
 """Pending changes; races are numbered interleavings."""
 
+import pytest
+
 from sidecard.core.effects import NO_TICKET, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
 from sidecard.store.pending_writes import OVERHEAD_BYTES, PendingWrites
+from sidecard_client.protocol.wire import Usage
 
 SCOPE = "1:d"
 
@@ -275,6 +278,28 @@ def test_too_many_removals_lose_track() -> None:
     assert pending.must_clear_store
     assert pending.dropped == 0
     assert not pending.purged(SCOPE, record())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write("k" * 1000),
+        write("k", b"v" * 1000),
+        write("k", b"v", *(f"{number:100}" for number in range(10))),
+        StoreWrite(SCOPE, "k", Record(b"v", 1.0, 300.0, 60.0, "b" * 1000)),
+        StoreWrite(SCOPE, "k", Record(b"v", 1.0, 300.0, 60.0, "cloud", Usage(model="m" * 1000))),
+        StoreWrite(SCOPE, "k", Record(b"v", 1.0, 300.0, 60.0, "cloud", task="t" * 1000)),
+        remove("k" * 1000),
+        StorePurge(NO_TICKET, None, "t" * 1000),
+        StorePurge(NO_TICKET, "n" * 1000, None),
+        StorePurge(NO_TICKET, None, None, "t" * 1000),
+    ],
+)
+def test_every_text_of_a_change_counts(change: StoreWrite | StoreRemove | StorePurge) -> None:
+    """Whatever a peer chooses the length of: 50,000 entries with 16 long tags each would take 150 MB."""
+    pending = PendingWrites(10_000)
+    pending.add(change)
+    assert pending.bytes >= OVERHEAD_BYTES + 1000
 
 
 def test_at_the_limit_changes_are_not_scanned_for_each_new_one() -> None:
