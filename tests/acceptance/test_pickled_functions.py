@@ -11,9 +11,11 @@ import pytest
 from tests.daemons import Daemon
 
 PROGRAM = """
-import asyncio, multiprocessing, os, sys
+import asyncio, logging, multiprocessing, os, sys
 from concurrent.futures import ProcessPoolExecutor
 from sidecard_client import AsyncClient, Client
+
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # without what the debug mode finds slow
 
 blocking, awaiting = Client(), AsyncClient()
 
