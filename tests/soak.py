@@ -209,7 +209,7 @@ class Soak:
         return problems
 
     def above_bounds(self) -> list[str]:
-        """Return by how much memory exceeds the bounds, with what waits for Redis: beside attackers, it rises and falls with them."""
+        """Return by how much memory exceeds the bounds, which include writes that wait for Redis. Beside attackers, memory rises and falls."""
         peak = max(one.resident_bytes for one in self.samples)
         bound = bounds(self.daemon.socket) + PENDING_MAX_BYTES
         self._say(f"peak of {peak / MIB:.0f} MiB; the bounds are {bound / MIB:.0f} MiB")

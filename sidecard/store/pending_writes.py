@@ -170,7 +170,7 @@ def _size(change: StoreChange) -> int:
 
     size_bytes = OVERHEAD_BYTES + text_bytes(change.scope) + text_bytes(change.key)
     if isinstance(change, StoreWrite):
-        # Entries in memory share equal terms. Here, each has what its own request brought.
+        # Each write holds its own copy of these texts, unlike entries in memory, which may share their terms.
         record = change.record
         size_bytes += len(record.value) + terms_texts_bytes(record.backend, record.usage, record.tags, record.task)
 

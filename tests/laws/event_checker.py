@@ -116,7 +116,7 @@ class EventChecker:
                     "an effect for a store that does not exist"
                 )
                 if isinstance(effect, StoreRead) and isinstance(event, StoreAnswered):
-                    # A store that knows the answer at once would be asked for ever.
+                    # If the store answers at once, that never ends.
                     assert effect.claim or not isinstance(event.answer, Absent), "a question is asked again"
 
         assert not self._unnoted, "a lease ended without a note"

@@ -100,7 +100,7 @@ def text_bytes(text: str) -> int:
 
 
 def terms_texts_bytes(backend: str, usage: Usage, tags: tuple[str, ...], task: str = "") -> int:
-    """Return the charge for the texts of terms: there may be a hundred tags."""
+    """Return the charge for the texts of terms, whose lengths peers choose."""
     texts = text_bytes(backend) + text_bytes(usage.model or "") + text_bytes(task) + sum(map(text_bytes, tags))
     return texts + TAG_OVERHEAD_BYTES * len(tags)
 

@@ -172,8 +172,8 @@ class _PageResponse(Response):
 
 
 async def _disconnected(receive: Receive) -> None:
-    """Wait until the server has noticed the end of a connection: it logs an error about a response that ends early before that."""
-    # The request's body, if only an empty one, comes first.
+    """Wait until the server has noticed that the connection has ended. A response that ends early before that is logged as an error."""
+    # The request's body is received first, even if it is empty.
     while (await receive())["type"] != "http.disconnect":
         pass
 

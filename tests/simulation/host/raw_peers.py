@@ -121,16 +121,19 @@ class RawPeer(LoopProcess):
 
         def say() -> None:
             leases = self._leases()
-            if self._connect() and "raw" in request:
+            if not self._connect():
+                return
+
+            if "raw" in request:
                 # What it had asked for may be lost with it, and it hangs up soon.
                 self._spoke_nonsense = True
                 self._all_leave()
                 self._unsent += request["raw"]
                 self._flush()
                 self.at(self.clock() + _NONSENSE_SECONDS, self._lose)
-            elif request.get("op") == "cancel" and self._connect():
+            elif request["op"] == "cancel":
                 self._cancel(-8, request["target"])
-            elif self._connect():
+            else:
                 stolen = {"lease": leases[request["lease"] % len(leases)]} if leases and "lease" in request else {}
                 self._say({"id": -8, **request, **stolen})
 
@@ -181,7 +184,7 @@ class RawPeer(LoopProcess):
         return True
 
     def _cancel(self, request_id: int, target: int) -> None:
-        """Send a cancel, be it of a begin or of nothing."""
+        """Send a cancel. ``target`` need not be the id of a begin."""
         begun = self._begun.pop(target, None)
         if begun is not None:
             self.world.answers.call_leaves(begun.call)

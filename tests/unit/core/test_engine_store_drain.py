@@ -22,10 +22,10 @@ def test_drain_grants_no_lease_after_lookup() -> None:
 
 @pytest.mark.parametrize("answer", [Absent(), Found(record(age=400.0))])
 def test_drain_asks_the_store_no_second_time(answer: Answer) -> None:
-    """1. Callers wait for another host's call. 2. The daemon drains. 3. Its claim ends, and the store is asked. 4. There is no entry.
+    """1. A caller waits for another host's call. 2. The daemon drains. 3. That host's claim ends, and the store is asked. 4. It has no entry.
 
-    Without a lease to be granted, nothing is claimed, so the same question would be asked again and again. A store that answers
-    at once, because the key's removal is pending, would be asked until the process is killed.
+    A drain grants no lease, so the question requests no claim. To ask again because of that would never end if the store answers
+    at once, as it does while the key's removal waits to be written.
     """
     host = shared()
     alice, ask = begun(host)

@@ -114,7 +114,7 @@ class Lookups(Struct, frozen=True, eq=False):
         return StoreRead(ticket, flight.scope, flight.key, claiming, reads_entry)
 
     def wants_claim(self, flight: Flight) -> bool:
-        """Return whether this host would compute a flight's key, and another one may be computing it."""
+        """Return whether a question about a flight's key requests the claim: a caller here would make the call."""
         return self.status.grants_claims and not self.flights.draining and flight.needs_holder()
 
     def answered(self, ticket: int, answer: Answer) -> Flight | None:
